@@ -1,0 +1,34 @@
+// A problem of a recipe, with the place where it is.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace backstop::host {
+
+struct Diagnostic {
+  enum class Severity { error, warning };
+  Severity severity = Severity::error;
+  bool environment = false;  ///< the recipe is fine but something it names is not there (exit code 4)
+  std::string message;       ///< lower case, no final stop
+  std::string hint;          ///< may be empty
+  std::string file;          ///< or "--set KEY=VALUE"
+  std::uint32_t line = 0;    ///< from 1; 0: no place
+  std::uint32_t column = 0;  ///< from 1
+  std::uint32_t length = 1;  ///< columns that the carets cover
+};
+
+/// Every diagnostic with its excerpt and carets, as people know them from compilers:
+///
+///   error: unknown key `widht` in [model]
+///     --> recipes/mine.toml:10:1
+///      |
+///   10 | widht = 16
+///      | ^^^^^
+///   hint: did you mean `width`?
+///
+/// `source` is the recipe's text; `color` adds ANSI colours.
+std::string render(const std::vector<Diagnostic>& diagnostics, const std::string& source, bool color);
+
+}  // namespace backstop::host

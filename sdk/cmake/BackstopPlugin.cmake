@@ -1,0 +1,88 @@
+# backstop_add_plugin(NAME KIND attack|defense|scheduler|dataset SOURCES a.cpp ...
+#                     [MANIFEST NAME.toml] [LIBRARIES ...])
+#
+# Builds NAME.so into <build>/lib/backstop/plugins/<kind>s and installs it beside the others. The
+# manifest (NAME.toml beside the CMakeLists.txt unless said otherwise) is embedded, everything but
+# the entry function is hidden, undefined symbols fail at link time, and the library is never
+# unmapped, whoever loads it.
+#
+# backstop_add_plugin_test(NAME SOURCES NAME_test.cpp ...)
+#
+# A GoogleTest program that holds the plugin's own sources: its tests make the plugin's object with
+# backstop::testing::make() and drive it with the fakes of backstop/testing/fakes.hpp.
+
+set(_BACKSTOP_CMAKE_DIR "${CMAKE_CURRENT_LIST_DIR}")
+set(_BACKSTOP_KINDS attack defense scheduler dataset)
+
+function(backstop_add_plugin name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "KIND;MANIFEST" "SOURCES;LIBRARIES")
+  if(NOT arg_KIND IN_LIST _BACKSTOP_KINDS)
+    message(FATAL_ERROR "backstop_add_plugin(${name}): KIND is \"${arg_KIND}\", it must be one of "
+                        "attack, defense, scheduler, dataset")
+  endif()
+  if(NOT arg_SOURCES)
+    message(FATAL_ERROR "backstop_add_plugin(${name}): SOURCES is missing")
+  endif()
+  # Linking a shared library with either turns on flush-to-zero for the whole host.
+  if("${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${CMAKE_BUILD_TYPE}}" MATCHES "-Ofast|-ffast-math")
+    message(FATAL_ERROR "backstop_add_plugin(${name}): build without -Ofast and -ffast-math, they "
+                        "change the arithmetic of the whole process")
+  endif()
+  if(NOT arg_MANIFEST)
+    set(arg_MANIFEST "${name}.toml")
+  endif()
+  cmake_path(ABSOLUTE_PATH arg_MANIFEST BASE_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
+             OUTPUT_VARIABLE manifest_file)
+  if(NOT EXISTS "${manifest_file}")
+    message(FATAL_ERROR "backstop_add_plugin(${name}): there is no manifest ${manifest_file}")
+  endif()
+  set(note "${CMAKE_CURRENT_BINARY_DIR}/${name}_note.cpp")
+  configure_file("${_BACKSTOP_CMAKE_DIR}/note.cpp.in" "${note}" @ONLY)
+  set_source_files_properties("${note}" PROPERTIES OBJECT_DEPENDS "${manifest_file}")
+
+  set(target "backstop_plugin_${name}")
+  add_library(${target} MODULE ${arg_SOURCES} "${note}")
+  target_link_libraries(${target} PRIVATE backstop::sdk ${arg_LIBRARIES})
+  set_target_properties(${target} PROPERTIES
+    OUTPUT_NAME "${name}"
+    PREFIX ""
+    DEFINE_SYMBOL ""
+    CXX_VISIBILITY_PRESET hidden
+    VISIBILITY_INLINES_HIDDEN ON
+    LINK_DEPENDS "${_BACKSTOP_CMAKE_DIR}/plugin.map"
+    LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib/backstop/plugins/${arg_KIND}s")
+  target_link_options(${target} PRIVATE
+    "LINKER:--version-script=${_BACKSTOP_CMAKE_DIR}/plugin.map"
+    "LINKER:-z,now,-z,relro,-z,nodelete")
+  if(NOT BACKSTOP_SANITIZE) # sanitizer run-times leave symbols to the executable
+    target_link_options(${target} PRIVATE "LINKER:-z,defs")
+  endif()
+  set_target_properties(${target} PROPERTIES
+    BACKSTOP_TEST_SOURCES "${arg_SOURCES}"
+    BACKSTOP_TEST_LIBRARIES "${arg_LIBRARIES}"
+    BACKSTOP_TEST_MANIFEST "${manifest_file}")
+  include(GNUInstallDirs)
+  install(TARGETS ${target}
+          LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}/backstop/plugins/${arg_KIND}s"
+          COMPONENT runtime)
+endfunction()
+
+function(backstop_add_plugin_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBRARIES")
+  set(plugin "backstop_plugin_${name}")
+  get_target_property(sources ${plugin} BACKSTOP_TEST_SOURCES)
+  get_target_property(libraries ${plugin} BACKSTOP_TEST_LIBRARIES)
+  get_target_property(manifest ${plugin} BACKSTOP_TEST_MANIFEST)
+  if(NOT libraries)
+    set(libraries "")
+  endif()
+  set(target "${name}_test")
+  add_executable(${target} ${sources} ${arg_SOURCES})
+  target_compile_definitions(${target} PRIVATE "BACKSTOP_MANIFEST=\"${manifest}\"")
+  target_link_libraries(${target} PRIVATE backstop::sdk_testing ${libraries} ${arg_LIBRARIES}
+                                          GTest::gtest_main GTest::gmock)
+  include(GoogleTest)
+  # Tests are listed when ctest runs, not at build time: every start costs half a second of LibTorch.
+  gtest_discover_tests(${target} DISCOVERY_MODE PRE_TEST TEST_PREFIX "${name}."
+                       PROPERTIES TIMEOUT 300)
+endfunction()

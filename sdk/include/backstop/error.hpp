@@ -1,0 +1,46 @@
+// Exceptions that plugins throw to say whose fault it is; the host turns each into a message, a
+// hint and an exit code. Any other exception is reported as a mistake of the plugin.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace backstop {
+inline namespace v0 {
+
+#define BACKSTOP_VISIBLE __attribute__((visibility("default")))
+
+/// Base of the exceptions below. The message is lower case, without a final stop, and names the
+/// thing, the value found and the value expected; the hint says what to do about it.
+class BACKSTOP_VISIBLE Error : public std::runtime_error {
+ public:
+  explicit Error(const std::string& message, std::string hint = {})
+      : std::runtime_error(message), hint_(std::move(hint)) {}
+  [[nodiscard]] const std::string& hint() const noexcept { return hint_; }
+
+ private:
+  std::string hint_;
+};
+
+/// The recipe asks for something that cannot be, found only when the plugin looked (exit code 2).
+class BACKSTOP_VISIBLE ParameterError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Data is missing or broken, the disk is full, permission is lacking (exit code 4).
+class BACKSTOP_VISIBLE EnvironmentError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// The run was interrupted. Thrown by the host's services (and by Context::stop_if_cancelled);
+/// let it pass.
+class BACKSTOP_VISIBLE Cancelled : public Error {
+ public:
+  Cancelled() : Error("interrupted") {}
+};
+
+}  // namespace v0
+}  // namespace backstop
