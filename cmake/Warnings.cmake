@@ -1,6 +1,6 @@
 add_compile_options(
   -Wall -Wextra -Wpedantic -Wshadow -Wcast-align
-  -Wconversion -Wsign-conversion -Wnull-dereference)
+  -Wconversion -Wsign-conversion)
 add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wold-style-cast>
                     $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>
                     $<$<COMPILE_LANGUAGE:CXX>:-Woverloaded-virtual>)

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "host/catalog/manifest.hpp"
@@ -20,7 +21,9 @@ struct Refusal {
 
 struct PluginEntry {
   std::filesystem::path path;  ///< absolute
-  Manifest manifest;           ///< empty name and file's stem as name where it could not be read
+  /// Where it could not be read: the file's stem as name, the folder's kind if it has one, all else
+  /// empty (a manifest that was read has a version).
+  Manifest manifest;
   std::optional<BuildFacts> facts;
   std::optional<Refusal> refusal;  ///< set: cannot be used
   bool built_in = false;           ///< from the installation's own folder
@@ -30,17 +33,28 @@ struct PluginEntry {
 struct SearchPath {
   std::filesystem::path folder;
   bool built_in = false;
+  bool given = false;  ///< by `--plugin-path`: whoever runs the command vouches for it
 };
+
+/// Why a plugin with these facts cannot run in a host with those, if it cannot.
+std::optional<Refusal> incompatibility(const BuildFacts& plugin, const BuildFacts& host);
 
 class Catalog {
  public:
-  /// `--plugin-path` in the order given, BACKSTOP_PLUGIN_PATH, the user's data folder, the installation
-  /// (<folder of the program>/../lib/backstop/plugins). Throws HostError(usage) for a relative or empty
-  /// element, HostError(environment) for a `--plugin-path` that is no folder.
+  Catalog() = default;
+  /// Of entries that were made up, for tests.
+  explicit Catalog(std::vector<PluginEntry> entries) : entries_(std::move(entries)) {}
+
+  /// `--plugin-path` in the order given, BACKSTOP_PLUGIN_PATH (colon-separated), the user's data
+  /// folder, the installation (<folder of the program>/../lib/backstop/plugins).
+  /// BACKSTOP_PLUGIN_PATH set to nothing leaves out the user's data folder. Throws HostError(usage)
+  /// for an empty element and for a relative one of the environment, HostError(environment) for a
+  /// `--plugin-path` that is no folder.
   static std::vector<SearchPath> search_path(const std::vector<std::string>& from_command_line);
 
-  /// Looks at every *.so in the folders and in their `attacks`, `defenses`, `schedulers`, `datasets`.
-  /// A bad file becomes an entry with a refusal, never an error.
+  /// Looks at every *.so in the folders and in their `attacks`, `defenses`, `schedulers`,
+  /// `datasets`. A bad file becomes an entry with a refusal, never an error; so does a folder that
+  /// cannot be listed. Folders that do not exist are passed over.
   static Catalog scan(const std::vector<SearchPath>& folders);
 
   [[nodiscard]] const std::vector<PluginEntry>& entries() const { return entries_; }
@@ -57,7 +71,8 @@ class Catalog {
 
 /// The element of `candidates` that `word` was probably meant to be (edit distance at most 2, or a
 /// third of its length), if any.
-std::optional<std::string> nearest(std::string_view word, const std::vector<std::string>& candidates);
+std::optional<std::string> nearest(std::string_view word,
+                                   const std::vector<std::string>& candidates);
 
 /// Lower-case hexadecimal SHA-256 of a file. Throws HostError(environment).
 std::string sha256_of_file(const std::filesystem::path& path);

@@ -6,9 +6,9 @@
 
 namespace backstop::host {
 
-/// Opens the library (absolute path, all symbols now, never unmapped) and returns its descriptor after
-/// comparing it with the entry. Throws HostError(plugin) naming file and reason. Loading the same file
-/// again returns the same descriptor.
+/// Opens the library (absolute path, all symbols now, never unmapped) and returns its descriptor
+/// after comparing it with the entry. Throws HostError(plugin) naming file and reason. Loading the
+/// same file again returns the same descriptor.
 const backstop_plugin_descriptor& load_library(const PluginEntry& entry);
 
 }  // namespace backstop::host

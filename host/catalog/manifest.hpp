@@ -2,10 +2,10 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <toml++/toml.h>
@@ -33,11 +33,14 @@ std::string_view to_string(ParameterType type);
 struct Parameter {
   std::string key;  ///< [a-z][a-z0-9_]*
   ParameterType type = ParameterType::string;
-  bool list = false;          ///< `list = true`: an array of the type
-  bool optional = false;      ///< `optional = true`: may be left out, and then has no value
-  bool must_exist = false;    ///< path: the file or folder must be there when a run starts
-  toml::array default_value;  ///< empty: none, then the parameter is required unless optional; else one
-                              ///< element, the default
+  bool list = false;        ///< `list = true`: an array of the type
+  bool optional = false;    ///< `optional = true`: may be left out, and then has no value
+  bool must_exist = false;  ///< path: the file or folder must be there when a run starts
+  /// Empty: none, then the parameter is required unless optional; else one element, the default. It
+  /// has the parameter's own type (a float is a float even where the author wrote an integer), is
+  /// within range and one of the choices. What a scheduler's table holds beyond `plugin` is not
+  /// checked.
+  toml::array default_value;
   std::optional<double> minimum, maximum;
   bool minimum_exclusive = false, maximum_exclusive = false;  ///< `exclusive_minimum = 0.0` in TOML
   std::vector<std::string> choices;
@@ -51,9 +54,9 @@ struct Manifest {
   std::string version;
   std::string summary;
   std::string license;
-  std::string reference;           ///< paper or public source; may be empty
-  std::vector<std::string> needs;  ///< "clean-data", "training-data", "features", "cuda"
-  std::vector<Parameter> parameters;
+  std::string reference;              ///< paper or public source; may be empty
+  std::vector<std::string> needs;     ///< "clean-data", "training-data", "features", "cuda"
+  std::vector<Parameter> parameters;  ///< in the author's order
   /// kind = "dataset": what its training images may go through, `[augmentation]`.
   std::int64_t crop_padding = 0;  ///< pixels
   bool horizontal_flip = false;
@@ -73,6 +76,8 @@ struct BuildFacts {
   std::string compiler;
 };
 BuildFacts parse_build_facts(std::string_view text, const std::string& where);
+/// "1.13.0" gives {1, 13}, whatever follows; nothing where the text is no version.
+std::optional<std::pair<unsigned, unsigned>> major_minor(std::string_view version);
 /// Those of this program.
 const BuildFacts& own_build_facts();
 

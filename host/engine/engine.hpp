@@ -22,9 +22,11 @@ class RunObserver {
   virtual ~RunObserver() = default;
   /// One JSON object with a string "event":
   ///   run_started    {run, seed}                      run: the run's folder
-  ///   stage_started  {stage, name, reused}            stage: "data", "attack" or "defense"; name: the row's
-  ///   epoch          {stage, name, epoch, epochs, loss, clean_accuracy, attack_success_rate,
-  ///                   attack_success_rate_all, robust_accuracy}   epoch 0: before training, no loss
+  ///   stage_started  {stage, name, reused}            stage: "data", "attack" or "defense"; name:
+  ///   the row's epoch          {stage, name, epoch, epochs, loss, clean_accuracy,
+  ///   attack_success_rate,
+  ///                   attack_success_rate_all, robust_accuracy}   epoch 0: before training, no
+  ///                   loss
   ///   stage_finished {stage, name, wall_seconds, reused}
   ///   log            {level: "debug"|"info"|"warning", stage, name, message}
   ///   run_finished   {run, results}                   results: results.json's content
@@ -44,7 +46,7 @@ struct RunRequest {
 
 struct RunOutcome {
   ExitCode code = ExitCode::done;
-  std::string error;                       ///< empty when nothing went wrong
+  std::string error;  ///< empty when nothing went wrong
   std::string hint;
   std::vector<std::filesystem::path> runs;  ///< folders of the runs, finished or not
 };

@@ -10,7 +10,7 @@ namespace backstop::host {
 struct Diagnostic {
   enum class Severity { error, warning };
   Severity severity = Severity::error;
-  bool environment = false;  ///< the recipe is fine but something it names is not there (exit code 4)
+  bool environment = false;  ///< the recipe is fine, what it names is not there (exit code 4)
   std::string message;       ///< lower case, no final stop
   std::string hint;          ///< may be empty
   std::string file;          ///< or "--set KEY=VALUE"
@@ -29,6 +29,7 @@ struct Diagnostic {
 ///   hint: did you mean `width`?
 ///
 /// `source` is the recipe's text; `color` adds ANSI colours.
-std::string render(const std::vector<Diagnostic>& diagnostics, const std::string& source, bool color);
+std::string render(const std::vector<Diagnostic>& diagnostics, const std::string& source,
+                   bool color);
 
 }  // namespace backstop::host

@@ -13,33 +13,37 @@
 
 namespace backstop::host {
 
-/// A resolved recipe. Every key below is present unless marked optional, with the type given; floats are
-/// TOML floats even where the recipe wrote an integer.
+/// A resolved recipe. Every key below is present unless marked optional, with the type given;
+/// floats are TOML floats even where the recipe wrote an integer.
 ///
 ///   schema = 1; name (string); scenario = "standalone"; seed (integer >= 0)
 ///   [dataset]            plugin; limit, test_limit (integers, 0: all); the plugin's parameters
 ///   [dataset.augmentation]  crop_padding (integer, pixels); horizontal_flip (boolean)
-///   [model]              architecture ("preact-resnet18" | "resnet18" | "small-cnn"); width (integer);
-///                        file (path, optional: start from these weights instead of training)
+///   [model]              architecture ("preact-resnet18" | "resnet18" | "small-cnn");
+///                        width (integer); file (path, optional: start from these weights
+///                        instead of training)
 ///   [attack]             plugin; poison_ratio (float, 0 .. 1); target (integer >= 0);
 ///                        labels ("all-to-one" | "all-to-all"); the plugin's parameters
 ///   [attack.training]    epochs, batch_size (integers); optimizer (table); scheduler (table)
 ///   [[defense]]          name (unique, not "no defense"; default: the plugin's name); plugin;
-///                        clean_fraction (float, 0 < x <= 1) or clean_images (integer >= 1), exactly one of
-///                        them, where the manifest's needs name "clean-data"; the plugin's parameters
-///   [compute]            device ("auto" | "cpu" | "cuda" | "cuda:N"); precision ("auto" | "float32" |
-///                        "bfloat16"); threads (integer, 0: all cores)
-///   [expect]             optional: "ROW".METRIC = { minimum = x, maximum = y }, ROW "no defense" or a
-///                        defense's name, METRIC one of kMetrics
+///                        clean_fraction (float, 0 < x <= 1) or clean_images (integer >= 1),
+///                        exactly one of them, where the manifest's needs name "clean-data"; the
+///                        plugin's parameters. Always an array, empty where there is none
+///   [compute]            device ("auto" | "cpu" | "cuda" | "cuda:N");
+///                        precision ("auto" | "float32" | "bfloat16");
+///                        threads (integer, 0: all cores)
+///   [expect]             optional: "ROW".METRIC = { minimum = x, maximum = y }, ROW "no defense"
+///                        or a defense's name, METRIC one of kMetrics
 ///
-/// An optimizer table: name; for sgd momentum, weight_decay, nesterov; for adam and adamw beta1, beta2,
-/// epsilon, weight_decay. A scheduler table: plugin and that plugin's parameters.
+/// An optimizer table: name; for sgd momentum, weight_decay, nesterov; for adam and adamw beta1,
+/// beta2, epsilon, weight_decay. A scheduler table: plugin and that plugin's parameters.
 struct Recipe {
+  /// Its keys' source positions hold the order above; to_toml() writes tables in that order.
   toml::table table;
 };
 
-/// What `[expect]` can bound, all shares in 0 .. 1; the last is "no defense"'s clean accuracy minus the
-/// row's.
+/// What `[expect]` can bound, all shares in 0 .. 1; the last is "no defense"'s clean accuracy minus
+/// the row's.
 inline constexpr std::string_view kMetrics[] = {"clean_accuracy", "attack_success_rate",
                                                 "attack_success_rate_all", "robust_accuracy",
                                                 "clean_accuracy_drop"};
@@ -52,9 +56,11 @@ struct CheckedRecipe {
   [[nodiscard]] bool has_errors() const;
 };
 
-/// Reads `file`, applies `overrides` ("key.path=value", the value read as TOML, as a plain string where
-/// it is none; `defense.0.epochs` counts from 0), checks and resolves. All problems are found at once.
-/// Throws HostError(usage) only when the file cannot be read.
+/// Reads `file`, applies `overrides` ("key.path=value", the value read as TOML, as a plain string
+/// where it is none; `defense.0.epochs` counts from 0), checks and resolves. All problems are found
+/// at once. Throws HostError(usage) only when the file cannot be read or holds thousands of dots.
+/// A new `plugin` in an override or a matrix drops, with a warning, those of the table's keys that
+/// it does not know; a scheduler or optimizer table without `plugin` or `name` changes the default.
 CheckedRecipe check_recipe(const std::string& file, const std::vector<std::string>& overrides,
                            const Catalog& catalog);
 

@@ -25,7 +25,7 @@ struct Threat {
 
   /// The labels that triggered images with true labels `labels` (int64 [n]) are to get: int64 [n].
   [[nodiscard]] at::Tensor targets(const at::Tensor& labels) const {
-    return all_to_all != 0 ? (labels + 1).remainder(classes) : at::full_like(labels, target);
+    return all_to_all != 0 ? labels.add(1).remainder(classes) : at::full_like(labels, target);
   }
 };
 

@@ -1,0 +1,128 @@
+#include "host/catalog/library.hpp"
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <vector>  // shared_library.hpp forgets it
+
+#include <dlfcn.h>
+
+#include <boost/dll/shared_library.hpp>
+
+#include "host/error.hpp"
+
+namespace backstop::host {
+namespace {
+
+using boost::dll::shared_library;
+
+constexpr const char* kEntry = "backstop_plugin_v1";
+constexpr const char* kRebuild = "rebuild the plugin with the SDK of this host";
+
+struct Loaded {
+  shared_library library;
+  const backstop_plugin_descriptor* descriptor = nullptr;
+};
+
+[[noreturn]] void refuse(const PluginEntry& entry, const std::string& why,
+                         const std::string& hint = kRebuild) {
+  throw HostError(ExitCode::plugin, "cannot load " + entry.path.string() + ": " + why, hint);
+}
+
+/// The dynamic linker's own words, out of what Boost.DLL wraps around them.
+std::string linker_message(const std::system_error& error, const std::filesystem::path& path) {
+  std::string text = error.what();
+  constexpr std::string_view kOpening = "dlerror system message: ";
+  const std::size_t begin = text.find(kOpening);
+  const std::size_t end = text.rfind(')');
+  if (begin == std::string::npos || end == std::string::npos) return text;
+  text = text.substr(begin + kOpening.size(), end - begin - kOpening.size());
+  const std::string prefix = path.string() + ": ";
+  return text.starts_with(prefix) ? text.substr(prefix.size()) : text;
+}
+
+shared_library open(const PluginEntry& entry) {
+  // A symbol that is missing must be found now, not in the middle of a run; and no tensor, deleter
+  // or autograd node that the plugin made may outlive its code.
+  const auto mode =
+      static_cast<boost::dll::load_mode::type>(RTLD_NODELETE) | boost::dll::load_mode::rtld_now;
+  try {
+    return shared_library(entry.path, mode);
+  } catch (const std::system_error& e) {
+    refuse(entry, linker_message(e, entry.path));
+  }
+}
+
+std::uint32_t descriptor_kind(Kind kind) {
+  switch (kind) {
+    case Kind::attack:
+      return BACKSTOP_KIND_ATTACK;
+    case Kind::defense:
+      return BACKSTOP_KIND_DEFENSE;
+    case Kind::scheduler:
+      return BACKSTOP_KIND_SCHEDULER;
+    case Kind::dataset:
+      return BACKSTOP_KIND_DATASET;
+  }
+  throw HostError(ExitCode::bug, "no such kind of plugin");
+}
+
+void check(const PluginEntry& entry, const backstop_plugin_descriptor* descriptor) {
+  if (descriptor == nullptr) refuse(entry, std::string(kEntry) + "() returns a null pointer");
+  if (descriptor->magic != BACKSTOP_PLUGIN_MAGIC) {
+    refuse(entry, "its descriptor's magic number is " + std::to_string(descriptor->magic) +
+                      ", expected " + std::to_string(BACKSTOP_PLUGIN_MAGIC));
+  }
+  if (descriptor->struct_size < sizeof *descriptor) {
+    refuse(entry, "its descriptor is " + std::to_string(descriptor->struct_size) +
+                      " bytes long, expected at least " + std::to_string(sizeof *descriptor));
+  }
+  const std::string abi =
+      std::to_string(descriptor->abi_major) + "." + std::to_string(descriptor->abi_minor);
+  if (entry.facts && abi != entry.facts->abi) {
+    refuse(entry, "its descriptor says ABI " + abi + ", its note says " + entry.facts->abi,
+           "remove the plugin's build folder and build it again");
+  }
+  if (const auto kind = descriptor_kind(entry.manifest.kind); descriptor->kind != kind) {
+    refuse(entry,
+           "its code is of kind " + std::to_string(descriptor->kind) + ", its manifest says `" +
+               std::string(to_string(entry.manifest.kind)) + "` (" + std::to_string(kind) + ")",
+           "make the first argument of BACKSTOP_PLUGIN and the manifest's `kind` agree");
+  }
+  if (descriptor->create == nullptr) refuse(entry, "its descriptor has no `create`");
+  if (descriptor->destroy == nullptr) refuse(entry, "its descriptor has no `destroy`");
+}
+
+}  // namespace
+
+const backstop_plugin_descriptor& load_library(const PluginEntry& entry) {
+  // Leaked: closing libraries while the process ends would pull code from under live tensors.
+  static auto& registry = *new std::map<std::filesystem::path, Loaded>;
+  static std::mutex mutex;
+
+  if (entry.refusal) refuse(entry, entry.refusal->message, entry.refusal->hint);
+  if (!entry.path.is_absolute()) {
+    throw HostError(ExitCode::bug, "the path of plugin `" + entry.manifest.name + "` is " +
+                                       entry.path.string() + ", which is not absolute");
+  }
+  const std::lock_guard lock(mutex);
+  Loaded& loaded = registry[entry.path];
+  if (!loaded.library.is_loaded()) loaded.library = open(entry);
+  if (loaded.descriptor == nullptr) {
+    if (!loaded.library.has(kEntry)) {
+      refuse(entry, "it does not export " + std::string(kEntry),
+             "end the plugin's source with BACKSTOP_PLUGIN(Interface, Class)");
+    }
+    const backstop_plugin_descriptor* descriptor =
+        loaded.library.get<const backstop_plugin_descriptor*()>(kEntry)();
+    check(entry, descriptor);
+    loaded.descriptor = descriptor;
+  }
+  return *loaded.descriptor;
+}
+
+}  // namespace backstop::host

@@ -1,0 +1,427 @@
+#include "host/catalog/manifest.hpp"
+
+#include <random>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "host/catalog/catalog.hpp"
+#include "host/error.hpp"
+
+namespace backstop::host {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+const std::string kHead =
+    "name = \"example\"\n"
+    "kind = \"scheduler\"\n"
+    "version = \"1.0.0\"\n"
+    "summary = \"An example\"\n"
+    "license = \"Apache-2.0\"\n";
+
+const std::string kDatasetHead =
+    "name = \"example\"\nkind = \"dataset\"\nversion = \"1\"\nsummary = \"s\"\nlicense = \"MIT\"\n";
+
+/// Everything that parse_manifest has against `text`; empty when it accepts it.
+std::string problems(const std::string& text) {
+  try {
+    parse_manifest(text, "m");
+  } catch (const HostError& e) {
+    EXPECT_EQ(e.code(), ExitCode::plugin);
+    return e.what();
+  }
+  return {};
+}
+
+/// The same for one parameter `p`, whose table begins on line 6 of the manifest.
+std::string parameter_problems(const std::string& body) {
+  return problems(kHead + "[parameters.p]\n" + body);
+}
+
+Parameter parameter(const std::string& body) {
+  return parse_manifest(kHead + "[parameters.p]\n" + body, "m").parameters.at(0);
+}
+
+TEST(Manifest, HoldsWhatTheAuthorWrote) {
+  const Manifest manifest = parse_manifest(
+      "name = \"fine-tuning\"\nkind = \"defense\"\nversion = \"1.2.3\"\nsummary = \"S\"\n"
+      "license = \"MIT\"\nreference = \"R\"\nneeds = [\"clean-data\", \"cuda\"]\n"
+      "[parameters.second]\ntype = \"integer\"\ndefault = 3\nminimum = 1\nmaximum = 9\n"
+      "unit = \"pixels\"\nhelp = \"\"\"\nTwo\nlines\"\"\"\n"
+      "[parameters.first]\ntype = \"path\"\noptional = true\nmust_exist = true\n",
+      "m");
+  EXPECT_EQ(manifest.name, "fine-tuning");
+  EXPECT_EQ(manifest.kind, Kind::defense);
+  EXPECT_EQ(manifest.version, "1.2.3");
+  EXPECT_EQ(manifest.summary, "S");
+  EXPECT_EQ(manifest.license, "MIT");
+  EXPECT_EQ(manifest.reference, "R");
+  EXPECT_THAT(manifest.needs, ElementsAre("clean-data", "cuda"));
+  ASSERT_EQ(manifest.parameters.size(), 2u);
+  const Parameter& second = manifest.parameters[0];  // the author's order
+  EXPECT_EQ(second.key, "second");
+  EXPECT_EQ(second.type, ParameterType::integer);
+  EXPECT_EQ(second.default_value.at(0).value<int>(), 3);
+  EXPECT_EQ(second.minimum, 1.0);
+  EXPECT_EQ(second.maximum, 9.0);
+  EXPECT_FALSE(second.minimum_exclusive);
+  EXPECT_EQ(second.unit, "pixels");
+  EXPECT_EQ(second.help, "Two\nlines");
+  const Parameter& first = manifest.parameters[1];
+  EXPECT_EQ(first.key, "first");
+  EXPECT_TRUE(first.optional);
+  EXPECT_TRUE(first.must_exist);
+  EXPECT_TRUE(first.default_value.empty());
+}
+
+TEST(Manifest, KnowsEveryTypeOfParameter) {
+  EXPECT_EQ(parameter("type = \"boolean\"\ndefault = true").default_value.at(0).value<bool>(),
+            true);
+  EXPECT_EQ(
+      parameter("type = \"string\"\ndefault = \"x\"").default_value.at(0).value<std::string>(),
+      "x");
+  EXPECT_EQ(parameter("type = \"path\"\ndefault = \"/x\"").type, ParameterType::path);
+  EXPECT_THAT(parameter("type = \"choice\"\nchoices = [\"a\", \"b\"]\ndefault = \"b\"").choices,
+              ElementsAre("a", "b"));
+  const Parameter open = parameter("type = \"float\"\nexclusive_minimum = 0.0\nmaximum = 1");
+  EXPECT_TRUE(open.minimum_exclusive);
+  EXPECT_FALSE(open.maximum_exclusive);
+  EXPECT_EQ(open.maximum, 1.0);
+  const Parameter scheduler =
+      parameter("type = \"scheduler\"\ndefault = { plugin = \"constant\", rate = 0.01 }");
+  EXPECT_EQ(scheduler.default_value.at(0).at_path("rate").value<double>(), 0.01);
+  const Parameter optimizer = parameter(
+      "type = \"optimizer\"\ndefault = { name = \"sgd\", momentum = 0.9, weight_decay = 5e-4 }");
+  EXPECT_EQ(optimizer.default_value.at(0).at_path("momentum").value<double>(), 0.9);
+  for (const ParameterType type : {ParameterType::boolean, ParameterType::optimizer}) {
+    EXPECT_EQ(parameter("type = \"" + std::string(to_string(type)) + "\"").type, type);
+  }
+}
+
+TEST(Manifest, FloatDefaultIsAFloat) {
+  EXPECT_TRUE(parameter("type = \"float\"\ndefault = 1").default_value.at(0).is_floating_point());
+  const Parameter list = parameter("type = \"float\"\nlist = true\ndefault = [1, 2.5]");
+  ASSERT_EQ(list.default_value.size(), 1u);
+  EXPECT_TRUE(list.default_value.at(0).as_array()->at(0).is_floating_point());
+  EXPECT_EQ(list.default_value.at(0).as_array()->size(), 2u);
+}
+
+TEST(Manifest, EmptyListIsADefault) {
+  const Parameter list = parameter("type = \"integer\"\nlist = true\ndefault = []");
+  ASSERT_EQ(list.default_value.size(), 1u);
+  EXPECT_TRUE(list.default_value.at(0).as_array()->empty());
+}
+
+TEST(Manifest, NamesAllThatIsMissing) {
+  EXPECT_EQ(problems(""),
+            "m:1: `name` is missing\nm:1: `kind` is missing\nm:1: `version` is missing\n"
+            "m:1: `summary` is missing\nm:1: `license` is missing");
+}
+
+TEST(Manifest, NamesAllProblemsInOrderOfTheirLines) {
+  EXPECT_EQ(problems("name = \"Example\"\nkind = \"atack\"\nversion = 1\nsummary = \"\"\n"
+                     "licence = \"MIT\"\nlicense = \"MIT\"\n"),
+            "m:1: `name` is `Example`, expected [a-z][a-z0-9-]*\n"
+            "m:2: `kind` is `atack`, must be one of attack, defense, scheduler, dataset\n"
+            "m:3: `version` holds an integer, expected a string\n"
+            "m:4: `summary` must not be empty\n"
+            "m:5: unknown key `licence`, did you mean `license`?");
+}
+
+TEST(Manifest, RefusesBadNames) {
+  for (const char* bad : {"", "-a", "1a", "a_b", "a b", "A", "\\u00e4", "a/../b"}) {
+    EXPECT_NE(
+        problems("name = \"" + std::string(bad) + "\"\n" + kHead.substr(kHead.find('\n') + 1)), "")
+        << bad;
+  }
+}
+
+TEST(Manifest, RefusesWhatIsNoToml) {
+  EXPECT_THAT(problems("name = \"a\"\nkind = \n"), testing::StartsWith("m:2: "));
+  EXPECT_NE(problems("name = \"a\xff\""), "");
+  EXPECT_NE(problems(kHead + std::string("x = \"\0\"", 7)), "");
+}
+
+TEST(Manifest, RefusesControlCharacters) {
+  std::string text = kHead;
+  text.replace(text.find("An example"), 10, "\\u001b[31mred");
+  EXPECT_EQ(problems(text), "m:4: `summary` must not hold control characters");
+  EXPECT_EQ(problems(kHead + "\"k\\u001b\\u009b\" = 1\n"), "m:6: unknown key `k??`");
+}
+
+TEST(Manifest, RefusesUnknownNeeds) {
+  EXPECT_EQ(problems(kHead + "needs = [\"clean_data\"]\n"),
+            "m:6: `needs` holds `clean_data`, which this host does not know, did you mean "
+            "`clean-data`?");
+  EXPECT_EQ(problems(kHead + "needs = [1]\n"),
+            "m:6: `needs` holds an integer, expected an array of strings");
+  EXPECT_EQ(problems(kHead + "needs = \"cuda\"\n"),
+            "m:6: `needs` holds a string, expected an array of strings");
+}
+
+TEST(Manifest, AugmentationIsForDatasets) {
+  EXPECT_EQ(problems(kHead + "[augmentation]\ncrop_padding = 4\n"),
+            "m:6: `augmentation` goes with kind `dataset` only");
+  const Manifest manifest = parse_manifest(
+      kDatasetHead + "[augmentation]\ncrop_padding = 4\nhorizontal_flip = true\n", "m");
+  EXPECT_EQ(manifest.crop_padding, 4);
+  EXPECT_TRUE(manifest.horizontal_flip);
+  EXPECT_EQ(problems(kDatasetHead +
+                     "[augmentation]\ncrop_padding = -1\nhorizontal_flip = 1\nflip = true\n"),
+            "m:7: `augmentation.crop_padding` is -1, must be at least 0\n"
+            "m:8: `augmentation.horizontal_flip` holds an integer, expected a boolean\n"
+            "m:9: unknown key `augmentation.flip`");
+}
+
+TEST(Manifest, RefusesBadParameterKeys) {
+  for (const char* bad : {"\"\"", "A", "1", "a-b", "_a", "\"a b\""}) {
+    EXPECT_THAT(problems(kHead + "[parameters." + bad + "]\ntype = \"float\"\n"),
+                HasSubstr("expected [a-z][a-z0-9_]*"))
+        << bad;
+  }
+}
+
+TEST(Manifest, RefusesTheHostsOwnKeys) {
+  for (const char* key : {"name", "plugin", "limit", "test_limit", "augmentation", "poison_ratio",
+                          "target", "labels", "training", "clean_fraction", "clean_images"}) {
+    EXPECT_THAT(problems(kHead + "[parameters." + key + "]\ntype = \"float\"\n"),
+                HasSubstr("which is a key of the host's own"))
+        << key;
+  }
+}
+
+TEST(Manifest, RefusesParametersThatAreNoTables) {
+  EXPECT_EQ(problems(kHead + "parameters = 3\n"),
+            "m:6: `parameters` holds an integer, expected a table");
+  EXPECT_EQ(problems(kHead + "[parameters]\np = 3\n"),
+            "m:7: `parameters.p` holds an integer, expected a table");
+}
+
+TEST(Manifest, RefusesBadTypes) {
+  EXPECT_EQ(parameter_problems(""), "m:6: `parameters.p.type` is missing");
+  EXPECT_THAT(parameter_problems("type = \"int\"\n"),
+              HasSubstr("m:7: `parameters.p.type` is `int`, must be one of boolean, integer, "));
+  EXPECT_EQ(parameter_problems("type = 3\n"),
+            "m:7: `parameters.p.type` holds an integer, expected a string");
+  EXPECT_EQ(parameter_problems("type = \"float\"\ndefalt = 1\nlist = 1\nhelp = 2\n"),
+            "m:8: unknown key `parameters.p.defalt`, did you mean `default`?\n"
+            "m:9: `parameters.p.list` holds an integer, expected a boolean\n"
+            "m:10: `parameters.p.help` holds an integer, expected a string");
+}
+
+TEST(Manifest, RefusesKeysThatDoNotGoWithTheType) {
+  EXPECT_EQ(parameter_problems("type = \"boolean\"\nminimum = 0\n"),
+            "m:8: `parameters.p.minimum` goes with types `integer` and `float` only");
+  EXPECT_EQ(parameter_problems("type = \"string\"\nmust_exist = true\n"),
+            "m:8: `parameters.p.must_exist` goes with type `path` only");
+  EXPECT_EQ(parameter_problems("type = \"string\"\nchoices = [\"a\"]\n"),
+            "m:8: `parameters.p.choices` goes with type `choice` only");
+  for (const char* type : {"boolean", "scheduler", "optimizer"}) {
+    EXPECT_THAT(parameter_problems("type = \"" + std::string(type) + "\"\nlist = true\n"),
+                HasSubstr("m:8: `parameters.p.list` does not go with type "));
+  }
+}
+
+TEST(Manifest, RefusesBadChoices) {
+  EXPECT_THAT(parameter_problems("type = \"choice\"\n"), HasSubstr("which needs `choices = "));
+  EXPECT_EQ(parameter_problems("type = \"choice\"\nchoices = []\n"),
+            "m:8: `parameters.p.choices` must not be empty");
+  EXPECT_EQ(parameter_problems("type = \"choice\"\nchoices = [\"a\", \"a\"]\n"),
+            "m:8: `parameters.p.choices` holds `a` twice");
+  EXPECT_EQ(parameter_problems("type = \"choice\"\nchoices = [\"a\", \"b\"]\ndefault = \"c\"\n"),
+            "m:9: `parameters.p.default` is `c`, must be one of a, b");
+}
+
+TEST(Manifest, RefusesEmptyRanges) {
+  EXPECT_EQ(parameter_problems("type = \"float\"\nminimum = 2\nmaximum = 1.5\n"),
+            "m:6: `parameters.p` has an empty range: its minimum is 2, its maximum 1.5");
+  EXPECT_NE(parameter_problems("type = \"float\"\nminimum = 1\nexclusive_maximum = 1\n"), "");
+  EXPECT_EQ(parameter_problems("type = \"float\"\nminimum = 1\nmaximum = 1\n"), "");
+  EXPECT_EQ(parameter_problems("type = \"float\"\nminimum = 1\nexclusive_minimum = 0\n"),
+            "m:9: `parameters.p.exclusive_minimum` excludes `minimum`");
+  EXPECT_EQ(parameter_problems("type = \"float\"\nminimum = nan\n"),
+            "m:8: `parameters.p.minimum` must be finite");
+}
+
+TEST(Manifest, RefusesDefaultOutOfRange) {
+  const auto problem = [](const std::string& bound, const std::string& value) {
+    return parameter_problems("type = \"float\"\n" + bound + "\ndefault = " + value + "\n");
+  };
+  EXPECT_EQ(problem("minimum = 0.5", "0.25"),
+            "m:9: `parameters.p.default` is 0.25, must be at least 0.5");
+  EXPECT_EQ(problem("maximum = 1", "2"), "m:9: `parameters.p.default` is 2, must be at most 1");
+  EXPECT_EQ(problem("exclusive_minimum = 0", "0"),
+            "m:9: `parameters.p.default` is 0, must be greater than 0");
+  EXPECT_EQ(problem("exclusive_maximum = 1", "1"),
+            "m:9: `parameters.p.default` is 1, must be less than 1");
+  EXPECT_EQ(problem("", "nan"), "m:9: `parameters.p.default` is nan, must be a number");
+  EXPECT_EQ(problem("minimum = 0", "0"), "");
+  EXPECT_EQ(parameter_problems("type = \"integer\"\nlist = true\nminimum = 1\ndefault = [1, 0]\n"),
+            "m:10: `parameters.p.default` is 0, must be at least 1");
+}
+
+TEST(Manifest, RefusesDefaultOfAnotherType) {
+  const auto problem = [](const std::string& type, const std::string& value) {
+    return parameter_problems("type = \"" + type + "\"\ndefault = " + value + "\n");
+  };
+  EXPECT_EQ(problem("integer", "1.0"),
+            "m:8: `parameters.p.default` holds a float, expected an integer");
+  EXPECT_EQ(problem("float", "\"1\""),
+            "m:8: `parameters.p.default` holds a string, expected a number");
+  EXPECT_EQ(problem("boolean", "1"),
+            "m:8: `parameters.p.default` holds an integer, expected a boolean");
+  EXPECT_EQ(problem("path", "1979-05-27"),
+            "m:8: `parameters.p.default` holds a date or time, expected a string");
+  EXPECT_EQ(problem("scheduler", "\"constant\""),
+            "m:8: `parameters.p.default` holds a string, expected a table { plugin = ... }");
+  EXPECT_EQ(problem("integer\"\nlist = true #", "1"),
+            "m:9: `parameters.p.default` holds an integer, expected an array");
+}
+
+TEST(Manifest, RefusesBadSchedulerAndOptimizerDefaults) {
+  const auto problem = [](const std::string& type, const std::string& value) {
+    return parameter_problems("type = \"" + type + "\"\ndefault = " + value + "\n");
+  };
+  EXPECT_EQ(problem("scheduler", "{ rate = 0.1 }"),
+            "m:8: `parameters.p.default.plugin` is missing");
+  EXPECT_EQ(problem("scheduler", "{ plugin = \"No Name\" }"),
+            "m:8: `parameters.p.default.plugin` is `No Name`, which cannot be a plugin's name");
+  EXPECT_EQ(problem("optimizer", "{ name = \"lion\" }"),
+            "m:8: `parameters.p.default.name` is `lion`, must be one of sgd, adam, adamw");
+  EXPECT_EQ(problem("optimizer", "{ name = \"adam\", momentum = 0.9 }"),
+            "m:8: unknown key `parameters.p.default.momentum`");
+  EXPECT_EQ(problem("optimizer", "{ name = \"sgd\", momentum = true, nesterov = 1 }"),
+            "m:8: `parameters.p.default.nesterov` holds an integer, expected a boolean\n"
+            "m:8: `parameters.p.default.momentum` holds a boolean, expected a number");
+}
+
+TEST(Manifest, OptionalExcludesDefault) {
+  EXPECT_THAT(parameter_problems("type = \"float\"\noptional = true\ndefault = 1\n"),
+              HasSubstr("m:9: `parameters.p.default` does not go with `optional`"));
+}
+
+TEST(Manifest, DeepNestingDoesNotExhaustTheStack) {
+  std::string keys = "a";
+  for (int i = 0; i < 30'000; ++i) keys += ".a";
+  EXPECT_EQ(problems(keys + " = 1\n"), "m: has more than 2000 dots");
+  // As deep as it gets: the most dots, and the most brackets that toml++ takes, between them.
+  std::string deep = "a", closing;
+  for (int i = 0; i < 1990; ++i) deep += ".a";
+  EXPECT_NE(problems(deep + " = 1\n"), "");
+  std::string nested = "a = ";
+  for (int i = 0; i < 120; ++i) {
+    nested += "[{ a.a.a.a.a.a.a.a.a.a.a.a.a.a.a = ";
+    closing += "}]";
+  }
+  EXPECT_NE(problems(nested + "1" + closing + "\n"), "");
+  EXPECT_NE(problems(std::string(60'000, '[')), "");
+}
+
+/// Whatever the text is: a manifest comes out, or a HostError.
+TEST(Manifest, SurvivesMutations) {
+  const std::string whole =
+      kDatasetHead +
+      "reference = \"R\"\nneeds = [\"clean-data\", \"cuda\"]\n[augmentation]\ncrop_padding = 2\n"
+      "[parameters.a]\ntype = \"integer\"\nlist = true\ndefault = [1, 2]\nminimum = 1\n"
+      "[parameters.b]\ntype = \"choice\"\nchoices = [\"x\", \"y\"]\ndefault = \"x\"\nhelp = \"h\"\n"
+      "[parameters.c]\ntype = \"scheduler\"\ndefault = { plugin = \"constant\", rate = 0.01 }\n"
+      "[parameters.d]\ntype = \"optimizer\"\ndefault = { name = \"sgd\", momentum = 0.9 }\n";
+  ASSERT_EQ(problems(whole), "");
+  const std::string words[] = {"[",
+                               "]",
+                               "{",
+                               "}",
+                               "\"",
+                               "\"\"\"",
+                               ".",
+                               "= ",
+                               "\n",
+                               "#",
+                               "\\u",
+                               "1e999",
+                               "nan",
+                               "-inf",
+                               "[[",
+                               "a.b = 1",
+                               "true",
+                               "0x1f",
+                               "\xf0\x9f",
+                               "'''",
+                               ",",
+                               "type",
+                               "1979-05-27T07:32:00Z",
+                               "[parameters]",
+                               "99999999999999999999"};
+  std::mt19937 random(20240229);
+  const auto below = [&](std::size_t limit) { return random() % limit; };
+  int refused = 0, accepted = 0;
+  for (int i = 0; i < 3000; ++i) {
+    std::string text = whole;
+    for (std::size_t k = 0, count = 1 + below(3); k < count; ++k) {
+      const std::size_t at = below(text.size());
+      switch (below(4)) {
+        case 0:
+          text[at] = static_cast<char>(random());
+          break;
+        case 1:
+          text.erase(at, below(12));
+          break;
+        case 2:
+          text.insert(at, words[below(std::size(words))]);
+          break;
+        default:
+          text.insert(at, text.substr(below(text.size()), below(40)));
+      }
+    }
+    (problems(text).empty() ? accepted : refused) += 1;
+  }
+  EXPECT_GT(refused, 1000);
+  EXPECT_GT(accepted, 10);
+}
+
+TEST(BuildFacts, AreThoseOfTheCompiler) {
+  const BuildFacts& own = own_build_facts();
+  EXPECT_TRUE(major_minor(own.abi));
+  EXPECT_TRUE(major_minor(own.torch));
+  EXPECT_TRUE(own.cxx11_abi);
+  EXPECT_NE(own.compiler, "");
+}
+
+TEST(BuildFacts, UnknownOnesAreIgnoredAndMissingOnesAreNot) {
+  const std::string good =
+      "abi = \"0.1\"\ntorch = \"2.1.0a0+git\"\ncxx11_abi = 0\nglibcxx_debug = true\n"
+      "sanitizer = \"none\"\ncompiler = \"c\"\nlater = 3\n";
+  const BuildFacts facts = parse_build_facts(good, "f");
+  EXPECT_EQ(facts.torch, "2.1.0a0+git");
+  EXPECT_FALSE(facts.cxx11_abi);
+  EXPECT_TRUE(facts.glibcxx_debug);
+  const auto failure = [](const std::string& text) -> std::string {
+    try {
+      parse_build_facts(text, "f");
+    } catch (const HostError& e) {
+      return e.what();
+    }
+    return {};
+  };
+  EXPECT_THAT(failure(""), HasSubstr("`glibcxx_debug` is missing"));
+  EXPECT_EQ(failure("abi = \"1\"" + good.substr(good.find('\n'))),
+            "f:1: `abi` is `1`, expected MAJOR.MINOR");
+}
+
+TEST(MajorMinor, ReadsTheFirstTwoNumbers) {
+  EXPECT_EQ(major_minor("1.13.0"), std::pair(1u, 13u));
+  EXPECT_EQ(major_minor("0.1"), std::pair(0u, 1u));
+  for (const char* bad : {"", "1", "1.", ".1", "a.b", "1.x", "-1.2", "99999999999.1"}) {
+    EXPECT_EQ(major_minor(bad), std::nullopt) << bad;
+  }
+}
+
+TEST(Kind, NamesAndBack) {
+  for (const Kind kind : kKinds) EXPECT_EQ(kind_from(to_string(kind)), kind);
+  EXPECT_EQ(kind_from("other"), std::nullopt);
+}
+
+}  // namespace
+}  // namespace backstop::host

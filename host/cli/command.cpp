@@ -1,0 +1,183 @@
+#include "host/cli/command.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include <unistd.h>
+
+#include <boost/program_options/errors.hpp>
+#include <boost/program_options/parsers.hpp>
+#include <boost/program_options/value_semantic.hpp>
+
+#include "host/report/text.hpp"
+
+namespace backstop::host {
+namespace {
+
+namespace po = boost::program_options;
+namespace style = po::command_line_style;
+
+po::options_description options_of(const Command& command) {
+  po::options_description options;
+  command.add_options(options);
+  auto add = options.add_options();
+  add("plugin-path", po::value<std::vector<std::string>>()->value_name("DIR"),
+      "look for plugins in DIR first; may be repeated");
+  add("json", "write JSON to standard output");
+  add("color", po::value<std::vector<std::string>>()->value_name("WHEN"),
+      "colour the output: auto, always or never");
+  add("help,h", "show this text");
+  add("version", "show the version");
+  return options;
+}
+
+std::string see_help(const Command& command) {
+  return "`backstop " + std::string(command.name) + " --help` lists what it takes";
+}
+
+std::string suggestion(const std::string& option, const po::options_description& options,
+                       const Command& command) {
+  std::vector<std::string> names;
+  for (const auto& one : options.options()) names.push_back("--" + one->long_name());
+  const auto meant = nearest(option, names);
+  return meant ? "did you mean `" + *meant + "`?" : see_help(command);
+}
+
+/// Program_options' exceptions in our words.
+po::parsed_options parse(const std::vector<std::string>& words,
+                         const po::options_description& options, const Command& command) {
+  try {
+    // Without allow_guessing: `--verb` would silently mean `--verbose`.
+    return po::command_line_parser(words)
+        .options(options)
+        .style(style::unix_style & ~style::allow_guessing)
+        .run();
+  } catch (const po::unknown_option& e) {
+    throw HostError(
+        ExitCode::usage,
+        "`" + std::string(command.name) + "` has no option `" + e.get_option_name() + "`",
+        suggestion(e.get_option_name(), options, command));
+  } catch (const po::invalid_command_line_syntax& e) {
+    const bool missing = e.kind() == po::invalid_syntax::missing_parameter ||
+                         e.kind() == po::invalid_syntax::empty_adjacent_parameter;
+    throw HostError(
+        ExitCode::usage,
+        "option `" + e.get_option_name() + (missing ? "` needs a value" : "` takes no value"),
+        see_help(command));
+  } catch (const po::error& e) {
+    throw HostError(ExitCode::usage, e.what(), see_help(command));
+  }
+}
+
+po::variables_map store(const po::parsed_options& parsed, const Command& command) {
+  po::variables_map values;
+  try {
+    po::store(parsed, values);
+  } catch (const po::multiple_occurrences& e) {
+    throw HostError(ExitCode::usage, "option `" + e.get_option_name() + "` is given more than once",
+                    see_help(command));
+  }
+  return values;
+}
+
+ColorMode color_mode(const std::optional<std::string>& when) {
+  if (!when || *when == "auto") return ColorMode::automatic;
+  if (*when == "always") return ColorMode::always;
+  if (*when == "never") return ColorMode::never;
+  throw HostError(ExitCode::usage,
+                  "option `--color` is `" + *when + "`, it must be auto, always or never");
+}
+
+void check_arguments(const Command& command, const std::vector<std::string>& arguments) {
+  const std::string argument = command.argument;
+  if (arguments.size() > 1)
+    throw HostError(ExitCode::usage,
+                    "`" + std::string(command.name) + "` takes one " + argument +
+                        ", it was given " + std::to_string(arguments.size()) + ": `" +
+                        arguments[0] + "`, `" + arguments[1] + "`" +
+                        (arguments.size() > 2 ? ", ..." : ""),
+                    see_help(command));
+  if (arguments.empty() && !argument.starts_with('['))
+    throw HostError(ExitCode::usage, "`" + std::string(command.name) + "` needs a " + argument,
+                    see_help(command));
+}
+
+}  // namespace
+
+std::span<const Command* const> commands() {
+  static constexpr std::array kCommands = {&kRun, &kCheck, &kList, &kInspect};
+  return kCommands;
+}
+
+ExitCode run_command(const Command& command, const std::vector<std::string>& words) {
+  const auto options = options_of(command);
+  const auto parsed = parse(words, options, command);
+  Invocation invocation;
+  invocation.options = store(parsed, command);
+  if (invocation.has("help")) {
+    print(help_of(command));
+    return ExitCode::done;
+  }
+  if (invocation.has("version")) {
+    print(version_text());
+    return ExitCode::done;
+  }
+  for (const auto& option : parsed.options)
+    if (option.string_key.empty())
+      invocation.arguments.insert(invocation.arguments.end(), option.value.begin(),
+                                  option.value.end());
+  const ColorMode mode = color_mode(invocation.one("color"));
+  invocation.color_out = use_color(mode, STDOUT_FILENO);
+  invocation.color_err = use_color(mode, STDERR_FILENO);
+  set_up_logging(invocation.color_err, spdlog::level::info);
+  check_arguments(command, invocation.arguments);
+  return command.run(invocation);
+}
+
+std::string help_of(const Command& command) {
+  std::vector<std::vector<Cell>> rows;
+  const auto options = options_of(command);
+  for (const auto& option : options.options()) {
+    const std::string letter = option->canonical_display_name(style::allow_dash_for_short);
+    const bool takes_value = option->semantic()->max_tokens() > 0;
+    rows.push_back({{(letter.starts_with('-') ? letter + ", --" : "    --") + option->long_name() +
+                     (takes_value ? " " + option->format_parameter() : "")},
+                    {option->description()}});
+  }
+  return "usage: backstop " + std::string(command.name) + " " + command.argument +
+         " [OPTIONS]\n\n" + command.description + "\noptions:\n" + columns(rows, "ll", "  ");
+}
+
+std::string help_of_program() {
+  std::vector<std::vector<Cell>> rows;
+  for (const auto* command : commands())
+    rows.push_back({{std::string(command->name) + " " + command->argument}, {command->summary}});
+  rows.push_back({{"help [COMMAND]"}, {"show this text, or that of a command"}});
+  return "usage: backstop COMMAND [ARGUMENT] [OPTIONS]\n\n"
+         "Trains image classifiers with backdoors, removes the backdoors and measures what is "
+         "left.\n"
+         "\ncommands:\n" +
+         columns(rows, "ll", "  ") +
+         "\n`backstop COMMAND --help` describes a command, `backstop --version` shows the "
+         "version.\n"
+         "\nenvironment:\n"
+         "  BACKSTOP_PLUGIN_PATH  folders to look for plugins in, separated by colons\n"
+         "  BACKSTOP_NO_PROGRESS  no progress on standard error\n"
+         "  NO_COLOR              no colours; CLICOLOR_FORCE: colours even where there is no "
+         "terminal\n"
+         "\nexit status:\n"
+         "  0  done\n"
+         "  1  ran, but a job failed or an expectation of the recipe was not met\n"
+         "  2  the command line or the recipe is wrong\n"
+         "  3  a plugin is missing, does not fit or failed\n"
+         "  4  the environment: data missing, disk full, no permission\n"
+         "  5  a mistake of backstop's own\n"
+         "  130, 143  interrupted, terminated; what was done until then is kept\n";
+}
+
+std::string version_text() {
+  const BuildFacts& own = own_build_facts();
+  return "backstop " BACKSTOP_VERSION " (SDK ABI " + own.abi + ", LibTorch " + own.torch + ")\n";
+}
+
+}  // namespace backstop::host

@@ -1,0 +1,66 @@
+// What a command is: its place in the help, its options and what it does.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <boost/program_options/options_description.hpp>
+#include <boost/program_options/variables_map.hpp>
+
+#include "host/catalog/catalog.hpp"
+#include "host/cli/console.hpp"
+#include "host/error.hpp"
+
+namespace backstop::host {
+
+/// A command line after parsing.
+struct Invocation {
+  std::vector<std::string> arguments;
+  boost::program_options::variables_map options;
+  bool color_out = false;
+  bool color_err = false;
+
+  [[nodiscard]] bool has(const char* option) const { return options.count(option) != 0; }
+  [[nodiscard]] std::vector<std::string> all(const char* option) const {
+    return has(option) ? options[option].as<std::vector<std::string>>()
+                       : std::vector<std::string>{};
+  }
+  /// The value of an option that may be given once.
+  [[nodiscard]] std::optional<std::string> one(const char* option) const {
+    const auto values = all(option);
+    if (values.size() > 1)
+      throw HostError(ExitCode::usage,
+                      "option `--" + std::string(option) + "` is given more than once");
+    return values.empty() ? std::nullopt : std::optional(values.front());
+  }
+  /// The plugins of --plugin-path and the other places.
+  [[nodiscard]] Catalog catalog() const {
+    return Catalog::scan(Catalog::search_path(all("plugin-path")));
+  }
+};
+
+struct Command {
+  const char* name;
+  const char* summary;      ///< one line of `backstop --help`
+  const char* argument;     ///< "RECIPE", "[KIND]": brackets where it may be left out
+  const char* description;  ///< paragraphs below the usage line, each line ends with a newline
+  void (*add_options)(boost::program_options::options_description&);
+  ExitCode (*run)(const Invocation&);
+};
+
+extern const Command kRun, kCheck, kList, kInspect;
+std::span<const Command* const> commands();
+
+/// `text` without the first word: what stands behind `backstop COMMAND`. Answers --help and
+/// --version itself. Throws HostError(usage) in the command's own words, with a suggestion.
+ExitCode run_command(const Command& command, const std::vector<std::string>& words);
+
+/// The help of one command, and of the program.
+std::string help_of(const Command& command);
+std::string help_of_program();
+std::string version_text();
+
+}  // namespace backstop::host

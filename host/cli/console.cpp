@@ -1,0 +1,88 @@
+#include "host/cli/console.hpp"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+#include <spdlog/pattern_formatter.h>
+#include <spdlog/sinks/ansicolor_sink.h>
+
+#include "host/error.hpp"
+#include "host/report/text.hpp"
+
+namespace backstop::host {
+namespace {
+
+std::string_view environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+class LevelPrefix final : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& message, const std::tm&,
+              spdlog::memory_buf_t& text) override {
+    if (message.level == spdlog::level::info) return;
+    const auto name = spdlog::level::to_string_view(message.level);
+    text.append(name.begin(), name.end());
+    text.append(std::string_view(": "));
+  }
+  [[nodiscard]] std::unique_ptr<custom_flag_formatter> clone() const override {
+    return std::make_unique<LevelPrefix>();
+  }
+};
+
+}  // namespace
+
+bool use_color(ColorMode mode, int descriptor) {
+  if (mode != ColorMode::automatic) return mode == ColorMode::always;
+  if (!environment("NO_COLOR").empty()) return false;
+  if (const auto force = environment("CLICOLOR_FORCE"); !force.empty() && force != "0") return true;
+  return isatty(descriptor) != 0 && environment("TERM") != "dumb";
+}
+
+void set_up_logging(bool color, spdlog::level::level_enum level) {
+  // spdlog's own choice of colours does not know NO_COLOR.
+  auto sink = std::make_shared<spdlog::sinks::ansicolor_stderr_sink_st>(
+      color ? spdlog::color_mode::always : spdlog::color_mode::never);
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<LevelPrefix>('*').set_pattern("%^%*%$%v");
+  sink->set_formatter(std::move(formatter));
+  auto logger = std::make_shared<spdlog::logger>("backstop", std::move(sink));
+  logger->set_level(level);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+void print_error(const std::string& message, const std::string& hint) {
+  spdlog::error("{}{}", printable_lines(message),
+                hint.empty() ? "" : "\nhint: " + printable_lines(hint));
+}
+
+void print_internal_error(const std::string& what) {
+  print_error("internal error: " + what, "this is a mistake of backstop " BACKSTOP_VERSION
+                                         ": please report it with the command line and the recipe");
+}
+
+void print(std::string_view text) {
+  errno = 0;
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  if (written && std::fflush(stdout) == 0) return;
+  const int reason = errno;
+  std::clearerr(stdout);
+  if (reason != EPIPE)
+    throw HostError(ExitCode::environment,
+                    std::string("cannot write to standard output: ") + std::strerror(reason));
+}
+
+void print_json(const nlohmann::json& json, bool pretty) {
+  // Paths need not be UTF-8.
+  print(json.dump(pretty ? 2 : -1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n');
+}
+
+}  // namespace backstop::host

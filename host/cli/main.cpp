@@ -1,0 +1,86 @@
+// backstop: finds the command and turns whatever goes wrong into a sentence and an exit code.
+#include <cerrno>
+#include <csignal>
+#include <new>
+#include <string>
+#include <vector>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "host/cli/command.hpp"
+
+namespace backstop::host {
+namespace {
+
+const Command* find_command(const std::string& name) {
+  for (const auto* command : commands())
+    if (name == command->name) return command;
+  return nullptr;
+}
+
+const Command& require_command(const std::string& name) {
+  if (const auto* command = find_command(name)) return *command;
+  std::vector<std::string> names{"help"};
+  for (const auto* command : commands()) names.emplace_back(command->name);
+  const auto meant = nearest(name, names);
+  const std::string what = name.starts_with('-') ? "option" : "command";
+  throw HostError(
+      ExitCode::usage, "there is no " + what + " `" + name + "`",
+      meant ? "did you mean `" + *meant + "`?" : "`backstop --help` lists the commands");
+}
+
+ExitCode help(const std::vector<std::string>& words) {
+  if (words.size() > 1)
+    throw HostError(ExitCode::usage,
+                    "`help` takes one COMMAND, it was given " + std::to_string(words.size()));
+  const bool of_program = words.empty() || words[0] == "help" || words[0] == "--help";
+  print(of_program ? help_of_program() : help_of(require_command(words[0])));
+  return ExitCode::done;
+}
+
+ExitCode dispatch(std::vector<std::string> words) {
+  if (words.empty())
+    throw HostError(ExitCode::usage, "there is no command", "`backstop --help` lists the commands");
+  const std::string first = words.front();
+  words.erase(words.begin());
+  if (first == "--help" || first == "-h" || first == "help") return help(words);
+  if (first == "--version") {
+    print(version_text());
+    return ExitCode::done;
+  }
+  return run_command(require_command(first), words);
+}
+
+/// A file opened later must not become the standard output that the caller closed.
+void fill_standard_descriptors() {
+  for (int descriptor = 0; descriptor <= STDERR_FILENO; ++descriptor)
+    if (fcntl(descriptor, F_GETFD) == -1 && errno == EBADF) (void)open("/dev/null", O_RDWR);
+}
+
+ExitCode guarded(const std::vector<std::string>& words) {
+  try {
+    return dispatch(words);
+  } catch (const HostError& e) {
+    print_error(e.what(), e.hint());
+    return e.code();
+  } catch (const std::bad_alloc&) {
+    print_error("out of memory", "");
+    return ExitCode::environment;
+  } catch (const std::exception& e) {
+    print_internal_error(e.what());
+    return ExitCode::bug;
+  }
+}
+
+}  // namespace
+}  // namespace backstop::host
+
+int main(int argc, char** argv) {
+  using namespace backstop::host;
+  fill_standard_descriptors();
+  // A reader that went away is an error of the write, not the end of a training.
+  std::signal(SIGPIPE, SIG_IGN);
+  set_up_logging(use_color(ColorMode::automatic, STDERR_FILENO), spdlog::level::info);
+  return static_cast<int>(guarded({argv + 1, argv + argc}));
+}

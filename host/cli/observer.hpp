@@ -1,0 +1,62 @@
+// Tells the user what a run is doing: lines and a progress bar on stderr, results or, with --json,
+// every event on stdout.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "host/engine/engine.hpp"
+#include "host/error.hpp"
+#include "host/report/summary.hpp"
+
+namespace backstop::host {
+
+struct ObserverOptions {
+  bool json = false;
+  bool color_out = false;
+  std::vector<std::string> groups;  ///< of each run, in the order in which they start
+};
+
+class ConsoleObserver final : public RunObserver {
+ public:
+  explicit ConsoleObserver(ObserverOptions options);
+
+  void event(const nlohmann::json& event) override;
+  void progress(std::int64_t done, std::int64_t total, const std::string& what) override;
+
+  /// After the last event: takes the progress bar away.
+  void end() { erase_bar(); }
+
+  [[nodiscard]] const std::vector<FinishedRun>& finished() const { return finished_; }
+  /// Why stdout could not be written: a run does not stop for that.
+  [[nodiscard]] const std::optional<HostError>& output_error() const { return output_error_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  enum class Progress { none, lines, bar };
+  static Progress progress_kind();
+
+  void tell(const nlohmann::json& event);
+  void finish_run(const nlohmann::json& results);
+  void draw_bar(std::int64_t done, std::int64_t total, const std::string& text);
+  void erase_bar();
+
+  ObserverOptions options_;
+  Progress progress_ = progress_kind();
+  std::size_t started_ = 0;
+  std::vector<FinishedRun> finished_;
+  std::optional<HostError> output_error_;
+
+  std::string stage_;  ///< "[attack] blended"
+  std::string what_;   ///< what progress() counts at the moment
+  std::int64_t done_ = 0;
+  Clock::time_point counting_since_, last_shown_;
+  bool bar_is_drawn_ = false;
+};
+
+}  // namespace backstop::host

@@ -1,0 +1,168 @@
+// backstop run: checks the recipe, loads the engine and lets it work.
+#include <array>
+#include <atomic>
+#include <csignal>
+#include <cstdlib>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include <boost/dll/runtime_symbol_info.hpp>
+#include <boost/dll/shared_library.hpp>
+#include <boost/program_options/value_semantic.hpp>
+
+#include "host/cli/observer.hpp"
+#include "host/cli/recipe_command.hpp"
+#include "host/engine/engine.hpp"
+#include "host/report/text.hpp"
+
+namespace backstop::host {
+namespace {
+
+constexpr const char* kDescription =
+    "Runs a recipe: trains or loads the suspicious model, applies each defense, measures, and "
+    "writes\n"
+    "everything into a folder of its own below DIR. The result table goes to standard output.\n"
+    "What an earlier run has already trained is used again. With --json each event is one line.\n";
+
+void add_options(boost::program_options::options_description& options) {
+  add_set_option(options);
+  auto add = options.add_options();
+  add("out", boost::program_options::value<std::vector<std::string>>()->value_name("DIR"),
+      "write below DIR instead of `runs`");
+  add("fresh", "train again what is already there");
+  add("verbose,v", "say more");
+}
+
+// -- signals --
+
+std::atomic<int> interrupted{0};
+static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may touch nothing else");
+
+/// The first signal asks the run to stop; a second one ends the program at once.
+extern "C" void on_signal(int number) {
+  if (interrupted.exchange(number) == 0) return;
+  std::signal(number, SIG_DFL);
+  std::raise(number);
+}
+
+void catch_signals() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;
+  for (const int number : {SIGINT, SIGTERM}) sigaction(number, &action, nullptr);
+}
+
+// -- the engine --
+
+/// LibTorch 1.13 stays below AVX-512 unless asked, and reads the variable when it is loaded.
+void ask_for_avx512() {
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  if (has_avx512) setenv("ATEN_CPU_CAPABILITY", "avx512", 0);
+}
+
+EngineRun load_engine() {
+  namespace dll = boost::dll;
+  const auto file =
+      (dll::program_location().parent_path() / ".." / "lib" / "backstop" / kEngineLibrary)
+          .lexically_normal();
+  std::error_code error;
+  if (!std::filesystem::exists(file, error))
+    throw HostError(ExitCode::environment, "the engine `" + file.string() + "` is not there",
+                    "install backstop again, or build the target `backstop_engine`");
+  ask_for_avx512();
+  try {
+    // Never unloaded: LibTorch's and the plugins' objects live until the process ends.
+    static auto& library =
+        *new dll::shared_library(file, dll::load_mode::rtld_now | dll::load_mode::rtld_global);
+    return &library.get<void(const RunRequest&, RunOutcome&)>("backstop_engine_run");
+  } catch (const std::exception& e) {
+    throw HostError(ExitCode::environment, std::string("cannot load the engine: ") + e.what(),
+                    "install backstop and LibTorch again");
+  }
+}
+
+// -- groups of a [matrix] --
+
+using FlatRecipe = std::map<std::string, std::string>;
+
+void flatten(const toml::node& node, const std::string& path, FlatRecipe& flat) {
+  const auto below = [&path](std::string_view key) {
+    return (path.empty() ? "" : path + ".") + std::string(key);
+  };
+  if (const auto* table = node.as_table()) {
+    for (const auto& [key, value] : *table) flatten(value, below(key.str()), flat);
+  } else if (const auto* array = node.as_array(); array && array->is_homogeneous<toml::table>()) {
+    for (std::size_t i = 0; i < array->size(); ++i)
+      flatten((*array)[i], below(std::to_string(i)), flat);
+  } else {
+    std::ostringstream text;
+    text << toml::toml_formatter(
+        node, toml::toml_formatter::default_flags & ~toml::format_flags::allow_literal_strings);
+    flat[path] = text.str();
+  }
+}
+
+/// For each recipe what sets it apart from the others, the seed aside: "attack.size = 5".
+std::vector<std::string> groups_of(const std::vector<Recipe>& recipes) {
+  std::vector<FlatRecipe> flat(recipes.size());
+  std::map<std::string, std::set<std::string>> values;
+  for (std::size_t i = 0; i < recipes.size(); ++i) {
+    flatten(recipes[i].table, "", flat[i]);
+    for (const auto& [key, value] : flat[i]) values[key];
+  }
+  std::vector<std::string> groups(recipes.size());
+  for (auto& [key, seen] : values) {
+    if (key == "seed" || key == "name") continue;
+    for (auto& one : flat) seen.insert(one[key]);
+    if (seen.size() == 1) continue;
+    for (std::size_t i = 0; i < flat.size(); ++i)
+      if (const auto& value = flat[i][key]; !value.empty())
+        groups[i].append(groups[i].empty() ? "" : ", ").append(key).append(" = ").append(value);
+  }
+  return groups;
+}
+
+ExitCode run(const Invocation& invocation) {
+  const bool json = invocation.has("json");
+  const std::string out = invocation.one("out").value_or("runs");
+  const Catalog catalog = invocation.catalog();
+  const CheckedRecipe checked =
+      check_recipe(invocation.arguments[0], invocation.all("set"), catalog);
+  print_diagnostics(checked, invocation.color_err);
+  if (const ExitCode code = exit_code_of(checked); code != ExitCode::done) return code;
+
+  const auto quiet = json ? spdlog::level::warn : spdlog::level::info;
+  spdlog::set_level(invocation.has("verbose") ? spdlog::level::debug : quiet);
+  const EngineRun engine_run = load_engine();
+  ConsoleObserver observer({json, invocation.color_out, groups_of(checked.recipes)});
+  RunRequest request;
+  request.recipes = &checked.recipes;
+  request.catalog = &catalog;
+  request.out = out;
+  request.fresh = invocation.has("fresh");
+  request.interrupted = &interrupted;
+  request.observer = &observer;
+  catch_signals();
+  RunOutcome outcome;
+  engine_run(request, outcome);
+
+  observer.end();
+  if (!json && observer.finished().size() > 1)
+    print("\n" + summary_table(observer.finished(), invocation.color_out));
+  for (const auto& folder : outcome.runs) spdlog::info("wrote {}", printable(folder.string()));
+  if (outcome.code == ExitCode::bug)
+    print_internal_error(outcome.error);
+  else if (!outcome.error.empty())
+    print_error(outcome.error, outcome.hint);
+  if (outcome.code == ExitCode::done && observer.output_error()) throw *observer.output_error();
+  return outcome.code;
+}
+
+}  // namespace
+
+const Command kRun{"run", "run a recipe and write its results", "RECIPE", kDescription, add_options,
+                   run};
+
+}  // namespace backstop::host

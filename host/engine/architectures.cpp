@@ -1,0 +1,238 @@
+#include "host/engine/architectures.hpp"
+
+#include <cmath>
+
+#include <ATen/ops/relu.h>
+
+#include "host/error.hpp"
+
+namespace backstop::host {
+
+namespace {
+
+namespace nn = torch::nn;
+
+nn::Conv2d conv(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride) {
+  return nn::Conv2d(
+      nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
+}
+
+/// In place: batch norm's backward pass needs its input, not its output.
+at::Tensor bn_relu(nn::BatchNorm2d& norm, const at::Tensor& x) {
+  return norm->forward(x).relu_();
+}
+
+void report(ActivationSink* sink, std::string_view stage, const at::Tensor& map) {
+  if (sink != nullptr) sink->activation(stage, map);
+}
+
+at::Tensor pool(const at::Tensor& map) {
+  return map.mean({2, 3});
+}
+
+struct PreActBlockImpl : nn::Module {
+  PreActBlockImpl(std::int64_t in, std::int64_t out, std::int64_t stride)
+      : bn1(register_module("bn1", nn::BatchNorm2d(in))),
+        conv1(register_module("conv1", conv(in, out, 3, stride))),
+        bn2(register_module("bn2", nn::BatchNorm2d(out))),
+        conv2(register_module("conv2", conv(out, out, 3, 1))) {
+    if (stride != 1 || in != out)
+      shortcut = register_module("shortcut", nn::Sequential(conv(in, out, 1, stride)));
+  }
+
+  at::Tensor forward(const at::Tensor& x) {
+    const at::Tensor a = bn_relu(bn1, x);
+    const at::Tensor y = conv2->forward(bn_relu(bn2, conv1->forward(a)));
+    return y.add_(shortcut.is_empty() ? x : shortcut->forward(a));
+  }
+
+  nn::BatchNorm2d bn1;
+  nn::Conv2d conv1;
+  nn::BatchNorm2d bn2;
+  nn::Conv2d conv2;
+  nn::Sequential shortcut{nullptr};
+};
+TORCH_MODULE(PreActBlock);
+
+struct BasicBlockImpl : nn::Module {
+  BasicBlockImpl(std::int64_t in, std::int64_t out, std::int64_t stride)
+      : conv1(register_module("conv1", conv(in, out, 3, stride))),
+        bn1(register_module("bn1", nn::BatchNorm2d(out))),
+        conv2(register_module("conv2", conv(out, out, 3, 1))),
+        bn2(register_module("bn2", nn::BatchNorm2d(out))) {
+    if (stride != 1 || in != out)
+      downsample = register_module("downsample",
+                                   nn::Sequential(conv(in, out, 1, stride), nn::BatchNorm2d(out)));
+  }
+
+  at::Tensor forward(const at::Tensor& x) {
+    const at::Tensor y = bn2->forward(conv2->forward(bn_relu(bn1, conv1->forward(x))));
+    return y.add_(downsample.is_empty() ? x : downsample->forward(x)).relu_();
+  }
+
+  nn::Conv2d conv1;
+  nn::BatchNorm2d bn1;
+  nn::Conv2d conv2;
+  nn::BatchNorm2d bn2;
+  nn::Sequential downsample{nullptr};
+};
+TORCH_MODULE(BasicBlock);
+
+constexpr std::string_view kStageNames[] = {"layer1", "layer2", "layer3", "layer4"};
+
+/// Four stages of two blocks; the width doubles and the size halves from stage to stage.
+template <typename Block>
+std::vector<nn::Sequential> register_stages(nn::Module& module, std::int64_t width) {
+  std::vector<nn::Sequential> stages;
+  std::int64_t in = width;
+  for (std::size_t i = 0; i < 4; ++i) {
+    const std::int64_t out = width << i;
+    stages.push_back(
+        module.register_module(std::string(kStageNames[i]),
+                               nn::Sequential(Block(in, out, i == 0 ? 1 : 2), Block(out, out, 1))));
+    in = out;
+  }
+  return stages;
+}
+
+class PreActResNet18 final : public Network {
+ public:
+  explicit PreActResNet18(const Architecture& a)
+      : conv1_(register_module("conv1", conv(a.channels, a.width, 3, 1))),
+        blocks_(register_stages<PreActBlock>(*this, a.width)) {
+    stages_.assign(std::begin(kStageNames), std::end(kStageNames));
+    make_head(a.width * 8, a.classes);
+  }
+
+  const char* head_name() const override { return "linear"; }
+
+  at::Tensor body(at::Tensor x, ActivationSink* sink) override {
+    x = conv1_->forward(x);
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      x = blocks_[i]->forward(x);
+      report(sink, kStageNames[i], x);
+    }
+    return pool(x);
+  }
+
+ private:
+  nn::Conv2d conv1_;
+  std::vector<nn::Sequential> blocks_;
+};
+
+class ResNet18 final : public Network {
+ public:
+  explicit ResNet18(const Architecture& a)
+      : conv1_(register_module("conv1", conv(a.channels, a.width, 3, 1))),
+        bn1_(register_module("bn1", nn::BatchNorm2d(a.width))),
+        blocks_(register_stages<BasicBlock>(*this, a.width)) {
+    stages_.assign(std::begin(kStageNames), std::end(kStageNames));
+    make_head(a.width * 8, a.classes);
+  }
+
+  const char* head_name() const override { return "fc"; }
+
+  at::Tensor body(at::Tensor x, ActivationSink* sink) override {
+    x = bn_relu(bn1_, conv1_->forward(x));
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      x = blocks_[i]->forward(x);
+      report(sink, kStageNames[i], x);
+    }
+    return pool(x);
+  }
+
+ private:
+  nn::Conv2d conv1_;
+  nn::BatchNorm2d bn1_;
+  std::vector<nn::Sequential> blocks_;
+};
+
+class SmallCnn final : public Network {
+ public:
+  explicit SmallCnn(const Architecture& a)
+      : conv1_(register_module("conv1", conv(a.channels, a.width, 3, 1))),
+        bn1_(register_module("bn1", nn::BatchNorm2d(a.width))),
+        conv2_(register_module("conv2", conv(a.width, 2 * a.width, 3, 2))),
+        bn2_(register_module("bn2", nn::BatchNorm2d(2 * a.width))),
+        conv3_(register_module("conv3", conv(2 * a.width, 4 * a.width, 3, 2))),
+        bn3_(register_module("bn3", nn::BatchNorm2d(4 * a.width))) {
+    stages_ = {"conv1", "conv2", "conv3"};
+    make_head(4 * a.width, a.classes);
+  }
+
+  const char* head_name() const override { return "linear"; }
+
+  at::Tensor body(at::Tensor x, ActivationSink* sink) override {
+    x = bn_relu(bn1_, conv1_->forward(x));
+    report(sink, "conv1", x);
+    x = bn_relu(bn2_, conv2_->forward(x));
+    report(sink, "conv2", x);
+    x = bn_relu(bn3_, conv3_->forward(x));
+    report(sink, "conv3", x);
+    return pool(x);
+  }
+
+ private:
+  nn::Conv2d conv1_;
+  nn::BatchNorm2d bn1_;
+  nn::Conv2d conv2_;
+  nn::BatchNorm2d bn2_;
+  nn::Conv2d conv3_;
+  nn::BatchNorm2d bn3_;
+};
+
+void draw(at::Tensor& weight, std::int64_t fan_in, at::Generator& generator) {
+  const double bound = 1 / std::sqrt(static_cast<double>(fan_in));
+  // On the CPU, so that a seed gives the same weights on every device.
+  weight.copy_(at::empty(weight.sizes(), at::kFloat).uniform_(-bound, bound, generator));
+}
+
+void reset_module(nn::Module& module, at::Generator& generator) {
+  if (auto* layer = module.as<nn::Conv2dImpl>()) {
+    const auto& w = layer->weight;
+    draw(layer->weight, w.size(1) * w.size(2) * w.size(3), generator);
+  } else if (auto* linear = module.as<nn::LinearImpl>()) {
+    draw(linear->weight, linear->weight.size(1), generator);
+    draw(linear->bias, linear->weight.size(1), generator);
+  } else if (auto* norm = module.as<nn::BatchNorm2dImpl>()) {
+    norm->weight.fill_(1);
+    norm->bias.fill_(0);
+    norm->running_mean.fill_(0);
+    norm->running_var.fill_(1);
+    norm->num_batches_tracked.fill_(0);
+  }
+}
+
+}  // namespace
+
+void Network::make_head(std::int64_t features, std::int64_t classes) {
+  head_ = register_module(head_name(), nn::Linear(features, classes));
+}
+
+void Network::replace_head(std::int64_t classes) {
+  head_ = replace_module(head_name(), nn::Linear(head_->options.in_features(), classes));
+}
+
+const std::vector<std::string>& architecture_names() {
+  static const std::vector<std::string> names = {"preact-resnet18", "resnet18", "small-cnn"};
+  return names;
+}
+
+std::shared_ptr<Network> make_network(const Architecture& architecture) {
+  if (architecture.name == "preact-resnet18") return std::make_shared<PreActResNet18>(architecture);
+  if (architecture.name == "resnet18") return std::make_shared<ResNet18>(architecture);
+  if (architecture.name == "small-cnn") return std::make_shared<SmallCnn>(architecture);
+  throw HostError(ExitCode::usage, "unknown architecture `" + architecture.name + "`",
+                  "one of preact-resnet18, resnet18, small-cnn");
+}
+
+void reset_weights(Network& network, Part part, at::Generator& generator) {
+  const at::NoGradGuard no_grad;
+  for (const auto& item : network.named_modules("", /*include_self=*/false)) {
+    const bool is_head = item.key() == network.head_name();
+    if (part == Part::whole || part == (is_head ? Part::head : Part::body))
+      reset_module(*item.value(), generator);
+  }
+}
+
+}  // namespace backstop::host

@@ -1,0 +1,99 @@
+#include "host/engine/compute.hpp"
+
+#include <fstream>
+
+#include <malloc.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "host/engine/libtorch.hpp"
+#include "host/error.hpp"
+
+namespace backstop::host {
+
+namespace {
+
+int available_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+  return static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+}
+
+bool processor_has_bfloat16() {
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & (1u << 22)) != 0)
+    return true;  // AMX-BF16
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0)
+    return true;  // AVX512-BF16
+#endif
+  return false;
+}
+
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+c10::Device resolve_device(const std::string& text) {
+  const bool cuda = at::hasCUDA() && at::globalContext().hasCUDA();
+  if (text == "auto") return cuda ? c10::Device(c10::kCUDA, 0) : c10::Device(c10::kCPU);
+  if (text == "cpu") return c10::kCPU;
+  const auto index = text == "cuda" ? 0 : std::stoi(text.substr(5));
+  if (!cuda)
+    throw HostError(
+        ExitCode::environment, "there is no CUDA device for compute.device = \"" + text + "\"",
+        "this LibTorch was built without CUDA or sees no GPU; use device = \"cpu\" or \"auto\"");
+  return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
+}
+
+}  // namespace
+
+Compute resolve_compute(const toml::table& compute, std::int64_t width) {
+  Compute result;
+  result.device = resolve_device(compute["device"].ref<std::string>());
+  const auto precision = compute["precision"].ref<std::string>();
+  constexpr std::int64_t kSmallestFastWidth = 16;
+  result.bfloat16 =
+      precision == "bfloat16" || (precision == "auto" && width >= kSmallestFastWidth &&
+                                  (result.device.is_cuda() || processor_has_bfloat16()));
+  const auto threads = static_cast<int>(compute["threads"].ref<std::int64_t>());
+  result.threads = threads > 0 ? threads : available_cores();
+  at::set_num_threads(result.threads);
+  if (result.device.is_cuda()) at::globalContext().setDeterministicCuDNN(true);
+  return result;
+}
+
+nlohmann::json describe_hardware(const Compute& compute) {
+  const auto pages = sysconf(_SC_PHYS_PAGES);
+  return {{"processor", processor_name()},
+          {"cores", available_cores()},
+          {"memory_bytes", static_cast<std::int64_t>(pages) * sysconf(_SC_PAGESIZE)},
+          {"device", compute.device.str()},
+          {"cuda", at::hasCUDA()},
+          {"libtorch", libtorch_version()},
+          {"libtorch_configuration", at::show_config()}};
+}
+
+void tune_process() {
+#if defined(__GLIBC__)
+  // Freed activations stay mapped: otherwise glibc gives every block of 32 MiB and more back to the
+  // system, and each step pays for its pages again (train 1.1x, evaluation 1.3x).
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  mallopt(M_TOP_PAD, 64 << 20);
+#endif
+}
+
+}  // namespace backstop::host

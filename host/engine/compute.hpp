@@ -1,0 +1,31 @@
+// Where and how a run computes: device, precision and threads, resolved from `[compute]`.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <c10/core/Device.h>
+#include <nlohmann/json.hpp>
+#include <toml++/toml.h>
+
+namespace backstop::host {
+
+struct Compute {
+  c10::Device device = c10::kCPU;
+  bool bfloat16 = false;  ///< convolutions and matrix products; weights and statistics stay float32
+  int threads = 1;
+};
+
+/// Resolves "auto": CUDA where LibTorch has it and a GPU is there; bfloat16 where the processor
+/// (AMX or AVX-512 BF16) or the GPU computes it natively and `width` channels suffice (below 16
+/// oneDNN falls back to reference kernels that are slower than float32); all cores this process may
+/// use. Sets the number of threads. Throws HostError(environment) for a device that is not there.
+Compute resolve_compute(const toml::table& compute, std::int64_t width);
+
+/// Processor, cores, memory, GPU, LibTorch and its BLAS: for run.json.
+nlohmann::json describe_hardware(const Compute& compute);
+
+/// Settings of the process that make training faster and change no result; once, before any tensor.
+void tune_process();
+
+}  // namespace backstop::host

@@ -1,0 +1,48 @@
+// What a stage costs: time on the wall, on the processor's cores and on the GPU, samples and
+// memory.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+#include <nlohmann/json.hpp>
+
+namespace backstop::host {
+
+/// Counts from its making until stop(). Evaluation is timed apart: wrap it in a
+/// CostMeter::Evaluation.
+class CostMeter {
+ public:
+  explicit CostMeter(bool cuda);
+
+  /// While it lives, time counts as evaluation.
+  class Evaluation {
+   public:
+    explicit Evaluation(CostMeter& meter);
+    ~Evaluation();
+    Evaluation(const Evaluation&) = delete;
+    Evaluation& operator=(const Evaluation&) = delete;
+
+   private:
+    CostMeter& meter_;
+  };
+
+  void add_samples(std::int64_t count) { samples_ += count; }
+  /// wall_seconds, cpu_seconds and gpu_seconds without evaluation (GPU: the wall time of a run on
+  /// one, since a run has it to itself), evaluation_seconds, samples_seen (training images, each
+  /// pass counted), peak_memory_bytes (resident set of the whole process during the stage).
+  [[nodiscard]] nlohmann::json stop();
+
+ private:
+  void switch_to(bool evaluation);
+
+  using Clock = std::chrono::steady_clock;
+  bool cuda_;
+  bool evaluating_ = false;
+  Clock::time_point since_;
+  double cpu_since_;
+  double wall_ = 0, cpu_ = 0, evaluation_ = 0;
+  std::int64_t samples_ = 0;
+};
+
+}  // namespace backstop::host

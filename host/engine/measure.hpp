@@ -1,0 +1,30 @@
+// The metrics of a model: clean accuracy, attack success rate (both definitions), robust accuracy.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "host/engine/image_store.hpp"
+#include "host/engine/trainer.hpp"
+
+namespace backstop::host {
+
+/// The test set with the trigger on every image.
+struct TriggeredSet {
+  ImageStore images;   ///< labels: the true ones
+  at::Tensor targets;  ///< int64 [n]: the labels that the attacker wants
+};
+
+/// Over the test set:
+///   clean_accuracy           clean images predicted as their label
+///   attack_success_rate      triggered images predicted as their target, of those whose label is
+///   not
+///                            their target
+///   attack_success_rate_all  the same, of all triggered images
+///   robust_accuracy          triggered images predicted as their true label, of those whose label
+///   is
+///                            not their target
+/// Returns {"metrics": {...}, "counts": {"clean", "triggered", "triggered_all"}}, shares in 0 .. 1.
+nlohmann::json measure(HostTrainer& trainer, Classifier& model, const ImageStore& clean,
+                       const TriggeredSet& triggered);
+
+}  // namespace backstop::host

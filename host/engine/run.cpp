@@ -1,0 +1,683 @@
+#include "host/engine/run.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include <dlfcn.h>
+
+#include <ATen/ATen.h>
+
+#include "backstop/attack.hpp"
+#include "backstop/dataset.hpp"
+#include "backstop/defense.hpp"
+#include "host/engine/compute.hpp"
+#include "host/engine/libtorch.hpp"
+#include "host/engine/measure.hpp"
+#include "host/engine/plugin_object.hpp"
+#include "host/engine/run_directory.hpp"
+#include "host/engine/stage_context.hpp"
+#include "host/engine/stage_store.hpp"
+
+namespace backstop::host {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kUndefended = "no defense";
+
+json to_json(const toml::table& table) {
+  std::ostringstream text;
+  text << toml::json_formatter(table);
+  return json::parse(text.str());
+}
+
+/// A seed of its own for every purpose: SHA-256 of the recipe's seed and the purpose.
+std::uint64_t seed_for(std::int64_t seed, const std::string& purpose) {
+  return std::stoull(sha256_of_text(std::to_string(seed) + "/" + purpose).substr(0, 16), nullptr,
+                     16);
+}
+
+/// SHA-256 of the file that this code runs from: another build may compute other bits.
+const std::string& build_hash() {
+  static const std::string hash = [] {
+    Dl_info info{};
+    dladdr(reinterpret_cast<void*>(&run_recipe), &info);
+    return sha256_of_file(std::filesystem::canonical(info.dli_fname));
+  }();
+  return hash;
+}
+
+struct Data {
+  ImageStore train, test;
+  Normalisation normalisation;
+  std::string fingerprint;  ///< SHA-256 of all images and labels
+};
+
+std::string_view bytes_of(const at::Tensor& tensor) {
+  return {static_cast<const char*>(tensor.data_ptr()), tensor.nbytes()};
+}
+
+/// Everything that one run of one recipe holds.
+class Run {
+ public:
+  Run(const Recipe& recipe, const RunRequest& request, RunOutcome& outcome);
+  json execute();
+
+ private:
+  [[nodiscard]] const toml::table& section(std::string_view name) const;
+  [[nodiscard]] StageContext context(const StageLabel& label, const std::string& purpose);
+  template <typename Function>
+  decltype(auto) call(const PluginObject& plugin, std::string_view what, StageContext& ctx,
+                      Function&& function) {
+    return call_plugin(plugin.entry(), what, &StageContext::report_to, &ctx,
+                       std::forward<Function>(function));
+  }
+
+  [[nodiscard]] Data load_data();
+  Samples load_split(const PluginObject& dataset, StageContext& ctx, Split split);
+  ImageStore choose(const Samples& samples, std::int64_t classes, std::int64_t limit,
+                    const std::string& purpose);
+
+  [[nodiscard]] Threat threat() const;
+  [[nodiscard]] TriggeredSet trigger_test_set(const PluginObject& attack, StageContext& ctx);
+  [[nodiscard]] Classifier new_model();
+  void load_attack(const PluginObject& attack);
+  Stage train_attack(const PluginObject& attack);
+  void start_from_attack();
+  Stage defend(const PluginObject& plugin, const StageLabel& label, const toml::table& table);
+  [[nodiscard]] std::int64_t clean_images(const PluginObject& plugin,
+                                          const toml::table& table) const;
+  [[nodiscard]] json detection(const at::Tensor& flagged) const;
+
+  /// Lets the trainer measure `model` after every epoch; appends the events to `epochs`.
+  void measure_epochs(StageContext& ctx, const Classifier& model, json& epochs);
+  void report_epoch(json event, json& epochs);
+  json final_measurement(StageContext& ctx, Classifier& model, const json& epochs);
+  [[nodiscard]] TensorFile model_file(const Classifier& model) const;
+
+  /// The stage of that key from the store, or `make`'s result, kept there first.
+  template <typename Make>
+  Stage stage(const StageLabel& label, const json& key, Make&& make);
+  [[nodiscard]] json common_key() const;
+  [[nodiscard]] json plugins_in(const toml::table& table, Kind kind) const;
+  [[nodiscard]] json files_in(const toml::table& table, Kind kind) const;
+  void add_row(const StageLabel& label, const Stage& stage);
+  [[nodiscard]] json expectations() const;
+  void say(json event) { directory_.event(event); }
+
+  const Recipe& recipe_;
+  const RunRequest& request_;
+  std::int64_t seed_;
+  RunDirectory directory_;
+  StageStore store_;
+  Compute compute_;
+  Augmentation augmentation_;
+  std::optional<Data> data_;
+  json attack_key_;
+  std::optional<TriggeredSet> triggered_;
+  std::optional<Stage> backdoored_;
+  std::vector<at::Tensor> measured_;  ///< weights at the last measurement of the stage's model
+  json last_measurement_;
+  json results_;
+};
+
+const toml::table& Run::section(std::string_view name) const {
+  return *recipe_.table.get(name)->as_table();
+}
+
+Run::Run(const Recipe& recipe, const RunRequest& request, RunOutcome& outcome)
+    : recipe_(recipe),
+      request_(request),
+      seed_(recipe.table["seed"].ref<std::int64_t>()),
+      directory_(request.out, recipe.table["name"].ref<std::string>(), to_toml(recipe),
+                 request.observer),
+      store_(request.out / ".stages") {
+  outcome.runs.push_back(directory_.path());
+  compute_ = resolve_compute(section("compute"), section("model")["width"].ref<std::int64_t>());
+  const auto& augmentation = *section("dataset")["augmentation"].as_table();
+  augmentation_.crop_padding = augmentation["crop_padding"].ref<std::int64_t>();
+  augmentation_.horizontal_flip = augmentation["horizontal_flip"].ref<bool>();
+  const std::string name = recipe.table["name"].ref<std::string>();
+  results_ = {{"schema", 1},           {"name", name},
+              {"seed", seed_},         {"recipe_sha256", sha256_of_text(to_toml(recipe))},
+              {"rows", json::array()}, {"expectations", json::array()}};
+  directory_.describe(
+      {{"backstop", {{"version", BACKSTOP_VERSION}, {"abi", own_build_facts().abi}}},
+       {"status", "running"},
+       {"started", utc_now()},
+       {"seed", seed_},
+       {"recipe_sha256", results_["recipe_sha256"]},
+       {"hardware", describe_hardware(compute_)},
+       {"compute",
+        {{"device", compute_.device.str()},
+         {"precision", compute_.bfloat16 ? "bfloat16" : "float32"},
+         {"threads", compute_.threads}}},
+       {"determinism",
+        compute_.device.is_cuda()
+            ? "some CUDA kernels (index and atomic additions) may differ in the last "
+              "bits from run to run"
+            : "the same recipe, build and number of threads give the same bits"}});
+  say({{"event", "run_started"}, {"run", directory_.path().string()}, {"seed", seed_}});
+}
+
+StageContext Run::context(const StageLabel& label, const std::string& purpose) {
+  return StageContext(label, seed_for(seed_, purpose), compute_, augmentation_, &directory_,
+                      request_.interrupted);
+}
+
+json Run::plugins_in(const toml::table& table, Kind kind) const {
+  const PluginEntry& entry = request_.catalog->require(kind, table["plugin"].ref<std::string>());
+  json list = json::array({{{"kind", to_string(kind)},
+                            {"name", entry.manifest.name},
+                            {"version", entry.manifest.version},
+                            {"path", entry.path.string()},
+                            {"sha256", sha256_of_file(entry.path)}}});
+  for (const auto& [key, node] : table) {
+    if (const auto* inner = node.as_table(); inner != nullptr && inner->contains("plugin"))
+      for (const auto& plugin : plugins_in(*inner, Kind::scheduler)) list.push_back(plugin);
+    if (const auto* inner = node.as_table(); inner != nullptr && key == "training")
+      for (const auto& plugin : plugins_in(*(*inner)["scheduler"].as_table(), Kind::scheduler))
+        list.push_back(plugin);
+  }
+  return list;
+}
+
+/// The content, not the name, of every file that a plugin's parameters name.
+json Run::files_in(const toml::table& table, Kind kind) const {
+  json hashes = json::object();
+  const auto& plugin = request_.catalog->require(kind, table["plugin"].ref<std::string>());
+  for (const Parameter& parameter : plugin.manifest.parameters) {
+    const auto path = table[parameter.key].value<std::string>();
+    if (parameter.type == ParameterType::path && path && std::filesystem::is_regular_file(*path))
+      hashes[parameter.key] = sha256_of_file(*path);
+  }
+  return hashes;
+}
+
+// --- data ---
+
+Samples Run::load_split(const PluginObject& dataset, StageContext& ctx, Split split) {
+  const Samples samples =
+      call(dataset, "load", ctx, [&] { return dataset.as<Dataset>().load(ctx, split); });
+  const auto bad = [&](const std::string& problem) {
+    throw HostError(ExitCode::plugin, "dataset `" + dataset.entry().manifest.name + "` " + problem,
+                    "the plugin is " + dataset.entry().path.string());
+  };
+  const auto& images = samples.images;
+  const auto& labels = samples.labels;
+  if (!images.defined() || images.scalar_type() != at::kByte || images.dim() != 4 ||
+      (images.size(1) != 1 && images.size(1) != 3))
+    bad("returned images that are not uint8 [N, 1 or 3, H, W]");
+  if (!labels.defined() || labels.scalar_type() != at::kLong || labels.dim() != 1 ||
+      labels.size(0) != images.size(0) || labels.numel() == 0)
+    bad("returned labels that are not int64, one an image");
+  const auto classes = dataset.as<Dataset>().classes();
+  if (labels.min().item<std::int64_t>() < 0 || labels.max().item<std::int64_t>() >= classes)
+    bad("returned a label outside 0 .. " + std::to_string(classes - 1));
+  return samples;
+}
+
+ImageStore Run::choose(const Samples& samples, std::int64_t classes, std::int64_t limit,
+                       const std::string& purpose) {
+  ImageStore all(samples.images, samples.labels, classes, compute_.device);
+  if (limit == 0 || limit >= all.size()) return all;
+  at::Generator generator = host::make_generator(seed_for(seed_, purpose));
+  return all.subset(at::randperm(all.size(), generator, at::kLong).narrow(0, 0, limit));
+}
+
+Data Run::load_data() {
+  const toml::table& table = section("dataset");
+  const StageLabel label{"data", table["plugin"].ref<std::string>()};
+  say({{"event", "stage_started"},
+       {"stage", label.stage},
+       {"name", label.name},
+       {"reused", false}});
+  StageContext ctx = context(label, "data");
+  const PluginObject plugin(*request_.catalog, Kind::dataset, table);
+  const Samples train = load_split(plugin, ctx, Split::train);
+  const Samples test = load_split(plugin, ctx, Split::test);
+  if (train.images.sizes().slice(1) != test.images.sizes().slice(1))
+    throw HostError(ExitCode::plugin,
+                    "dataset `" + label.name + "` has training and test images of different sizes");
+  const auto& dataset = plugin.as<Dataset>();
+  const ChannelStatistics statistics = dataset.statistics();
+  Data data{choose(train, dataset.classes(), table["limit"].ref<std::int64_t>(), "data/train"),
+            choose(test, dataset.classes(), table["test_limit"].ref<std::int64_t>(), "data/test"),
+            {},
+            {}};
+  for (std::size_t c = 0; c < 3; ++c) {
+    data.normalisation.mean[c] = statistics.mean[c];
+    data.normalisation.deviation[c] = statistics.deviation[c];
+  }
+  std::string digests;
+  for (const at::Tensor& part : {train.images, train.labels, test.images, test.labels})
+    digests += sha256_of_text(bytes_of(part.contiguous()));
+  data.fingerprint = sha256_of_text(digests);
+  json names = json::array();
+  for (std::int64_t i = 0; i < dataset.classes(); ++i) names.push_back(dataset.class_name(i));
+  directory_.describe(
+      {{"dataset",
+        {{"name", label.name},
+         {"fingerprint", data.fingerprint},
+         {"training_images", data.train.size()},
+         {"test_images", data.test.size()},
+         {"image_size", {data.train.channels(), data.train.height(), data.train.width()}},
+         {"classes", names}}}});
+  say({{"event", "stage_finished"},
+       {"stage", label.stage},
+       {"name", label.name},
+       {"wall_seconds", ctx.cost().stop()["wall_seconds"]},
+       {"reused", false}});
+  return data;
+}
+
+// --- stages ---
+
+json Run::common_key() const {
+  return {{"backstop", BACKSTOP_VERSION},
+          {"engine", build_hash()},
+          {"seed", seed_},
+          {"dataset", data_->fingerprint},
+          {"limits",
+           {section("dataset")["limit"].value_or(std::int64_t{0}),
+            section("dataset")["test_limit"].value_or(std::int64_t{0})}},
+          {"augmentation", {augmentation_.crop_padding, augmentation_.horizontal_flip}},
+          {"normalisation", {data_->normalisation.mean, data_->normalisation.deviation}},
+          {"model", to_json(section("model"))},
+          {"compute",
+           {c10::DeviceTypeName(compute_.device.type()), compute_.bfloat16, compute_.threads}}};
+}
+
+template <typename Make>
+Stage Run::stage(const StageLabel& label, const json& key, Make&& make) {
+  const auto folder = store_.folder_of(label.stage, key);
+  std::optional<Stage> kept;
+  if (!request_.fresh) kept = store_.load(folder);
+  const bool reused = kept.has_value();
+  say({{"event", "stage_started"},
+       {"stage", label.stage},
+       {"name", label.name},
+       {"reused", reused}});
+  if (reused) {
+    for (json event : kept->epochs) {  // under this recipe's name for the row
+      event["name"] = label.name;
+      say(event);
+    }
+  } else {
+    store_.save(folder, key, make());
+    kept = store_.load(folder);  // a reused stage and a new one take the same way
+    if (!kept)
+      throw HostError(ExitCode::environment, "the stage " + folder.string() + " disappeared");
+  }
+  directory_.keep_stage(label.name, folder);
+  say({{"event", "stage_finished"},
+       {"stage", label.stage},
+       {"name", label.name},
+       {"wall_seconds", kept->row["cost"]["wall_seconds"]},
+       {"reused", reused}});
+  return *kept;
+}
+
+void Run::report_epoch(json event, json& epochs) {
+  epochs.push_back(event);
+  say(std::move(event));
+}
+
+void Run::measure_epochs(StageContext& ctx, const Classifier& model, json& epochs) {
+  ctx.trainer().measure(
+      model, [&](Classifier& trained, std::int64_t epoch, std::int64_t of, double loss) {
+        const CostMeter::Evaluation pause(ctx.cost());
+        last_measurement_ = measure(ctx.trainer(), trained, data_->test, *triggered_);
+        measured_.clear();
+        for (const auto& item : trained.state()) measured_.push_back(item.second);
+        json event = {{"event", "epoch"},
+                      {"stage", ctx.label().stage},
+                      {"name", ctx.label().name},
+                      {"epoch", epoch},
+                      {"epochs", of},
+                      {"loss", loss}};
+        event.update(last_measurement_["metrics"]);
+        report_epoch(std::move(event), epochs);
+      });
+}
+
+json Run::final_measurement(StageContext& ctx, Classifier& model, const json& epochs) {
+  const CostMeter::Evaluation pause(ctx.cost());
+  const auto state = model.state();
+  const bool unchanged =
+      epochs.size() > 1 && state.size() == measured_.size() &&
+      std::equal(state.begin(), state.end(), measured_.begin(),
+                 [](const auto& now, const at::Tensor& then) { return now.second.equal(then); });
+  return unchanged ? last_measurement_ : measure(ctx.trainer(), model, data_->test, *triggered_);
+}
+
+TensorFile Run::model_file(const Classifier& model) const {
+  const Architecture& a = model.architecture();
+  const auto list = [&](const std::array<double, 3>& values) {
+    return json(std::vector<double>(values.begin(), values.begin() + a.channels)).dump();
+  };
+  return {model.state(),
+          {{"format", "pt"},
+           {"architecture", a.name},
+           {"width", std::to_string(a.width)},
+           {"channels", std::to_string(a.channels)},
+           {"classes", std::to_string(a.classes)},
+           {"mean", list(model.normalisation().mean)},
+           {"deviation", list(model.normalisation().deviation)}}};
+}
+
+// --- attack ---
+
+Threat Run::threat() const {
+  const toml::table& table = section("attack");
+  Threat threat;
+  threat.all_to_all = table["labels"].value_or<std::string_view>("") == "all-to-all" ? 1 : 0;
+  threat.target = table["target"].ref<std::int64_t>();
+  threat.classes = data_->train.classes();
+  threat.poison_ratio = table["poison_ratio"].ref<double>();
+  if (threat.all_to_all == 0 && threat.target >= threat.classes)
+    throw HostError(ExitCode::usage,
+                    "attack.target is " + std::to_string(threat.target) + ", the dataset has " +
+                        std::to_string(threat.classes) + " classes",
+                    "choose a target in 0 .. " + std::to_string(threat.classes - 1));
+  return threat;
+}
+
+TriggeredSet Run::trigger_test_set(const PluginObject& attack, StageContext& ctx) {
+  const CostMeter::Evaluation pause(ctx.cost());
+  std::vector<at::Tensor> parts;
+  constexpr std::int64_t kChunk = 1000;
+  for (std::int64_t first = 0; first < data_->test.size(); first += kChunk) {
+    ctx.stop_if_cancelled();
+    const at::Tensor positions =
+        at::arange(first, std::min(first + kChunk, data_->test.size()), at::kLong);
+    const at::Tensor clean = data_->test.images(positions);
+    const at::Tensor images = call(attack, "apply", ctx, [&] {
+      return attack.as<Attack>().apply(ctx, clean, Phase::test).detach();
+    });
+    if (images.sizes() != clean.sizes() || !at::isfinite(images).all().item<bool>())
+      throw HostError(
+          ExitCode::plugin,
+          "attack `" + attack.entry().manifest.name +
+              "` returned triggered images of another shape or with values that are not "
+              "finite",
+          "the plugin is " + attack.entry().path.string());
+    parts.push_back(to_8_bits(images));
+  }
+  const at::Tensor labels = data_->test.labels();
+  return {ImageStore(at::cat(parts), labels, data_->test.classes(), compute_.device),
+          threat().targets(labels)};
+}
+
+Classifier Run::new_model() {
+  const toml::table& table = section("model");
+  Architecture architecture;
+  architecture.name = table["architecture"].ref<std::string>();
+  architecture.width = table["width"].ref<std::int64_t>();
+  architecture.channels = data_->train.channels();
+  architecture.classes = data_->train.classes();
+  at::Generator generator = host::make_generator(seed_for(seed_, "model"));
+  return {architecture, data_->normalisation, compute_, generator};
+}
+
+Stage Run::train_attack(const PluginObject& attack) {
+  StageContext ctx = context({"attack", kUndefended}, "attack");
+  ctx.set_classes(data_->train.classes());
+  auto& plugin = attack.as<Attack>();
+  const Threat threat = this->threat();
+  Classifier model = new_model();
+  call(attack, "prepare", ctx, [&] { plugin.prepare(ctx, threat, data_->train); });
+  TrainingSetCopy editor(data_->train);
+  call(attack, "poison", ctx, [&] { plugin.poison(ctx, threat, editor); });
+  Stage stage;
+  stage.poison = editor.record();
+  const ImageStore poisoned = with_poison(data_->train, stage.poison, compute_.device);
+  triggered_.emplace(trigger_test_set(attack, ctx));
+
+  stage.epochs = json::array();
+  const auto file = section("model")["file"].value<std::string>();
+  if (file) model.load_state(read_safetensors(*file).tensors, *file);
+  {
+    const CostMeter::Evaluation pause(ctx.cost());
+    last_measurement_ = measure(ctx.trainer(), model, data_->test, *triggered_);
+    const toml::table& training = *section("attack")["training"].as_table();
+    json event = {{"event", "epoch"},
+                  {"stage", "attack"},
+                  {"name", kUndefended},
+                  {"epoch", 0},
+                  {"epochs", file ? 0 : training["epochs"].ref<std::int64_t>()}};
+    event.update(last_measurement_["metrics"]);
+    report_epoch(std::move(event), stage.epochs);
+  }
+  if (!file) {
+    const toml::table& training = *section("attack")["training"].as_table();
+    const PluginObject scheduler(*request_.catalog, Kind::scheduler,
+                                 *training["scheduler"].as_table());
+    TrainingOptions options;
+    options.epochs = training["epochs"].ref<std::int64_t>();
+    options.batch_size = training["batch_size"].ref<std::int64_t>();
+    options.scheduler = &scheduler.as<Scheduler>();
+    options.optimizer = optimizer_options(*training["optimizer"].as_table());
+    measure_epochs(ctx, model, stage.epochs);
+    call(attack, "train", ctx, [&] { plugin.train(ctx, threat, model, poisoned, options); });
+  }
+  TensorState state;
+  call(attack, "save", ctx, [&] { plugin.save(state); });
+  stage.state = state.tensors();
+  stage.row = {{"name", kUndefended},
+               {"plugin", nullptr},
+               {"given", {{"clean_images", 0}, {"training_images", 0}}}};
+  stage.row.update(final_measurement(ctx, model, stage.epochs));
+  const at::Tensor& roles = tensor_named(stage.poison, "roles");
+  stage.row["extra"] = ctx.metrics();
+  stage.row["extra"]["poisoned_images"] =
+      roles.eq(static_cast<std::int64_t>(Role::poison)).sum().item<std::int64_t>();
+  stage.row["extra"]["cover_images"] =
+      roles.eq(static_cast<std::int64_t>(Role::cover)).sum().item<std::int64_t>();
+  stage.row["cost"] = ctx.cost().stop();
+  stage.model = model_file(model);
+  stage.artifacts = ctx.artifacts();
+  return stage;
+}
+
+/// In every run, also in the one that trained it: what comes after the attack depends on its files
+/// alone.
+void Run::load_attack(const PluginObject& attack) {
+  StageContext ctx = context({"attack", kUndefended}, "attack/load");
+  const TensorState state(backdoored_->state);
+  call(attack, "load", ctx, [&] { attack.as<Attack>().load(ctx, threat(), state); });
+  triggered_.emplace(trigger_test_set(attack, ctx));
+}
+
+void Run::start_from_attack() {
+  const toml::table& table = section("attack");
+  const StageLabel label{"attack", kUndefended};
+  attack_key_ = common_key();
+  attack_key_["attack"] = to_json(table);
+  attack_key_["plugins"] = plugins_in(table, Kind::attack);
+  for (auto& plugin : attack_key_["plugins"]) plugin.erase("path");
+  attack_key_["files"] = files_in(table, Kind::attack);
+  if (const auto file = section("model")["file"].value<std::string>())
+    attack_key_["model_file"] = sha256_of_file(*file);
+  static_cast<void>(threat());  // a wrong target is found before anything is trained
+  backdoored_ = stage(label, attack_key_, [&] {
+    return train_attack(PluginObject(*request_.catalog, Kind::attack, table));
+  });
+  const PluginObject attack(*request_.catalog, Kind::attack, table);
+  load_attack(attack);
+  const std::int64_t shown = std::min<std::int64_t>(8, data_->test.size());
+  const at::Tensor first = at::arange(shown, at::kLong);
+  directory_.write_picture(attack.entry().manifest.name, data_->test.pixels(first).to(at::kCPU),
+                           triggered_->images.pixels(first).to(at::kCPU));
+  add_row(label, *backdoored_);
+}
+
+// --- defenses ---
+
+std::int64_t Run::clean_images(const PluginObject& plugin, const toml::table& table) const {
+  const auto& needs = plugin.entry().manifest.needs;
+  if (std::find(needs.begin(), needs.end(), "clean-data") == needs.end()) return 0;
+  const std::int64_t all = data_->train.size();
+  if (const auto count = table["clean_images"].value<std::int64_t>()) {
+    if (*count <= all) return *count;
+    throw HostError(ExitCode::usage, "defense `" + table["name"].ref<std::string>() +
+                                         "` asks for " + std::to_string(*count) +
+                                         " clean images, the training set has " +
+                                         std::to_string(all));
+  }
+  const double share = table["clean_fraction"].ref<double>();
+  return std::max<std::int64_t>(1, std::llround(share * static_cast<double>(all)));
+}
+
+json Run::detection(const at::Tensor& flagged) const {
+  const std::int64_t all = data_->train.size();
+  const at::Tensor inside = flagged.index({flagged.ge(0) & flagged.lt(all)});
+  at::Tensor is_flagged = at::zeros({all}, at::kBool);
+  is_flagged.index_fill_(0, inside, 1);
+  at::Tensor is_poison = at::zeros({all}, at::kBool);
+  const at::Tensor& roles = tensor_named(backdoored_->poison, "roles");
+  is_poison.index_fill_(0,
+                        tensor_named(backdoored_->poison, "positions")
+                            .index({roles.eq(static_cast<std::int64_t>(Role::poison))}),
+                        1);
+  const auto count = [](const at::Tensor& mask) { return mask.sum().item<std::int64_t>(); };
+  const auto rate = [](std::int64_t part, std::int64_t whole) {
+    return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
+  };
+  const std::int64_t poison = count(is_poison);
+  return {{"true_positive_rate", rate(count(is_flagged & is_poison), poison)},
+          {"false_positive_rate", rate(count(is_flagged & is_poison.logical_not()), all - poison)},
+          {"flagged", count(is_flagged)}};
+}
+
+Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const toml::table& table) {
+  // One sequence of draws for all defenses: they are compared on the same clean images and batches.
+  StageContext ctx = context(label, "defense");
+  ctx.set_classes(data_->train.classes());
+  Classifier model = new_model();
+  model.load_state(backdoored_->model.tensors, "the backdoored model");
+
+  std::optional<ImageStore> clean, training;
+  const std::int64_t clean_count = clean_images(plugin, table);
+  if (clean_count > 0) {
+    at::Generator generator = host::make_generator(seed_for(seed_, "defender's clean images"));
+    clean = data_->train.subset(
+        at::randperm(data_->train.size(), generator, at::kLong).narrow(0, 0, clean_count));
+  }
+  const auto& needs = plugin.entry().manifest.needs;
+  if (std::find(needs.begin(), needs.end(), "training-data") != needs.end())
+    training = with_poison(data_->train, backdoored_->poison, compute_.device);
+  const GivenData given(clean ? &*clean : nullptr, training ? &*training : nullptr);
+
+  Stage stage;
+  stage.epochs = json::array();
+  json start = {{"event", "epoch"},
+                {"stage", label.stage},
+                {"name", label.name},
+                {"epoch", 0},
+                {"epochs", table["epochs"].value_or(std::int64_t{0})}};
+  start.update(backdoored_->row["metrics"]);  // the same weights: measured already
+  report_epoch(std::move(start), stage.epochs);
+  measure_epochs(ctx, model, stage.epochs);
+  call(plugin, "run", ctx, [&] { plugin.as<Defense>().run(ctx, model, given); });
+
+  stage.row = {
+      {"name", label.name},
+      {"plugin", plugin.entry().manifest.name},
+      {"given",
+       {{"clean_images", clean_count}, {"training_images", training ? training->size() : 0}}}};
+  stage.row.update(final_measurement(ctx, model, stage.epochs));
+  stage.row["extra"] = ctx.metrics();
+  if (ctx.flagged().defined()) stage.row["detection"] = detection(ctx.flagged());
+  stage.row["cost"] = ctx.cost().stop();
+  stage.model = model_file(model);
+  stage.artifacts = ctx.artifacts();
+  return stage;
+}
+
+// --- results ---
+
+void Run::add_row(const StageLabel& label, const Stage& stage) {
+  json row = stage.row;
+  row["name"] = label.name;  // a kept stage may have been made under another name
+  const double undefended = backdoored_->row["metrics"]["clean_accuracy"];
+  row["metrics"]["clean_accuracy_drop"] =
+      undefended - row["metrics"]["clean_accuracy"].get<double>();
+  results_["rows"].push_back(std::move(row));
+  directory_.write_results(results_);
+}
+
+json Run::expectations() const {
+  json list = json::array();
+  const auto* expect = recipe_.table["expect"].as_table();
+  if (expect == nullptr) return list;
+  for (const auto& [row_name, metrics] : *expect) {
+    const auto row =
+        std::find_if(results_["rows"].begin(), results_["rows"].end(),
+                     [&](const json& r) { return r["name"] == std::string(row_name.str()); });
+    for (const auto& [metric, bounds] : *metrics.as_table()) {
+      const double value = (*row)["metrics"][std::string(metric.str())];
+      const auto minimum = (*bounds.as_table())["minimum"].value<double>();
+      const auto maximum = (*bounds.as_table())["maximum"].value<double>();
+      list.push_back(
+          {{"row", std::string(row_name.str())},
+           {"metric", std::string(metric.str())},
+           {"value", value},
+           {"minimum", minimum ? json(*minimum) : json(nullptr)},
+           {"maximum", maximum ? json(*maximum) : json(nullptr)},
+           {"met", value >= minimum.value_or(-HUGE_VAL) && value <= maximum.value_or(HUGE_VAL)}});
+    }
+  }
+  return list;
+}
+
+json Run::execute() try {
+  data_.emplace(load_data());
+  json plugins = plugins_in(section("dataset"), Kind::dataset);
+  for (const auto& plugin : plugins_in(section("attack"), Kind::attack)) plugins.push_back(plugin);
+  const auto* defenses = recipe_.table["defense"].as_array();
+  const toml::array none;
+  for (const auto& node : defenses != nullptr ? *defenses : none)
+    for (const auto& plugin : plugins_in(*node.as_table(), Kind::defense))
+      plugins.push_back(plugin);
+  directory_.describe({{"plugins", plugins}});
+
+  start_from_attack();
+  for (const auto& node : defenses != nullptr ? *defenses : none) {
+    const toml::table& table = *node.as_table();
+    const StageLabel label{"defense", table["name"].ref<std::string>()};
+    json key = {{"attack", attack_key_},
+                {"defense", to_json(table)},
+                {"plugins", plugins_in(table, Kind::defense)}};
+    key["defense"].erase("name");
+    for (auto& plugin : key["plugins"]) plugin.erase("path");
+    key["files"] = files_in(table, Kind::defense);
+    add_row(label, stage(label, key, [&] {
+              return defend(PluginObject(*request_.catalog, Kind::defense, table), label, table);
+            }));
+  }
+  results_["expectations"] = expectations();
+  directory_.describe({{"status", "finished"}, {"finished", utc_now()}});
+  directory_.write_results(results_);
+  say({{"event", "run_finished"}, {"run", directory_.path().string()}, {"results", results_}});
+  return results_;
+} catch (const Cancelled&) {
+  directory_.describe({{"status", "interrupted"}, {"finished", utc_now()}});
+  throw;
+} catch (const std::exception& e) {
+  try {
+    directory_.describe({{"status", "failed"}, {"error", e.what()}, {"finished", utc_now()}});
+  } catch (const HostError&) {  // the disk is full: the first error is the one to report
+  }
+  throw;
+}
+
+}  // namespace
+
+json run_recipe(const Recipe& recipe, const RunRequest& request, RunOutcome& outcome) {
+  return Run(recipe, request, outcome).execute();
+}
+
+}  // namespace backstop::host

@@ -1,0 +1,108 @@
+#include "host/engine/run_directory.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <chrono>
+#include <ctime>
+
+#include "host/catalog/catalog.hpp"
+#include "host/engine/picture.hpp"
+#include "host/report/csv.hpp"
+#include "host/report/html.hpp"
+
+namespace backstop::host {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string utc(const char* format) {
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32];
+  const auto length = std::strftime(text, sizeof text, format, &parts);
+  return {text, length};
+}
+
+/// A row's name as a file's: what is neither letter, digit, dot nor dash becomes a dash.
+std::string file_name(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(),
+      [](unsigned char c) { return std::isalnum(c) == 0 && c != '.' && c != '-'; }, '-');
+  return text;
+}
+
+fs::path new_run_folder(const fs::path& out, const std::string& name, const std::string& recipe) {
+  const fs::path parent = out / name;
+  make_folder(parent);
+  const std::string id = utc("%Y%m%dT%H%M%SZ") + "-" + sha256_of_text(recipe).substr(0, 8);
+  for (int attempt = 1;; ++attempt) {
+    const fs::path folder = parent / (attempt == 1 ? id : id + "-" + std::to_string(attempt));
+    std::error_code error;
+    if (fs::create_directory(folder, error)) return folder;
+    if (error)
+      throw HostError(ExitCode::environment,
+                      "cannot create the run's folder " + folder.string() + ": " + error.message(),
+                      "choose a folder that you may write to with --out");
+  }
+}
+
+}  // namespace
+
+std::string utc_now() {
+  return utc("%Y-%m-%dT%H:%M:%SZ");
+}
+
+RunDirectory::RunDirectory(const fs::path& out, const std::string& name, const std::string& recipe,
+                           RunObserver* next)
+    : path_(new_run_folder(out, name, recipe)), next_(next), recipe_(recipe) {
+  write_file(path_ / "recipe.toml", recipe_);
+  metrics_.emplace(path_ / "metrics.jsonl");
+  log_.emplace(path_ / "log.txt");
+}
+
+void RunDirectory::event(const nlohmann::json& event) {
+  if (event["event"] == "epoch") metrics_->write(event.dump());
+  log_->write(utc_now() + " " + event.dump());
+  if (next_ != nullptr) next_->event(event);
+}
+
+void RunDirectory::progress(std::int64_t done, std::int64_t total, const std::string& what) {
+  if (next_ != nullptr) next_->progress(done, total, what);
+}
+
+void RunDirectory::describe(const nlohmann::json& facts) {
+  facts_.update(facts);
+  write_file(path_ / "run.json", facts_.dump(2) + "\n");
+}
+
+void RunDirectory::write_results(const nlohmann::json& results) {
+  write_file(path_ / "results.json", results.dump(2) + "\n");
+  write_file(path_ / "results.csv", results_csv(results));
+  ReportContent content;
+  content.results = results;
+  content.environment = facts_;
+  content.metrics = read_file(path_ / "metrics.jsonl");
+  content.recipe = recipe_;
+  if (fs::exists(path_ / "triggers"))
+    for (const auto& picture : fs::directory_iterator(path_ / "triggers"))
+      content.triggers.push_back(picture.path().stem().string());
+  write_file(path_ / "report.html", html_report(content));
+}
+
+void RunDirectory::keep_stage(const std::string& row, const fs::path& stage_folder) {
+  for (const auto& [folder, file] :
+       {std::pair{"models", kModelFile}, std::pair{"artifacts", kArtifactsFile}}) {
+    make_folder(path_ / folder);
+    link_or_copy(stage_folder / file, path_ / folder / (file_name(row) + ".safetensors"));
+  }
+}
+
+void RunDirectory::write_picture(const std::string& name, const at::Tensor& clean,
+                                 const at::Tensor& triggered) {
+  make_folder(path_ / "triggers");
+  write_trigger_picture(path_ / "triggers" / (file_name(name) + ".png"), clean, triggered);
+}
+
+}  // namespace backstop::host

@@ -1,0 +1,172 @@
+#include "host/engine/stage_context.hpp"
+
+#include <ATen/ATen.h>
+
+#include "host/engine/libtorch.hpp"
+
+namespace backstop::host {
+
+namespace {
+
+const char* level_name(LogLevel level) {
+  switch (level) {
+    case LogLevel::debug:
+      return "debug";
+    case LogLevel::info:
+      return "info";
+    case LogLevel::warning:
+      return "warning";
+  }
+  return "info";
+}
+
+}  // namespace
+
+StageContext::StageContext(StageLabel label, std::uint64_t seed, const Compute& compute,
+                           const Augmentation& augmentation, RunObserver* observer,
+                           const std::atomic<int>* interrupted)
+    : label_(std::move(label)),
+      compute_(compute),
+      observer_(observer),
+      generator_(make_generator(seed)),
+      cost_(compute.device.is_cuda()),
+      trainer_(augmentation, generator_, cost_, observer, interrupted) {}
+
+void StageContext::log(LogLevel level, std::string_view message) noexcept try {
+  if (observer_ != nullptr)
+    observer_->event({{"event", "log"},
+                      {"level", level_name(level)},
+                      {"stage", label_.stage},
+                      {"name", label_.name},
+                      {"message", message}});
+} catch (...) {  // a message that cannot be shown must not end a training
+}
+
+void StageContext::progress(std::int64_t done, std::int64_t total, std::string_view what) noexcept
+    try {
+  if (observer_ != nullptr) observer_->progress(done, total, std::string(what));
+} catch (...) {
+}
+
+void StageContext::metric(std::string_view key, double value) {
+  metrics_[std::string(key)] = value;
+}
+
+void StageContext::artifact(std::string_view name, const at::Tensor& tensor) {
+  artifacts_.emplace_back(name, tensor.detach().to(at::kCPU).clone());
+}
+
+void StageContext::flag_poison(const at::Tensor& indices) {
+  flagged_ = indices.detach().to(at::kCPU, at::kLong).flatten().clone();
+}
+
+const ImageSet& StageContext::subset(const ImageSet& set, const at::Tensor& positions) {
+  return sets_.emplace_back(host_set(set).subset(positions));
+}
+
+const ImageSet& StageContext::image_set(const at::Tensor& images, const at::Tensor& labels) {
+  if (images.dim() != 4 || labels.dim() != 1 || images.size(0) != labels.size(0))
+    throw Error("an image set needs images [n, C, H, W] and labels [n]");
+  return sets_.emplace_back(to_8_bits(images), labels.detach(), classes_, compute_.device,
+                            at::full({labels.size(0)}, -1, at::kLong));
+}
+
+Model& StageContext::clone(const Model& model) {
+  return models_.emplace_back(host_model(const_cast<Model&>(model)));
+}
+
+void StageContext::report_to(void* user, const std::string& message) {
+  static_cast<StageContext*>(user)->log(LogLevel::warning, message);
+}
+
+void TrainingSetCopy::write(const at::Tensor& positions, const at::Tensor& images,
+                            const at::Tensor& labels, Role role) {
+  const at::Tensor p = positions.detach().to(at::kCPU, at::kLong).flatten();
+  const auto m = p.numel();
+  const bool fits = images.dim() == 4 && images.size(0) == m &&
+                    images.size(1) == clean_.channels() && images.size(2) == clean_.height() &&
+                    images.size(3) == clean_.width() && labels.numel() == m;
+  if (!fits)
+    throw Error("write() got images or labels that do not fit its " + std::to_string(m) +
+                " positions and the training set's images");
+  if (m == 0) return;
+  if (p.min().item<std::int64_t>() < 0 || p.max().item<std::int64_t>() >= clean_.size())
+    throw Error("write() got a position outside the training set's " +
+                std::to_string(clean_.size()));
+  const at::Tensor l = labels.detach().to(at::kCPU, at::kLong).flatten();
+  if (l.min().item<std::int64_t>() < 0 || l.max().item<std::int64_t>() >= clean_.classes())
+    throw Error("write() got a label outside the dataset's " + std::to_string(clean_.classes()) +
+                " classes");
+  positions_.push_back(p);
+  images_.push_back(to_8_bits(images).to(at::kCPU));
+  labels_.push_back(l);
+  roles_.push_back(at::full({m}, static_cast<std::int64_t>(role), at::kByte));
+}
+
+NamedTensors TrainingSetCopy::record() const {
+  if (positions_.empty())
+    return {
+        {"positions", at::empty({0}, at::kLong)},
+        {"images", at::empty({0, clean_.channels(), clean_.height(), clean_.width()}, at::kByte)},
+        {"labels", at::empty({0}, at::kLong)},
+        {"roles", at::empty({0}, at::kByte)}};
+  const at::Tensor positions = at::cat(positions_);
+  const auto [sorted, order] = positions.sort();
+  if (sorted.numel() > 1 && sorted.slice(0, 1).eq(sorted.slice(0, 0, -1)).any().item<bool>())
+    throw Error("write() got the same position twice");
+  return {{"positions", sorted},
+          {"images", at::cat(images_).index_select(0, order)},
+          {"labels", at::cat(labels_).index_select(0, order)},
+          {"roles", at::cat(roles_).index_select(0, order)}};
+}
+
+ImageStore with_poison(const ImageStore& clean, const NamedTensors& record, c10::Device device) {
+  const at::Tensor all = at::arange(clean.size(), at::kLong);
+  at::Tensor images = clean.pixels(all).to(at::kCPU).clone();
+  at::Tensor labels = clean.labels().to(at::kCPU).clone();
+  const at::Tensor& positions = tensor_named(record, "positions");
+  images.index_copy_(0, positions, tensor_named(record, "images"));
+  labels.index_copy_(0, positions, tensor_named(record, "labels"));
+  // Positions, so that a defense's verdicts can be compared with the record.
+  return ImageStore(images, labels, clean.classes(), device);
+}
+
+void TensorState::tensor(std::string_view name, const at::Tensor& value) {
+  if (has(name)) throw Error("a tensor `" + std::string(name) + "` was saved already");
+  tensors_.emplace_back(name, value.detach().to(at::kCPU).contiguous().clone());
+}
+
+bool TensorState::has(std::string_view name) const {
+  for (const auto& item : tensors_)
+    if (item.first == name) return true;
+  return false;
+}
+
+at::Tensor TensorState::tensor(std::string_view name) const {
+  if (!has(name)) throw Error("the saved state has no tensor `" + std::string(name) + "`");
+  return tensor_named(tensors_, name);
+}
+
+const ImageSet& GivenData::clean() const {
+  if (clean_ == nullptr)
+    throw Error("this defense was not given clean data",
+                "name \"clean-data\" among the manifest's needs");
+  return *clean_;
+}
+
+const ImageSet& GivenData::training() const {
+  if (training_ == nullptr)
+    throw Error("this defense was not given the training data",
+                "name \"training-data\" among the manifest's needs");
+  return *training_;
+}
+
+const at::Tensor& tensor_named(const NamedTensors& tensors, std::string_view name) {
+  for (const auto& item : tensors)
+    if (item.first == name) return item.second;
+  throw HostError(ExitCode::environment,
+                  "a stage's file lacks the tensor `" + std::string(name) + "`",
+                  "run again with --fresh");
+}
+
+}  // namespace backstop::host

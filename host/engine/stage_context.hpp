@@ -1,0 +1,123 @@
+// The Context that plugins see, and what the host keeps of a stage.
+#pragma once
+
+#include <list>
+#include <string>
+#include <vector>
+
+#include "backstop/attack.hpp"
+#include "backstop/context.hpp"
+#include "backstop/defense.hpp"
+#include "host/engine/classifier.hpp"
+#include "host/engine/cost.hpp"
+#include "host/engine/engine.hpp"
+#include "host/engine/image_store.hpp"
+#include "host/engine/safetensors.hpp"
+#include "host/engine/trainer.hpp"
+
+namespace backstop::host {
+
+/// Reports to several observers' needs from one place: adds stage and name to every event.
+struct StageLabel {
+  std::string stage;  ///< data, attack, defense
+  std::string name;   ///< the row that it makes
+};
+
+class StageContext final : public Context {
+ public:
+  StageContext(StageLabel label, std::uint64_t seed, const Compute& compute,
+               const Augmentation& augmentation, RunObserver* observer,
+               const std::atomic<int>* interrupted);
+
+  at::Generator& generator() noexcept override { return generator_; }
+  HostTrainer& trainer() noexcept override { return trainer_; }
+  bool cancelled() const noexcept override { return trainer_.cancelled(); }
+  void log(LogLevel level, std::string_view message) noexcept override;
+  void progress(std::int64_t done, std::int64_t total, std::string_view what) noexcept override;
+  void metric(std::string_view key, double value) override;
+  void artifact(std::string_view name, const at::Tensor& tensor) override;
+  void flag_poison(const at::Tensor& indices) override;
+  const ImageSet& subset(const ImageSet& set, const at::Tensor& positions) override;
+  const ImageSet& image_set(const at::Tensor& images, const at::Tensor& labels) override;
+  Model& clone(const Model& model) override;
+  at::Tensor to_device(const at::Tensor& tensor) override { return tensor.to(compute_.device); }
+  void* query(std::string_view) noexcept override { return nullptr; }
+
+  [[nodiscard]] const StageLabel& label() const { return label_; }
+  [[nodiscard]] CostMeter& cost() { return cost_; }
+  [[nodiscard]] const nlohmann::json& metrics() const { return metrics_; }
+  [[nodiscard]] const NamedTensors& artifacts() const { return artifacts_; }
+  /// What flag_poison got; undefined when it was not called.
+  [[nodiscard]] const at::Tensor& flagged() const { return flagged_; }
+  /// For TorchStateGuard: logs a warning; `user` is a StageContext.
+  static void report_to(void* user, const std::string& message);
+  /// Classes of the image sets that the plugin makes.
+  void set_classes(std::int64_t classes) { classes_ = classes; }
+
+ private:
+  StageLabel label_;
+  Compute compute_;
+  RunObserver* observer_;
+  at::Generator generator_;
+  CostMeter cost_;
+  HostTrainer trainer_;
+  std::int64_t classes_ = 0;
+  nlohmann::json metrics_ = nlohmann::json::object();
+  NamedTensors artifacts_;
+  at::Tensor flagged_;
+  std::list<ImageStore> sets_;
+  std::list<Classifier> models_;
+};
+
+/// The training set while an attack has it; afterwards, what it did.
+class TrainingSetCopy final : public TrainingSetEditor {
+ public:
+  explicit TrainingSetCopy(const ImageStore& clean) : clean_(clean) {}
+
+  const ImageSet& images() const noexcept override { return clean_; }
+  void write(const at::Tensor& positions, const at::Tensor& images, const at::Tensor& labels,
+             Role role) override;
+
+  /// positions int64 [m], images uint8 [m, C, H, W], labels int64 [m], roles uint8 [m]; by
+  /// position.
+  [[nodiscard]] NamedTensors record() const;
+
+ private:
+  const ImageStore& clean_;
+  std::vector<at::Tensor> positions_, images_, labels_, roles_;
+};
+
+/// `clean` with the record's images and labels in place.
+ImageStore with_poison(const ImageStore& clean, const NamedTensors& record, c10::Device device);
+
+class TensorState final : public StateWriter, public StateReader {
+ public:
+  TensorState() = default;
+  explicit TensorState(NamedTensors tensors) : tensors_(std::move(tensors)) {}
+  void tensor(std::string_view name, const at::Tensor& value) override;
+  bool has(std::string_view name) const override;
+  at::Tensor tensor(std::string_view name) const override;
+  [[nodiscard]] const NamedTensors& tensors() const { return tensors_; }
+
+ private:
+  NamedTensors tensors_;
+};
+
+/// What a defense is given, and what it asked for.
+class GivenData final : public DefenderData {
+ public:
+  /// Null: not given.
+  GivenData(const ImageStore* clean, const ImageStore* training)
+      : clean_(clean), training_(training) {}
+  const ImageSet& clean() const override;
+  const ImageSet& training() const override;
+
+ private:
+  const ImageStore* clean_;
+  const ImageStore* training_;
+};
+
+/// The tensor of that name; throws HostError(bug) when there is none.
+const at::Tensor& tensor_named(const NamedTensors& tensors, std::string_view name);
+
+}  // namespace backstop::host

@@ -1,0 +1,232 @@
+#include "host/engine/trainer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include <ATen/ATen.h>
+#include <torch/optim/adam.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/sgd.h>
+
+#include "backstop/error.hpp"
+#include "host/engine/libtorch.hpp"
+#include "host/engine/torch.hpp"
+
+namespace backstop::host {
+
+namespace {
+
+std::unique_ptr<torch::optim::Optimizer> make_optimizer(std::vector<at::Tensor> parameters,
+                                                        const OptimizerOptions& o) {
+  // The rate is set before every step.
+  constexpr double kRate = 0;
+  const auto betas = std::make_tuple(o.beta1, o.beta2);
+  switch (o.kind) {
+    case OptimizerKind::sgd:
+      return std::make_unique<torch::optim::SGD>(std::move(parameters),
+                                                 torch::optim::SGDOptions(kRate)
+                                                     .momentum(o.momentum)
+                                                     .weight_decay(o.weight_decay)
+                                                     .nesterov(o.nesterov));
+    case OptimizerKind::adam:
+      return std::make_unique<torch::optim::Adam>(
+          std::move(parameters),
+          torch::optim::AdamOptions(kRate).betas(betas).eps(o.epsilon).weight_decay(
+              o.weight_decay));
+    case OptimizerKind::adamw:
+      return std::make_unique<torch::optim::AdamW>(
+          std::move(parameters),
+          torch::optim::AdamWOptions(kRate).betas(betas).eps(o.epsilon).weight_decay(
+              o.weight_decay));
+  }
+  throw Error("unknown optimizer " + std::to_string(static_cast<std::uint32_t>(o.kind)));
+}
+
+void set_rate(torch::optim::Optimizer& optimizer, double rate) {
+  for (auto& group : optimizer.param_groups()) group.options().set_lr(rate);
+}
+
+/// A plugin built with an older SDK knows fewer fields: the rest keeps its defaults.
+TrainingOptions read_options(const TrainingOptions& given) {
+  TrainingOptions options;
+  std::memcpy(static_cast<void*>(&options), &given,
+              std::min<std::size_t>(given.struct_size, sizeof options));
+  options.struct_size = sizeof options;
+  if (options.scheduler == nullptr) throw Error("a training without a scheduler");
+  if (options.epochs < 0)
+    throw Error("a training of " + std::to_string(options.epochs) + " epochs");
+  if (options.batch_size < 1)
+    throw Error("a training with a batch size of " + std::to_string(options.batch_size));
+  return options;
+}
+
+double rate_at(const Scheduler& scheduler, const TrainingPosition& position) {
+  const double rate = scheduler.rate(position);
+  if (!std::isfinite(rate) || rate < 0)
+    throw Error("the scheduler gave a learning rate of " + std::to_string(rate) + " at iteration " +
+                    std::to_string(position.iteration),
+                "a rate is finite and not negative");
+  return rate;
+}
+
+void require_finite(const at::Tensor& loss, const TrainingPosition& position, double rate) {
+  if (std::isfinite(loss.item<double>())) return;
+  throw Error("the loss is no longer a finite number in epoch " +
+                  std::to_string(position.epoch() + 1) + ", iteration " +
+                  std::to_string(position.iteration) + ", at a learning rate of " +
+                  std::to_string(rate),
+              "training diverged: lower the scheduler's rates");
+}
+
+}  // namespace
+
+Classifier& host_model(Model& model) {
+  if (auto* own = dynamic_cast<Classifier*>(&model)) return *own;
+  throw Error("a model that the host did not make", "get models from the context: Context::clone");
+}
+
+const ImageStore& host_set(const ImageSet& images) {
+  if (const auto* own = dynamic_cast<const ImageStore*>(&images)) return *own;
+  throw Error("an image set that the host did not make",
+              "get image sets from the context: Context::image_set, Context::subset");
+}
+
+HostTrainer::HostTrainer(const Augmentation& augmentation, at::Generator& generator,
+                         CostMeter& cost, RunObserver* observer,
+                         const std::atomic<int>* interrupted)
+    : augmentation_(augmentation),
+      generator_(generator),
+      cost_(cost),
+      observer_(observer),
+      interrupted_(interrupted) {}
+
+void HostTrainer::measure(const Model& subject, EpochHook hook) {
+  subject_ = &subject;
+  hook_ = std::move(hook);
+}
+
+bool HostTrainer::cancelled() const {
+  return interrupted_ != nullptr && interrupted_->load() != 0;
+}
+
+void HostTrainer::stop_if_cancelled() const {
+  if (cancelled()) throw Cancelled();
+}
+
+at::Tensor HostTrainer::batch_loss(Classifier& model, const ImageStore& set,
+                                   const at::Tensor& positions, std::int64_t epoch,
+                                   const TrainingOptions& options) {
+  const at::Tensor labels = set.labels().index_select(0, positions.to(set.labels().device()));
+  Draws draws;
+  if (options.augment) draws = draw_augmentation(augmentation_, positions.numel(), generator_);
+  if (options.step != nullptr) {
+    const Batch batch{apply_augmentation(set.images(positions), draws), labels, positions, epoch};
+    return options.step->loss(model, batch);
+  }
+  const at::Tensor images =
+      set.batch(positions, model.normalisation(), draws, model.compute().bfloat16);
+  return at::cross_entropy_loss(model.forward_normalised(images), labels);
+}
+
+void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOptions& given) {
+  const TrainingOptions options = read_options(given);
+  Classifier& classifier = host_model(model);
+  const ImageStore& set = host_set(images);
+  if (set.size() == 0) throw Error("a training on no images");
+
+  const c10::AutoGradMode gradients(true);
+  classifier.set_batch_norm(options.batch_norm);
+  classifier.set_trainable(options.trainable);
+  std::vector<at::Tensor> parameters = classifier.trainable_parameters();
+  const auto optimizer = make_optimizer(parameters, options.optimizer);
+
+  TrainingPosition position;
+  position.epochs = std::max<std::int64_t>(options.epochs, 1);
+  position.iterations_per_epoch = (set.size() + options.batch_size - 1) / options.batch_size;
+  const bool on_cpu = classifier.compute().device.is_cpu();  // elsewhere a look at the loss waits
+
+  for (std::int64_t epoch = 0; epoch < options.epochs; ++epoch) {
+    classifier.set_training(true);
+    const at::Tensor order = at::randperm(set.size(), generator_, at::kLong);
+    at::Tensor loss_sum =
+        at::zeros({}, at::TensorOptions(at::kFloat).device(classifier.compute().device));
+    double rate = 0;
+    for (std::int64_t first = 0; first < set.size(); first += options.batch_size) {
+      stop_if_cancelled();
+      const at::Tensor positions =
+          order.narrow(0, first, std::min(options.batch_size, set.size() - first));
+      rate = rate_at(*options.scheduler, position);
+      set_rate(*optimizer, rate);
+      const at::Tensor loss = batch_loss(classifier, set, positions, epoch, options);
+      if (on_cpu) require_finite(loss, position, rate);
+      for (at::Tensor& parameter : parameters) parameter.mutable_grad().reset();
+      loss.backward();
+      if (options.step != nullptr) options.step->before_update(model);
+      optimizer->step();
+      classifier.hold_masks();
+      if (options.step != nullptr) options.step->after_update(model);
+      loss_sum.add_(loss.detach(), static_cast<double>(positions.numel()));
+      ++position.iteration;
+      if (observer_ != nullptr)
+        observer_->progress(epoch * set.size() + first + positions.numel(),
+                            options.epochs * set.size(), "images trained");
+    }
+    require_finite(loss_sum, position, rate);
+    if (options.step != nullptr) options.step->after_epoch(model, epoch);
+    cost_.add_samples(set.size());
+    if (&model == subject_)
+      hook_(classifier, epoch + 1, options.epochs,
+            loss_sum.item<double>() / static_cast<double>(set.size()));
+  }
+  classifier.set_batch_norm(BatchNormMode::normal);
+  classifier.set_trainable(Part::whole);
+  classifier.set_training(false);
+}
+
+at::Tensor HostTrainer::evaluate(Model& model, const ImageSet& images, const Head& head) {
+  Classifier& classifier = host_model(model);
+  const ImageStore& set = host_set(images);
+  const Compute& compute = classifier.compute();
+  const at::NoGradGuard no_gradients;
+  // One cast of the weights for all batches.
+  const AutocastGuard precision(compute.device.type(), compute.bfloat16);
+  const bool was_training = classifier.training();
+  classifier.set_training(false);
+  const std::int64_t batch_size = compute.device.is_cpu() ? 250 : 1000;
+  std::vector<at::Tensor> parts;
+  for (std::int64_t first = 0; first < set.size(); first += batch_size) {
+    stop_if_cancelled();
+    const at::Tensor positions =
+        at::arange(first, std::min(first + batch_size, set.size()), at::kLong);
+    parts.push_back(
+        head(classifier, set.batch(positions, classifier.normalisation(), {}, compute.bfloat16))
+            .to(at::kFloat));
+  }
+  classifier.set_training(was_training);
+  return parts.empty() ? at::empty({0, classifier.classes()}) : at::cat(parts);
+}
+
+at::Tensor HostTrainer::logits(Model& model, const ImageSet& images) {
+  return evaluate(model, images, [](Classifier& classifier, const at::Tensor& x) {
+    return classifier.forward_normalised(x);
+  });
+}
+
+at::Tensor HostTrainer::features(Model& model, const ImageSet& images) {
+  return evaluate(model, images, [](Classifier& classifier, const at::Tensor& x) {
+    return classifier.features_normalised(x);
+  });
+}
+
+double HostTrainer::accuracy(Model& model, const ImageSet& images) {
+  return logits(model, images).argmax(1).eq(images.labels()).to(at::kDouble).mean().item<double>();
+}
+
+at::Tensor HostTrainer::augment(const at::Tensor& images) {
+  return apply_augmentation(images, draw_augmentation(augmentation_, images.size(0), generator_));
+}
+
+}  // namespace backstop::host

@@ -1,0 +1,56 @@
+// The host's training loop and evaluation.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+
+#include "backstop/trainer.hpp"
+#include "host/engine/classifier.hpp"
+#include "host/engine/cost.hpp"
+#include "host/engine/engine.hpp"
+#include "host/engine/image_store.hpp"
+
+namespace backstop::host {
+
+/// What a plugin handed over, as the host's own type. Throws Error when the plugin made it itself.
+Classifier& host_model(Model& model);
+const ImageStore& host_set(const ImageSet& images);
+
+class HostTrainer final : public Trainer {
+ public:
+  /// Called after every epoch in which the subject was trained; `epoch` counts from 1.
+  using EpochHook =
+      std::function<void(Classifier& model, std::int64_t epoch, std::int64_t epochs, double loss)>;
+
+  HostTrainer(const Augmentation& augmentation, at::Generator& generator, CostMeter& cost,
+              RunObserver* observer, const std::atomic<int>* interrupted);
+
+  /// The model that the stage is about; others train unmeasured.
+  void measure(const Model& subject, EpochHook hook);
+
+  void fit(Model& model, const ImageSet& images, const TrainingOptions& options) override;
+  at::Tensor logits(Model& model, const ImageSet& images) override;
+  at::Tensor features(Model& model, const ImageSet& images) override;
+  double accuracy(Model& model, const ImageSet& images) override;
+  at::Tensor augment(const at::Tensor& images) override;
+
+  [[nodiscard]] bool cancelled() const;
+  void stop_if_cancelled() const;
+
+ private:
+  using Head = std::function<at::Tensor(Classifier&, const at::Tensor& normalised)>;
+  at::Tensor evaluate(Model& model, const ImageSet& images, const Head& head);
+  at::Tensor batch_loss(Classifier& model, const ImageStore& set, const at::Tensor& positions,
+                        std::int64_t epoch, const TrainingOptions& options);
+
+  Augmentation augmentation_;
+  at::Generator& generator_;
+  CostMeter& cost_;
+  RunObserver* observer_;
+  const std::atomic<int>* interrupted_;
+  const Model* subject_ = nullptr;
+  EpochHook hook_;
+};
+
+}  // namespace backstop::host

@@ -1,0 +1,590 @@
+#include "host/recipe/recipe.hpp"
+
+#include <gmock/gmock.h>
+
+#include "host/error.hpp"
+#include "host/recipe/recipe_fixture.hpp"
+
+namespace backstop::host {
+namespace {
+
+using Recipes = RecipeTest;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr std::string_view kFirstDefense = "[[defense]]\nplugin = \"fine-tuning\"\nepochs = 3\n";
+
+constexpr std::string_view kResolved = R"(schema = 1
+name = "example"
+scenario = "standalone"
+seed = 7
+
+[dataset]
+plugin = "shapes"
+limit = 0
+test_limit = 0
+root = "/"
+
+[dataset.augmentation]
+crop_padding = 4
+horizontal_flip = true
+
+[model]
+architecture = "preact-resnet18"
+width = 64
+
+[attack]
+plugin = "blended"
+poison_ratio = 1.0
+target = 0
+labels = "all-to-one"
+alpha = 0.25
+
+[attack.training]
+epochs = 2
+batch_size = 128
+optimizer = { name = "adam", beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0.0 }
+scheduler = { plugin = "cosine", rate = 0.01, final_rate = 0.0 }
+
+[[defense]]
+name = "fine-tuning"
+plugin = "fine-tuning"
+clean_fraction = 0.05
+epochs = 3
+scheduler = { plugin = "constant", rate = 0.02 }
+optimizer = { name = "sgd", momentum = 0.9, weight_decay = 0.0005, nesterov = false }
+milestones = [0.5, 1.0]
+freeze = false
+
+[[defense]]
+name = "super"
+plugin = "fine-tuning"
+clean_images = 500
+epochs = 3
+scheduler = { plugin = "super-fine-tuning", base = 0.001, maximum_1 = 0.2 }
+optimizer = { name = "sgd", momentum = 0.9, weight_decay = 0.0005, nesterov = false }
+milestones = [0.5, 1.0]
+freeze = false
+
+[compute]
+device = "auto"
+precision = "auto"
+threads = 0
+
+[expect]
+"no defense".attack_success_rate = { minimum = 0.9 }
+super.clean_accuracy_drop = { minimum = -0.1, maximum = 0.05 }
+)";
+
+TEST_F(Recipes, ResolvesEveryDefault) {
+  const auto checked = check(kValidRecipe);
+  ASSERT_EQ(problems(checked), "");
+  ASSERT_EQ(checked.recipes.size(), 1U);
+  EXPECT_EQ(to_toml(checked.recipes[0]), kResolved);
+  EXPECT_EQ(checked.source, kValidRecipe);
+}
+
+TEST_F(Recipes, ResolvedRecipeResolvesToItself) {
+  const auto checked = check(kResolved);
+  ASSERT_EQ(problems(checked), "");
+  EXPECT_EQ(to_toml(checked.recipes.at(0)), kResolved);
+  EXPECT_EQ(to_toml(Recipe{toml::parse(kResolved)}), kResolved);
+}
+
+TEST_F(Recipes, EqualMeaningGivesEqualText) {
+  const auto checked = check(
+      R"(expect = { super = { clean_accuracy_drop = { maximum = 5e-2, minimum = -0.1 } }, "no defense".attack_success_rate.minimum = 0.90 }
+seed = 0x7
+name = 'example'
+schema = 1
+defense = [
+  { epochs = 3, plugin = "fine-tuning", clean_fraction = 0.05 },
+  { clean_images = 5_00, plugin = "fine-tuning", name = "super", epochs = 3, scheduler = { maximum_1 = 0.20, plugin = "super-fine-tuning" } }]
+[attack]
+alpha = 0.250
+poison_ratio = 1.0
+plugin = "blended"
+training.optimizer = { weight_decay = -0.0, name = "adam" }
+training.epochs = 2
+[dataset]
+plugin = "shapes"
+limit = 0
+)");
+  ASSERT_EQ(problems(checked), "");
+  EXPECT_EQ(to_toml(checked.recipes.at(0)), kResolved);
+}
+
+TEST_F(Recipes, FloatsAndStringsSurviveTheRoundTrip) {
+  for (const char* ratio : {"0.1", "0.30000000000000004", "1e-8", "5e-324", "0.0001", "0.00012"}) {
+    const auto checked = check(edited("poison_ratio = 1", std::string("poison_ratio = ") + ratio));
+    ASSERT_EQ(problems(checked), "");
+    const std::string text = to_toml(checked.recipes.at(0));
+    EXPECT_THAT(text, HasSubstr(std::string("poison_ratio = ") + ratio + "\n"));
+    EXPECT_EQ(to_toml(check(text).recipes.at(0)), text);
+  }
+  auto checked = check(edited("name = \"super\"", R"(name = 'a "b" \ é')"), {"expect={}"});
+  ASSERT_EQ(problems(checked), "");
+  const std::string text = to_toml(checked.recipes.at(0));
+  EXPECT_THAT(text, HasSubstr(R"(name = "a \"b\" \\ é")"));
+  EXPECT_EQ(to_toml(check(text).recipes.at(0)), text);
+}
+
+TEST_F(Recipes, DefensesAndExpectationsMayBeLeftOut) {
+  const auto checked = check(kValidRecipe, {"defense=[]", "expect={}"});
+  ASSERT_EQ(problems(checked), "");
+  const auto& table = checked.recipes.at(0).table;
+  ASSERT_TRUE(table["defense"].is_array());
+  EXPECT_TRUE(table["defense"].as_array()->empty());
+  EXPECT_FALSE(table.contains("expect"));
+  const std::string text = to_toml(checked.recipes.at(0));
+  EXPECT_EQ(to_toml(check(text).recipes.at(0)), text);
+}
+
+TEST_F(Recipes, SchedulerOrOptimizerWithoutANameChangesTheDefault) {
+  const auto checked =
+      check(kValidRecipe, {"attack.training.scheduler.rate=0.5", "defense.0.optimizer.momentum=0"});
+  ASSERT_EQ(problems(checked), "");
+  const std::string text = to_toml(checked.recipes.at(0));
+  EXPECT_THAT(text, HasSubstr("scheduler = { plugin = \"cosine\", rate = 0.5, final_rate = 0.0 }"));
+  EXPECT_THAT(text, HasSubstr("optimizer = { name = \"sgd\", momentum = 0.0, "));
+}
+
+TEST_F(Recipes, DeviceMayHaveANumber) {
+  EXPECT_EQ(problems_of(kValidRecipe, {"compute.device=cuda:1"}), "");
+}
+
+TEST_F(Recipes, ReportsWhatIsMissing) {
+  EXPECT_EQ(problems_of(""), R"(`schema` is missing
+`name` is missing
+[dataset] is missing | write [dataset] with a `plugin`
+[attack] is missing | write [attack] with a `plugin`
+)");
+  EXPECT_EQ(problems_with(kFirstDefense, "[[defense]]\nmilestones = []\n"),
+            "17:1+11 `plugin` is missing in [[defense]]\n");
+  EXPECT_EQ(problems_with(kFirstDefense, "[[defense]]\nplugin = \"fine-tuning\"\n"),
+            "17:1+11 `epochs` is missing in [[defense]]\n");
+  EXPECT_EQ(problems_with("epochs = 2", "scheduler = { plugin = \"cosine\" }"),
+            "14:13+21 `rate` is missing in scheduler `cosine`\n");
+}
+
+TEST_F(Recipes, ReportsEverythingAtOnceInTheOrderOfTheFile) {
+  EXPECT_EQ(problems_of(R"(schema = 2
+name = ".."
+attack = 3
+seed = 1.5
+[[dataset]]
+[model]
+width = 0
+[compute]
+device = "gpu"
+threads = 99999
+)"),
+            R"(1:10+1 `schema` is 2, it must be 1
+2:8+4 `name` is "..", it must be made of letters, digits, `.`, `_` and `-` | the run's folder gets this name
+3:10+1 `attack` is 3, it must be a table | write [attack] with a `plugin`
+4:8+3 `seed` is 1.5, it must be an integer
+5:1+11 `dataset` is an array of tables, it must be a table | write [dataset] with a `plugin`
+7:9+1 `width` is 0, it must be at least 1 and at most 1024
+9:10+5 `device` is "gpu", it must be "auto", "cpu", "cuda" or "cuda:" and a number
+10:11+5 `threads` is 99999, it must be at least 0 and at most 4096
+)");
+}
+
+TEST_F(Recipes, ReportsUnknownKeys) {
+  EXPECT_EQ(problems_with("seed = 7", "sede = 7"),
+            "3:1+4 unknown key `sede` | did you mean `seed`?\n");
+  EXPECT_EQ(problems_with("alpha = 0.25", "alhpa = 0.1"),
+            "11:1+5 unknown key `alhpa` in [attack] | did you mean `alpha`?\n");
+  EXPECT_EQ(problems_with("name = \"adam\"", "name = \"adam\", momentum = 1"),
+            "15:30+8 unknown key `momentum` in optimizer `adam` | known keys: `name`, `beta1`, "
+            "`beta2`, `epsilon`, `weight_decay`\n");
+  EXPECT_EQ(problems_with("maximum_1 = 0.2", "heat = 1"),
+            "26:45+4 unknown key `heat` in scheduler `super-fine-tuning` | known keys: `plugin`, "
+            "`base`, `maximum_1`\n");
+  EXPECT_EQ(problems_with("epochs = 2", "epoch = 2"),
+            "14:1+5 unknown key `epoch` in [attack.training] | did you mean `epochs`?\n");
+}
+
+TEST_F(Recipes, ReportsWrongTypes) {
+  EXPECT_EQ(problems_with("seed = 7", "seed = \"x\""),
+            "3:8+3 `seed` is \"x\", it must be an integer\n");
+  EXPECT_EQ(problems_with("epochs = 2", "epochs = 2.0"),
+            "14:10+3 `epochs` is 2.0, it must be an integer\n");
+  EXPECT_EQ(problems_with("epochs = 2", "scheduler = \"cosine\""),
+            "14:13+8 `scheduler` is \"cosine\", it must be a table { plugin = \"...\", ... } | "
+            "write scheduler = { plugin = \"cosine\" }\n");
+  EXPECT_EQ(problems_with(kFirstDefense,
+                          "[[defense]]\nplugin = \"fine-tuning\"\nepochs = 1\nfreeze = 1\n"
+                          "milestones = [1, \"a\", -1]\n"),
+            "20:10+1 `freeze` is 1, it must be true or false\n"
+            "21:18+3 element 2 of `milestones` is \"a\", it must be a number\n"
+            "21:23+2 element 3 of `milestones` is -1, it must be at least 0\n");
+  EXPECT_EQ(problems_of(kValidRecipe, {"defense.0.milestones=1"}),
+            "--set defense.0.milestones=1 `milestones` is 1, it must be an array of numbers\n");
+  EXPECT_EQ(problems_with("\"blended\"", "1979-05-27"),
+            "9:10+10 `plugin` is 1979-05-27, it must be a string\n");
+  EXPECT_EQ(problems_of("schema = 1\nname = \"a\"\ndefense = 3\n"
+                        "dataset.plugin = \"shapes\"\nattack.plugin = \"badnets\"\n"),
+            "3:11+1 `defense` is 3, it must be an array of tables | write [[defense]], once for "
+            "each defense\n");
+  EXPECT_EQ(problems_with("[[defense]]\nname = \"super\"", "[model.width]\n[defence]\n"),
+            "21:1+13 `width` is a table, it must be an integer\n"
+            "22:2+7 unknown key `defence` | did you mean `defense`?\n"
+            "31:1+5 no defense is called \"super\" | rows: \"no defense\", \"fine-tuning\"\n");
+}
+
+TEST_F(Recipes, ReportsValuesOutOfRange) {
+  EXPECT_EQ(problems_with("seed = 7", "seed = -1"),
+            "3:8+2 `seed` is -1, it must be at least 0 and at most 9007199254740992\n");
+  EXPECT_EQ(problems_with("alpha = 0.25", "alpha = 0"),
+            "11:9+1 `alpha` is 0, it must be more than 0 and at most 1\n");
+  EXPECT_EQ(problems_with("alpha = 0.25", "alpha = nan"),
+            "11:9+3 `alpha` is nan, it must be finite\n");
+  EXPECT_EQ(problems_with("name = \"adam\"", "momentum = 1"),
+            "15:26+1 `momentum` is 1, it must be at least 0 and less than 1\n");
+  EXPECT_EQ(problems_with("alpha = 0.25", "labels = \"all-to-al\""),
+            "11:10+11 `labels` is \"all-to-al\", it must be one of \"all-to-one\", \"all-to-all\" "
+            "| did you mean \"all-to-all\"?\n");
+  EXPECT_EQ(problems_with("seed = 7", "scenario = \"solo\""),
+            "3:12+6 `scenario` is \"solo\", it must be one of \"standalone\", \"transfer\", "
+            "\"encoder\"\n");
+}
+
+TEST_F(Recipes, SaysWhichScenariosDoNotRunYet) {
+  EXPECT_EQ(problems_with("seed = 7", "scenario = \"transfer\"\n[pretraining.dataset]"),
+            "3:12+10 this version does not run the scenario \"transfer\" yet | it runs "
+            "\"standalone\"\n");
+}
+
+TEST_F(Recipes, ReportsPluginsThatCannotBeUsed) {
+  EXPECT_EQ(problems_with("\"blended\"", "\"blend\""),
+            "9:10+7 there is no attack `blend` | did you mean `blended`?\n");
+  EXPECT_EQ(problems_with("\"blended\"", "\"zzzzzz\""),
+            "9:10+8 there is no attack `zzzzzz` | known attacks: `badnets`, `blended`\n");
+  EXPECT_EQ(
+      problems_with("\"blended\"", "\"cosine\""),
+      "9:10+8 `cosine` is a scheduler, not an attack | known attacks: `badnets`, `blended`\n");
+  EXPECT_EQ(problems_with("\"blended\"", "\"wanet\""),
+            "9:10+7 attack `wanet` cannot be used: wanet.so was built for ABI 0.0, this host is "
+            "0.1 | build it again\n");
+}
+
+TEST_F(Recipes, ReportsAMissingDefaultPluginAtTheTableThatWantsIt) {
+  catalog_ = Catalog({usable(header("shapes", "dataset")), usable(header("badnets", "attack"))});
+  EXPECT_EQ(problems_of("schema = 1\nname = \"a\"\ndataset.plugin = \"shapes\"\n[attack]\n"
+                        "plugin = \"badnets\"\n"),
+            "4:1+8 there is no scheduler `cosine` | no scheduler was found; --plugin-path names "
+            "folders to look in\n");
+}
+
+TEST_F(Recipes, MissingFilesAreTheEnvironmentsFault) {
+  const auto relative = check(edited("alpha = 0.25", "pattern = \"no/such.png\""));
+  EXPECT_EQ(problems(relative),
+            "11:11+13 environment `pattern` is \"no/such.png\": there is no such file or folder | "
+            "it is relative to the folder that the command runs in, " +
+                std::filesystem::current_path().string() + '\n');
+  EXPECT_TRUE(relative.has_errors());
+  EXPECT_TRUE(relative.recipes.empty());
+}
+
+TEST_F(Recipes, ModelFileMustBeThere) {
+  const std::string missing = (folder_ / "none.safetensors").string();
+  EXPECT_THAT(problems_of(kValidRecipe, {"model.file=" + missing}),
+              HasSubstr("environment `file` is \"" + missing + "\": there is no such file"));
+  EXPECT_EQ(problems_of(kValidRecipe, {"model.file=" + file_}), "");
+}
+
+TEST_F(Recipes, ReportsDefenseDataThatCannotBe) {
+  EXPECT_EQ(problems_with("clean_images = 500", "clean_images = 0\nclean_fraction = 0"),
+            "25:16+1 `clean_images` and `clean_fraction` are both given | leave out one of them\n"
+            "25:16+1 `clean_images` is 0, it must be at least 1\n"
+            "26:18+1 `clean_fraction` is 0, it must be more than 0 and at most 1\n");
+  EXPECT_EQ(
+      problems_with(kFirstDefense, "[[defense]]\nplugin = \"filter\"\nclean_fraction = 0.1\n"),
+      "19:1+14 `clean_fraction` is given, but defense `filter` takes no clean data | leave "
+      "it out\n");
+}
+
+TEST_F(Recipes, ReportsDefenseNamesThatCannotBe) {
+  const std::vector<std::string> no_rows{"expect={}"};
+  EXPECT_EQ(problems_of(edited("\"super\"", "\"fine-tuning\""), no_rows),
+            "22:8+13 two defenses are called \"fine-tuning\" | give one of them another `name`\n");
+  EXPECT_EQ(problems_of(edited("name = \"super\"", ""), no_rows),
+            "23:10+13 two defenses are called \"fine-tuning\" | give one of them another `name`\n");
+  EXPECT_EQ(problems_of(edited("\"super\"", "\"no defense\""), no_rows),
+            "22:8+12 a defense cannot be called \"no defense\" | that is the row of the backdoored "
+            "model itself; give another `name`\n");
+  EXPECT_EQ(problems_of(edited("\"super\"", "\"a\\tb\""), no_rows),
+            "22:8+6 `name` is \"a\\tb\", it must be a line of text\n");
+}
+
+TEST_F(Recipes, ReportsExpectationsThatCannotBe) {
+  EXPECT_EQ(problems_with("[expect]\n", R"([expect]
+supper = 3
+super.x = 3
+super.attack_success_rate = { minimum = 0.5, maximum = 0.1 }
+super.robust_accuracy = {}
+super.clean_accuracy = { minimum = -0.5, most = 1 }
+fine-tuning = {}
+)"),
+            R"(29:1+6 no defense is called "supper" | did you mean "super"?
+29:10+1 "supper" is 3, it must be a table | write "supper".METRIC = { minimum = ..., maximum = ... }
+30:7+1 there is no metric `x` | metrics: `clean_accuracy`, `attack_success_rate`, `attack_success_rate_all`, `robust_accuracy`, `clean_accuracy_drop`
+31:41+3 `minimum` is 0.5, more than `maximum`, 0.1
+32:25+2 `robust_accuracy` expects nothing | give `minimum`, `maximum` or both
+33:36+4 `minimum` is -0.5, it must be at least 0 and at most 1
+33:42+4 unknown key `most` in `clean_accuracy` | known keys: `minimum`, `maximum`
+34:15+2 "fine-tuning" expects nothing | name a metric: `clean_accuracy`, `attack_success_rate`, `attack_success_rate_all`, `robust_accuracy`, `clean_accuracy_drop`
+)");
+}
+
+TEST_F(Recipes, RefusesNesterovWithoutMomentum) {
+  EXPECT_EQ(problems_with("name = \"adam\"", "nesterov = true, momentum = 0"),
+            "15:13+51 `nesterov` is true, but `momentum` is 0.0 | give `momentum`, or leave out "
+            "`nesterov`\n");
+}
+
+TEST_F(Recipes, ReportsSyntaxErrorsWithTheirPlace) {
+  EXPECT_THAT(problems_with("seed = 7", "seed = = 2"), StartsWith("3:8+1 not valid TOML: "));
+  EXPECT_THAT(problems_with("seed = 7", "seed = 1\nseed = 2"), StartsWith("4:8+1 not valid TOML"));
+}
+
+TEST_F(Recipes, ThrowsOnlyWhereThereIsNothingToCheck) {
+  for (const auto& unreadable : {folder_ / "none.toml", folder_}) {
+    try {
+      (void)check_recipe(unreadable.string(), {}, catalog_);
+      ADD_FAILURE() << "no error";
+    } catch (const HostError& error) {
+      EXPECT_EQ(error.code(), ExitCode::usage);
+      EXPECT_THAT(error.what(), StartsWith("cannot read recipe " + unreadable.string() + ": "));
+    }
+  }
+}
+
+TEST_F(Recipes, RefusesNestingThatCouldExhaustTheStack) {
+  std::string key = "a";
+  for (int i = 0; i < 100000; ++i) key += ".a";
+  EXPECT_THROW((void)check(key + " = 1"), HostError);
+  EXPECT_THROW((void)check(kValidRecipe, {key + "=1"}), HostError);
+  EXPECT_THAT(problems_of(key.substr(0, 3999) + " = 1"), HasSubstr("unknown key `a`"));
+  EXPECT_NE(problems_of("matrix." + key.substr(0, 3999 - 7) + " = 1"), "");
+}
+
+// --set
+
+TEST_F(Recipes, OverridesReplaceAndAddValues) {
+  const auto checked = check(
+      kValidRecipe, {"defense.0.epochs=1", "model.architecture=small-cnn", "attack.target=3",
+                     "expect.\"no defense\".attack_success_rate.maximum=1", "name=v1.2", "seed=1",
+                     "seed=2", "defense.1.milestones=[1, 2]", "defense.1.milestones.0=0.125"});
+  ASSERT_EQ(problems(checked), "");
+  const std::string text = to_toml(checked.recipes.at(0));
+  for (const char* line :
+       {"name = \"v1.2\"", "seed = 2", "architecture = \"small-cnn\"", "target = 3", "epochs = 1",
+        "\"no defense\".attack_success_rate = { minimum = 0.9, maximum = 1.0 }",
+        "milestones = [0.125, 2.0]"})
+    EXPECT_THAT(text, HasSubstr(std::string("\n") + line + '\n'));
+}
+
+TEST_F(Recipes, OverridesThatLeadNowhereAreReported) {
+  const auto problem = [&](const std::string& text) { return problems_of(kValidRecipe, {text}); };
+  EXPECT_EQ(problem("defense.2.epochs=1"),
+            "--set defense.2.epochs=1 `2` is no element of `defense`, which has 2 | elements are "
+            "counted from 0: `defense.0` to `defense.1`\n");
+  EXPECT_THAT(problem("defense.x=1"), HasSubstr(" `x` is no element of `defense`, which has 2 |"));
+  EXPECT_THAT(problem("defense.-1=1"), HasSubstr(" `-1` is no element of `defense`"));
+  EXPECT_EQ(problem("seed.x=1"), "--set seed.x=1 `seed` is 7, it has no key `x`\n");
+  EXPECT_EQ(problem("seed"),
+            "--set seed `seed` has no `=` | write --set KEY=VALUE, as in --set attack.target=1\n");
+  for (const char* text : {"=3", "a b=3", "a..b=1", "a\nb=1", "[a]\nb=1", "#=1"})
+    EXPECT_THAT(problem(text), HasSubstr("` is no key | keys are dotted")) << text;
+  EXPECT_EQ(problem("name=\xff"), "--set name=\xff the value of `name` is not valid UTF-8\n");
+  EXPECT_EQ(problem("model.widht=2"),
+            "--set model.widht=2 unknown key `widht` in [model] | did you mean `width`?\n");
+  EXPECT_EQ(problem("attack.poison_ratio=2"),
+            "--set attack.poison_ratio=2 `poison_ratio` is 2, it must be at least 0 and at most "
+            "1\n");
+  EXPECT_EQ(problem("attack.target.x=1"),
+            "--set attack.target.x=1 `target` is a table, it must be an integer\n");
+  EXPECT_EQ(problems_of("", {"defense.0.epochs=1"}).substr(0, 66),
+            "--set defense.0.epochs=1 `0` is no element of `defense`, which has");
+}
+
+TEST_F(Recipes, NewPluginDropsWhatItDoesNotKnow) {
+  auto checked = check(kValidRecipe, {"defense.1.scheduler.plugin=constant"});
+  EXPECT_EQ(problems(checked),
+            "26:45+9 warning dropped `maximum_1`: scheduler `constant` has no such parameter\n");
+  EXPECT_FALSE(checked.has_errors());
+  EXPECT_THAT(to_toml(checked.recipes.at(0)),
+              HasSubstr("scheduler = { plugin = \"constant\", rate = 0.01 }"));
+
+  checked = check(kValidRecipe, {"defense.1.plugin=filter"});
+  EXPECT_EQ(problems(checked),
+            "24:1+6 warning dropped `epochs`: defense `filter` has no such parameter\n"
+            "25:1+12 warning dropped `clean_images`: defense `filter` has no such parameter\n"
+            "26:1+9 warning dropped `scheduler`: defense `filter` has no such parameter\n");
+  EXPECT_EQ(checked.recipes.size(), 1U);
+}
+
+TEST_F(Recipes, NewPluginKeepsWhatItKnowsAndWhatWasSet) {
+  const auto kept = check(kValidRecipe, {"attack.training.scheduler={plugin='cosine', rate=0.5}",
+                                         "attack.training.scheduler.plugin=constant"});
+  ASSERT_EQ(problems(kept), "");
+  EXPECT_THAT(to_toml(kept.recipes.at(0)),
+              HasSubstr("scheduler = { plugin = \"constant\", rate = 0.5 }"));
+  EXPECT_THAT(problems_of(kValidRecipe, {"attack.plugin=badnets", "attack.alpha=0.5"}),
+              HasSubstr("unknown key `alpha` in [attack]"));
+  EXPECT_THAT(problems_of(edited("alpha = 0.25", "beta = 1"), {"attack.plugin=blended"}),
+              HasSubstr("unknown key `beta` in [attack]"))
+      << "the plugin is the same, so nothing was swapped";
+}
+
+// [matrix]
+
+TEST_F(Recipes, MatrixExpandsToTheProductInTheOrderOfTheFile) {
+  const auto checked = check(std::string(kValidRecipe) + R"([matrix]
+seed = [5, 6]
+"attack.plugin" = ["badnets", "blended"]
+defense.0.epochs = [1]
+)");
+  EXPECT_EQ(problems(checked),
+            "11:1+5 warning dropped `alpha`: attack `badnets` has no such parameter\n");
+  std::string runs;
+  for (const auto& recipe : checked.recipes) {
+    const auto& table = recipe.table;
+    EXPECT_FALSE(table.contains("matrix"));
+    EXPECT_EQ(table["defense"][0]["epochs"].value_or(0), 1);
+    runs +=
+        std::to_string(table["seed"].value_or(0)) + table["attack"]["plugin"].value_or("") + ' ';
+    const std::string text = to_toml(recipe);
+    EXPECT_EQ(to_toml(check(text).recipes.at(0)), text);
+  }
+  EXPECT_EQ(runs, "5badnets 5blended 6badnets 6blended ");
+}
+
+TEST_F(Recipes, MatrixProblemsAreReportedOnce) {
+  EXPECT_EQ(problems_of(edited("alpha = 0.25", "alhpa = 1") + R"([matrix]
+seed = [1, 2, -3]
+target = 3
+"a b" = [1]
+name = []
+matrix = [1]
+defense.7.epochs = [1]
+)"),
+            R"(11:1+5 unknown key `alhpa` in [attack] | did you mean `alpha`?
+32:15+2 `seed` is -3, it must be at least 0 and at most 9007199254740992
+33:10+1 `target` in [matrix] is 3, it must be an array of the values to run
+34:1+5 `a b` in [matrix] is no key of a recipe | keys are dotted, as in "attack.target" or "defense.0.epochs"
+35:8+2 `name` in [matrix] is an empty array, it must be an array of the values to run
+36:1+6 `matrix` in [matrix] is no key of a recipe | keys are dotted, as in "attack.target" or "defense.0.epochs"
+37:11+6 `7` is no element of `defense`, which has 2 | elements are counted from 0: `defense.0` to `defense.1`
+)");
+  EXPECT_EQ(problems_with("seed = 7", "matrix = 7"),
+            "3:10+1 `matrix` is not a table | write [matrix]\n");
+}
+
+TEST_F(Recipes, MatrixHasALimit) {
+  std::string hundred = "[0";
+  for (int i = 1; i < 101; ++i) hundred += ", " + std::to_string(i);
+  hundred += ']';
+  EXPECT_EQ(problems_of(std::string(kValidRecipe) + "[matrix]\nseed = " + hundred +
+                        "\nattack.target = " + hundred + '\n'),
+            "33:8+6 [matrix] makes more than 10000 recipes | split it into several recipes\n");
+}
+
+// What people read
+
+TEST(Render, ShowsExcerptsWithCarets) {
+  Diagnostic key;
+  key.message = "unknown key `widht` in [model]";
+  key.hint = "did you mean `width`?";
+  key.file = "recipes/mine.toml";
+  key.line = 2;
+  key.column = 1;
+  key.length = 5;
+  Diagnostic value = key;
+  value.severity = Diagnostic::Severity::warning;
+  value.message = "second";
+  value.hint.clear();
+  value.line = 10;
+  value.column = 7;
+  value.length = 99;
+  Diagnostic override;
+  override.message = "third";
+  override.file = "--set a=1";
+  EXPECT_EQ(render({key, value, override}, "[model]\nwidht = 16\r\n\n\n\n\n\n\n\n\tä = \"x\x1b\"\n",
+                   false),
+            R"(error: unknown key `widht` in [model]
+  --> recipes/mine.toml:2:1
+   |
+ 2 | widht = 16
+   | ^^^^^
+hint: did you mean `width`?
+
+warning: second
+  --> recipes/mine.toml:10:7
+   |
+10 | )"
+            "\tä = \"x?\"\n   | \t     ^^^\n"
+            R"(
+error: third
+  --> --set a=1
+)");
+}
+
+TEST(Render, PointsBehindTheLastLine) {
+  Diagnostic end;
+  end.message = "m";
+  end.file = "f";
+  end.line = 3;
+  end.column = 4;
+  EXPECT_EQ(render({end}, "a", false), "error: m\n  --> f:3:4\n   |\n 3 | \n   | ^\n");
+}
+
+TEST(Render, ColoursOnlyWhenAsked) {
+  Diagnostic each;
+  each.message = "m";
+  each.hint = "h";
+  each.file = "f";
+  each.line = 1;
+  each.column = 1;
+  EXPECT_EQ(render({each}, "a", true),
+            "\033[1;31merror\033[0m: m\n  \033[34m-->\033[0m f:1:1\n  \033[34m |\033[0m\n"
+            " \033[34m1 |\033[0m a\n  \033[34m |\033[0m \033[1;31m^\033[0m\n"
+            "\033[36mhint\033[0m: h\n");
+}
+
+TEST(Fragment, ShowsDefaultsWithTheirHelp) {
+  EXPECT_EQ(recipe_fragment(test_catalog().find(Kind::attack, "badnets")->manifest),
+            R"([attack]
+plugin = "badnets"
+patch_size = 3            # pixels: Side of the square patch
+corner = "bottom-right"   # bottom-right | top-left
+)");
+  EXPECT_EQ(recipe_fragment(test_catalog().find(Kind::defense, "fine-tuning")->manifest),
+            R"([[defense]]
+plugin = "fine-tuning"
+clean_fraction = 0.05     # Share of the training set it is given
+# epochs = <integer>      # required
+scheduler = { plugin = "constant", rate = 0.02 }
+optimizer = { name = "sgd" }
+milestones = [0.5, 1.0]   # Where it changes
+freeze = false
+)");
+  EXPECT_EQ(recipe_fragment(test_catalog().find(Kind::dataset, "shapes")->manifest),
+            "[dataset]\nplugin = \"shapes\"\nroot = \"/\"\n");
+  EXPECT_EQ(recipe_fragment(test_catalog().find(Kind::attack, "blended")->manifest),
+            R"([attack]
+plugin = "blended"
+alpha = 0.2
+# pattern = <path>   # optional
+)");
+}
+
+TEST(Fragment, PutsASchedulerOnOneLine) {
+  EXPECT_EQ(recipe_fragment(test_catalog().find(Kind::scheduler, "cosine")->manifest),
+            "scheduler = { plugin = \"cosine\", rate = <float>, final_rate = 0.0 }\n");
+}
+
+}  // namespace
+}  // namespace backstop::host

@@ -1,0 +1,26 @@
+// The keys of a recipe that are the host's own, described the way plugins describe theirs, so that
+// one validator serves both.
+#pragma once
+
+#include <vector>
+
+#include "host/catalog/manifest.hpp"
+
+namespace backstop::host {
+
+/// Each list is in the order in which a resolved recipe shows its keys. Plugin parameters follow
+/// the host's keys of their table.
+struct Sections {
+  std::vector<Parameter> recipe;  ///< the keys outside every table
+  std::vector<Parameter> dataset, augmentation, model, attack, training, defense, compute;
+  Parameter clean_fraction, clean_images;  ///< of a defense that needs "clean-data"
+  std::vector<Parameter> scheduler;        ///< the keys before the scheduler's own
+  Parameter optimizer_name;
+  std::vector<Parameter> sgd, adam;   ///< after the name; adam's are adamw's too
+  std::vector<Parameter> share;       ///< what [expect] says of a metric in 0 .. 1
+  std::vector<Parameter> difference;  ///< and of one in -1 .. 1
+};
+
+const Sections& sections();
+
+}  // namespace backstop::host

@@ -1,0 +1,26 @@
+// report.html: one page that needs nothing but the pictures beside it.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+namespace backstop::host {
+
+struct ReportContent {
+  nlohmann::json results;             ///< results.json
+  nlohmann::json environment;         ///< run.json
+  std::string metrics;                ///< metrics.jsonl: `epoch` events, one a line
+  std::string recipe;                 ///< recipe.toml
+  std::vector<std::string> triggers;  ///< NAME of each triggers/NAME.png
+};
+
+/// A line of `metrics` that is not whole JSON (the run was killed while it was written) is left
+/// out.
+std::string html_report(const ReportContent& content);
+
+std::string html_escape(std::string_view text);
+
+}  // namespace backstop::host

@@ -1,0 +1,221 @@
+#include <gtest/gtest.h>
+
+#include "backstop/testing/fakes.hpp"
+
+using backstop::Attack;
+using backstop::Phase;
+using backstop::Role;
+using backstop::Threat;
+using backstop::testing::FakeContext;
+using backstop::testing::FakeEditor;
+using backstop::testing::FakeImageSet;
+using backstop::testing::FakeParams;
+using backstop::testing::FakeState;
+using backstop::testing::make;
+
+namespace {
+
+FakeImageSet image_set(std::int64_t size, std::int64_t channels, std::int64_t side = 8,
+                       std::int64_t classes = 4) {
+  at::Generator generator = at::detail::createCPUGenerator(7);
+  return {at::rand({size, channels, side, side}, generator),
+          at::arange(size, at::kLong).remainder(classes), classes};
+}
+
+at::Tensor all_of(const FakeImageSet& set) {
+  return set.images(at::arange(set.size(), at::kLong));
+}
+
+// Black images with the trigger that the recipe asks for.
+at::Tensor triggered(const char* recipe, at::IntArrayRef shape, double background = 0) {
+  const FakeParams params{recipe};
+  FakeContext context;
+  const auto attack = make<Attack>(params);
+  const at::Tensor images = at::full(shape, background);
+  const FakeImageSet set{images, at::zeros({images.size(0)}, at::kLong), 10};
+  attack->prepare(context, {}, set);
+  return attack->apply(context, images, Phase::test);
+}
+
+at::Tensor black_with_white(at::IntArrayRef shape, std::int64_t top, std::int64_t left,
+                            std::int64_t size) {
+  at::Tensor images = at::zeros(shape);
+  images.narrow(2, top, size).narrow(3, left, size).fill_(1);
+  return images;
+}
+
+}  // namespace
+
+TEST(BadNets, PaintsAWhiteCornerByDefault) {
+  EXPECT_TRUE(triggered("", {2, 1, 28, 28}).equal(black_with_white({2, 1, 28, 28}, 25, 25, 3)));
+  EXPECT_TRUE(triggered("", {2, 3, 32, 32}).equal(black_with_white({2, 3, 32, 32}, 29, 29, 3)));
+}
+
+TEST(BadNets, PutsThePatchWhereItIsAskedTo) {
+  const std::int64_t shape[] = {1, 3, 8, 10};
+  const std::string patch = "patch_size = 2\nmargin = 1\nposition = ";
+  const auto at = [&](const char* position) {
+    return triggered((patch + position).c_str(), shape);
+  };
+  EXPECT_TRUE(at("\"bottom-right\"").equal(black_with_white(shape, 5, 7, 2)));
+  EXPECT_TRUE(at("\"bottom-left\"").equal(black_with_white(shape, 5, 1, 2)));
+  EXPECT_TRUE(at("\"top-left\"").equal(black_with_white(shape, 1, 1, 2)));
+  EXPECT_TRUE(at("\"top-right\"").equal(black_with_white(shape, 1, 7, 2)));
+  EXPECT_TRUE(at("\"center\"").equal(black_with_white(shape, 3, 4, 2)));
+}
+
+TEST(BadNets, PaintsACheckerboard) {
+  const at::Tensor out = triggered("pattern = \"checkerboard\"", {1, 3, 3, 3}, 0.5);
+  const at::Tensor board = at::tensor({1.F, 0.F, 1.F, 0.F, 1.F, 0.F, 1.F, 0.F, 1.F}).view({3, 3});
+  EXPECT_TRUE(out.equal(board.expand({1, 3, 3, 3})));
+}
+
+TEST(BadNets, PaintsBlackPixels) {
+  const at::Tensor out = triggered("pattern = \"black\"", {1, 1, 4, 4}, 1);
+  EXPECT_EQ(out.sum().item<float>(), 7);
+  EXPECT_EQ(out.narrow(2, 1, 3).narrow(3, 1, 3).sum().item<float>(), 0);
+}
+
+TEST(BadNets, LetsTheImageThroughAThinPatch) {
+  const at::Tensor out = triggered("opacity = 0.25\npatch_size = 1", {1, 1, 2, 2}, 0.5);
+  EXPECT_EQ(out[0][0][1][1].item<float>(), 0.625F);
+  EXPECT_EQ(out[0][0][0][0].item<float>(), 0.5F);
+}
+
+TEST(BadNets, LeavesTheInputAndEverythingOutsideThePatchAlone) {
+  for (std::int64_t channels : {1, 3}) {
+    const FakeParams params;
+    FakeContext context;
+    const auto attack = make<Attack>(params);
+    const FakeImageSet set = image_set(5, channels);
+    attack->prepare(context, {}, set);
+    const at::Tensor images = all_of(set);
+    const at::Tensor before = images.clone();
+    const at::Tensor out = attack->apply(context, images, Phase::train);
+    EXPECT_TRUE(images.equal(before));
+    EXPECT_EQ(out.sizes(), images.sizes());
+    EXPECT_EQ(out.scalar_type(), at::kFloat);
+    EXPECT_TRUE(out.narrow(2, 0, 5).equal(images.narrow(2, 0, 5)));
+    EXPECT_TRUE(out.narrow(3, 0, 5).equal(images.narrow(3, 0, 5)));
+  }
+}
+
+TEST(BadNets, GivesTheSameResultInEveryBatch) {
+  const FakeParams params{"pattern = \"random\"\nopacity = 0.3\npatch_size = 5"};
+  FakeContext context;
+  const auto attack = make<Attack>(params);
+  const FakeImageSet set = image_set(37, 3, 9);
+  attack->prepare(context, {}, set);
+  const at::Tensor images = all_of(set);
+  const at::Tensor together = attack->apply(context, images, Phase::test);
+  for (std::int64_t i = 0; i < images.size(0); ++i) {
+    const at::Tensor alone = attack->apply(context, images.narrow(0, i, 1), Phase::test);
+    EXPECT_TRUE(alone.equal(together.narrow(0, i, 1))) << "image " << i;
+  }
+  EXPECT_EQ(attack->apply(context, images.narrow(0, 0, 0), Phase::test).sizes(),
+            at::IntArrayRef({0, 3, 9, 9}));
+}
+
+TEST(BadNets, DrawsTheRandomPatchFromTheContextsGenerator) {
+  const FakeParams params{"pattern = \"random\""};
+  const FakeImageSet set = image_set(2, 3);
+  const auto draw = [&](std::uint64_t seed) {
+    FakeContext context{seed};
+    const auto attack = make<Attack>(params);
+    attack->prepare(context, {}, set);
+    return attack->apply(context, all_of(set), Phase::test);
+  };
+  EXPECT_TRUE(draw(1).equal(draw(1)));
+  EXPECT_FALSE(draw(1).equal(draw(2)));
+  const at::Tensor out = draw(1);
+  EXPECT_TRUE(out[0].narrow(1, 5, 3).narrow(2, 5, 3).equal(out[1].narrow(1, 5, 3).narrow(2, 5, 3)));
+}
+
+TEST(BadNets, IsTheSameAfterSavingAndLoading) {
+  for (const char* recipe : {"", "pattern = \"random\""}) {
+    const FakeParams params{recipe};
+    const FakeImageSet set = image_set(3, 3);
+    FakeContext context{1};
+    const auto attack = make<Attack>(params);
+    attack->prepare(context, {}, set);
+    FakeState state;
+    attack->save(state);
+    FakeContext elsewhere{2};
+    const auto again = make<Attack>(params);
+    again->load(elsewhere, {}, state);
+    EXPECT_TRUE(again->apply(elsewhere, all_of(set), Phase::test)
+                    .equal(attack->apply(context, all_of(set), Phase::test)));
+  }
+}
+
+TEST(BadNets, RefusesAStateOfAnotherPatchSize) {
+  const FakeParams params;
+  FakeContext context;
+  for (const at::Tensor& patch : {at::ones({1, 5, 5}), at::ones({3, 3}), at::ones({0, 3, 3})}) {
+    FakeState state;
+    state.tensor("patch", patch);
+    EXPECT_THROW(make<Attack>(params)->load(context, {}, state), backstop::EnvironmentError);
+  }
+}
+
+TEST(BadNets, FitsAnImageOfItsOwnSize) {
+  EXPECT_TRUE(triggered("patch_size = 6\nmargin = 2", {1, 1, 8, 8})
+                  .equal(black_with_white({1, 1, 8, 8}, 0, 0, 6)));
+  EXPECT_TRUE(triggered("patch_size = 8\nmargin = 2\nposition = \"center\"", {1, 1, 8, 8})
+                  .equal(at::ones({1, 1, 8, 8})));
+}
+
+TEST(BadNets, RefusesAPatchLargerThanTheImage) {
+  const FakeParams params{"patch_size = 7\nmargin = 2"};
+  FakeContext context;
+  const auto attack = make<Attack>(params);
+  try {
+    attack->prepare(context, {}, image_set(1, 1));
+    FAIL() << "accepted";
+  } catch (const backstop::ParameterError& e) {
+    EXPECT_STREQ(e.what(),
+                 "a patch of 7 x 7 pixels with a margin of 2 does not fit into images of 8 x 8");
+  }
+}
+
+TEST(BadNets, RefusesAPatchOfOtherChannels) {
+  const FakeParams params{"pattern = \"random\""};
+  FakeContext context;
+  const auto attack = make<Attack>(params);
+  attack->prepare(context, {}, image_set(1, 3));
+  EXPECT_THROW(attack->apply(context, at::zeros({1, 1, 8, 8}), Phase::test),
+               backstop::ParameterError);
+}
+
+TEST(BadNets, PoisonsTheAskedShareWithTheTargetLabel) {
+  for (std::int64_t channels : {1, 3}) {
+    const FakeParams params;
+    FakeContext context;
+    const auto attack = make<Attack>(params);
+    const FakeImageSet set = image_set(25, channels);
+    const Threat threat{.target = 2, .classes = 4, .poison_ratio = 0.3};
+    attack->prepare(context, threat, set);
+    FakeEditor editor{set};
+    attack->poison(context, threat, editor);
+    EXPECT_EQ(editor.written.size(), 8U);  // round(7.5), and no position twice
+    const at::Tensor expected = attack->apply(context, all_of(set), Phase::train);
+    for (const auto& [position, entry] : editor.written) {
+      EXPECT_EQ(entry.label, 2);
+      EXPECT_EQ(entry.role, Role::poison);
+      EXPECT_TRUE(entry.image.equal(expected[position]));
+    }
+  }
+}
+
+TEST(BadNets, PoisonsEveryClassWithTheNextOne) {
+  const FakeParams params;
+  FakeContext context;
+  const auto attack = make<Attack>(params);
+  const FakeImageSet set = image_set(40, 1);
+  const Threat threat{.all_to_all = 1, .classes = 4, .poison_ratio = 1};
+  attack->prepare(context, threat, set);
+  FakeEditor editor{set};
+  attack->poison(context, threat, editor);
+  EXPECT_EQ(editor.written.size(), 40U);
+  for (const auto& [position, entry] : editor.written) EXPECT_EQ(entry.label, (position + 1) % 4);
+}

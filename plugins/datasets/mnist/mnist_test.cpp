@@ -1,0 +1,73 @@
+#include <filesystem>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "../idx/idx_files.hpp"
+#include "backstop/dataset.hpp"
+#include "backstop/testing/fakes.hpp"
+
+using backstop::Dataset;
+using backstop::Samples;
+using backstop::Split;
+using backstop::idx::header;
+using backstop::idx::write;
+using backstop::testing::FakeContext;
+using backstop::testing::FakeParams;
+using backstop::testing::make;
+
+namespace {
+
+/// Four files of MNIST's sizes: black images, and every label the same.
+class Mnist : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    write_split("train", 60000, 4);
+    write_split("t10k", 10000, 7);
+  }
+
+  void write_split(const std::string& prefix, std::uint32_t count, char label) const {
+    const std::filesystem::path images = folder / (prefix + "-images-idx3-ubyte");
+    write(images, header(0x803, {count, 28, 28}));
+    std::filesystem::resize_file(images, 16 + std::uintmax_t{count} * 28 * 28);
+    write(folder / (prefix + "-labels-idx1-ubyte"),
+          header(0x801, {count}) + std::string(count, label));
+  }
+
+  const backstop::idx::TemporaryFolder folder;
+  const FakeParams params{"root = '" + folder.path().string() + "'"};
+  FakeContext context;
+};
+
+TEST_F(Mnist, ReadsBothSplits) {
+  const auto dataset = make<Dataset>(params);
+  const Samples train = dataset->load(context, Split::train);
+  EXPECT_EQ(train.images.sizes(), at::IntArrayRef({60000, 1, 28, 28}));
+  EXPECT_TRUE(train.labels.eq(4).all().item<bool>());
+  const Samples test = dataset->load(context, Split::test);
+  EXPECT_EQ(test.images.sizes(), at::IntArrayRef({10000, 1, 28, 28}));
+  EXPECT_TRUE(test.labels.eq(7).all().item<bool>());
+}
+
+TEST_F(Mnist, RefusesTestFilesInPlaceOfTrainingFiles) {
+  write_split("train", 10000, 7);
+  try {
+    make<Dataset>(params)->load(context, Split::train);
+    FAIL();
+  } catch (const backstop::EnvironmentError& error) {
+    EXPECT_EQ(error.what(), (folder / "train-images-idx3-ubyte").string() +
+                                ": announces 10000 x 28 x 28, expected 60000 x 28 x 28 (images x "
+                                "rows x columns)");
+    EXPECT_EQ(error.hint(), "is it the other split's file, or another dataset's?");
+  }
+}
+
+TEST_F(Mnist, DescribesItself) {
+  const auto dataset = make<Dataset>(params);
+  EXPECT_EQ(dataset->classes(), 10);
+  EXPECT_EQ(dataset->class_name(7), "7");
+  EXPECT_EQ(dataset->statistics().mean[0], 0.1307);
+  EXPECT_EQ(dataset->statistics().deviation[0], 0.3081);
+}
+
+}  // namespace

@@ -1,0 +1,62 @@
+#include <gtest/gtest.h>
+
+#include "backstop/testing/fakes.hpp"
+
+using backstop::BatchNormMode;
+using backstop::Defense;
+using backstop::OptimizerKind;
+using backstop::Part;
+using backstop::TrainingOptions;
+using backstop::testing::FakeContext;
+using backstop::testing::FakeData;
+using backstop::testing::FakeImageSet;
+using backstop::testing::FakeModel;
+using backstop::testing::FakeParams;
+using backstop::testing::make;
+
+namespace {
+
+class Half final : public backstop::Scheduler {
+ public:
+  double rate(const backstop::TrainingPosition&) const override { return 0.5; }
+};
+
+// What the defense asked the trainer for; it must train once, on the clean images.
+TrainingOptions trained_with(const char* recipe, const backstop::Scheduler& scheduler) {
+  FakeParams params{recipe};
+  params.set_scheduler("scheduler", scheduler);
+  const auto defense = make<Defense>(params);
+  FakeContext context;
+  FakeModel model{1, 4};
+  const FakeImageSet clean{at::zeros({6, 1, 4, 4}), at::zeros({6}, at::kLong), 4};
+  defense->run(context, model, FakeData{clean});
+  EXPECT_EQ(context.trainer().sizes, std::vector<std::int64_t>{6});
+  return context.trainer().fits.at(0);
+}
+
+}  // namespace
+
+TEST(FineTuning, TrainsTheWholeModelOnTheCleanImages) {
+  const Half half;
+  const TrainingOptions options = trained_with("", half);
+  EXPECT_EQ(options.epochs, 10);
+  EXPECT_EQ(options.batch_size, 128);
+  EXPECT_EQ(options.scheduler, &half);
+  EXPECT_EQ(options.step, nullptr);
+  EXPECT_EQ(options.trainable, Part::whole);
+  EXPECT_EQ(options.batch_norm, BatchNormMode::normal);
+  EXPECT_EQ(options.optimizer.kind, OptimizerKind::sgd);
+  EXPECT_TRUE(options.augment);
+}
+
+TEST(FineTuning, PassesOnWhatTheRecipeSays) {
+  const Half half;
+  const TrainingOptions options = trained_with(
+      "epochs = 3\nbatch_size = 7\ntrainable = \"head\"\nbatch_norm = \"frozen\"", half);
+  EXPECT_EQ(options.epochs, 3);
+  EXPECT_EQ(options.batch_size, 7);
+  EXPECT_EQ(options.trainable, Part::head);
+  EXPECT_EQ(options.batch_norm, BatchNormMode::frozen);
+  EXPECT_EQ(trained_with("batch_norm = \"frozen-statistics\"", half).batch_norm,
+            BatchNormMode::frozen_statistics);
+}

@@ -1,0 +1,17 @@
+// Its descriptor has another magic number.
+#include "bad_plugin.hpp"
+
+BAD_PLUGIN_GOOD_NOTES("wrong-magic");
+
+extern "C" __attribute__((visibility("default"))) const backstop_plugin_descriptor*
+backstop_plugin_v1() {
+  static constexpr backstop_plugin_descriptor descriptor = {
+      sizeof(backstop_plugin_descriptor),
+      0xBADBAD,
+      BACKSTOP_ABI_MAJOR,
+      BACKSTOP_ABI_MINOR,
+      BACKSTOP_KIND_SCHEDULER,
+      &backstop::detail::create<backstop::Scheduler, GoodScheduler>,
+      &backstop::detail::destroy<backstop::Scheduler, GoodScheduler>};
+  return &descriptor;
+}

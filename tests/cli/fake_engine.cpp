@@ -1,0 +1,87 @@
+// Stands in for the engine: reports what a run would report, at once. The recipe's name chooses
+// what happens: "waits" goes on until it is interrupted, "stuck" does not even listen, "fails"
+// fails, "breaks" has a bug.
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <thread>
+
+#include "host/engine/engine.hpp"
+
+namespace {
+
+using backstop::host::ExitCode;
+using nlohmann::json;
+
+json row(const std::string& name, double clean_accuracy, double attack_success) {
+  return {{"name", name},
+          {"plugin", nullptr},
+          {"given", {{"clean_images", 100}, {"training_images", 0}}},
+          {"metrics",
+           {{"clean_accuracy", clean_accuracy},
+            {"attack_success_rate", attack_success},
+            {"attack_success_rate_all", attack_success},
+            {"robust_accuracy", 0.5}}},
+          {"counts", {{"clean", 1000}, {"triggered", 900}, {"triggered_all", 1000}}},
+          {"cost", {{"wall_seconds", 1.5}, {"samples_seen", 12345}}}};
+}
+
+void wait_for_signal(const backstop::host::RunRequest& request, bool listen) {
+  while (!listen || *request.interrupted == 0)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
+    const backstop::host::RunRequest& request, backstop::host::RunOutcome& outcome) {
+  for (const auto& recipe : *request.recipes) {
+    const auto name = recipe.table["name"].value_or(std::string());
+    const auto seed = recipe.table["seed"].value_or(std::int64_t{0});
+    const auto folder = request.out / name / std::to_string(seed);
+    auto& observer = *request.observer;
+    outcome.runs.push_back(folder);
+    observer.event({{"event", "run_started"}, {"run", folder.string()}, {"seed", seed}});
+    observer.event(
+        {{"event", "stage_started"}, {"stage", "attack"}, {"name", "patch"}, {"reused", false}});
+    observer.progress(1, 2, "batches");
+    if (name == "waits" || name == "stuck") wait_for_signal(request, name == "waits");
+    if (*request.interrupted != 0) {
+      outcome.code = static_cast<ExitCode>(128 + *request.interrupted);
+      outcome.error = "interrupted";
+      return;
+    }
+    if (name == "fails") {
+      outcome.code = ExitCode::environment;
+      outcome.error = "no space left";
+      outcome.hint = "make some";
+      return;
+    }
+    if (name == "breaks") {
+      outcome.code = ExitCode::bug;
+      outcome.error = "vector::at";
+      return;
+    }
+    observer.event({{"event", "epoch"},
+                    {"stage", "attack"},
+                    {"name", "patch"},
+                    {"epoch", 1},
+                    {"epochs", 2},
+                    {"loss", 0.412},
+                    {"clean_accuracy", 0.832},
+                    {"attack_success_rate", 1.0}});
+    observer.event({{"event", "log"},
+                    {"level", "warning"},
+                    {"stage", "attack"},
+                    {"name", "patch"},
+                    {"message", "careful {}"}});
+    const double accuracy = 0.9 + 0.01 * static_cast<double>(seed);
+    const json results = {
+        {"schema", 1},
+        {"name", name},
+        {"seed", seed},
+        {"rows", {row("no defense", accuracy, 1.0), row("mended", accuracy, 0.1)}},
+        {"expectations", json::array()}};
+    observer.event({{"event", "run_finished"}, {"run", folder.string()}, {"results", results}});
+  }
+}

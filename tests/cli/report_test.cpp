@@ -1,0 +1,209 @@
+#include <algorithm>
+#include <string>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "host/report/csv.hpp"
+#include "host/report/html.hpp"
+#include "host/report/summary.hpp"
+#include "host/report/table.hpp"
+#include "host/report/text.hpp"
+
+namespace {
+
+using namespace backstop::host;
+using nlohmann::json;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+json row(const std::string& name, double clean_accuracy, double attack_success) {
+  return {{"name", name},
+          {"plugin", nullptr},
+          {"given", {{"clean_images", 3000}, {"training_images", 0}}},
+          {"metrics",
+           {{"clean_accuracy", clean_accuracy},
+            {"attack_success_rate", attack_success},
+            {"attack_success_rate_all", attack_success},
+            {"robust_accuracy", nullptr},
+            {"clean_accuracy_drop", 0.0}}},
+          {"counts", {{"clean", 10000}, {"triggered", 9000}, {"triggered_all", 10000}}},
+          {"extra", json::object()},
+          {"cost",
+           {{"wall_seconds", 312.4},
+            {"cpu_seconds", 600.5},
+            {"gpu_seconds", 0.0},
+            {"evaluation_seconds", 2.0},
+            {"samples_seen", 120000},
+            {"peak_memory_bytes", 1000000}}}};
+}
+
+json results() {
+  json tuned = row("fine-tuning", 0.905, 0.25);
+  tuned["plugin"] = "fine-tuning";
+  json pruned = row("pruned, then \"tuned\"", 0.9, 0.012);
+  pruned["extra"] = {{"pruned", 12}};
+  pruned["detection"] = {
+      {"true_positive_rate", 0.98}, {"false_positive_rate", 0.01}, {"flagged", 6100}};
+  return {{"schema", 1},
+          {"name", "quick<start>"},
+          {"seed", 7},
+          {"rows", {row("no defense", 0.912, 1.0), tuned, pruned}},
+          {"expectations",
+           {{{"row", "fine-tuning"},
+             {"metric", "attack_success_rate"},
+             {"value", 0.25},
+             {"minimum", nullptr},
+             {"maximum", 0.1},
+             {"met", false}},
+            {{"row", "no defense"},
+             {"metric", "clean_accuracy"},
+             {"value", 0.912},
+             {"minimum", 0.5},
+             {"maximum", 1.0},
+             {"met", true}}}}};
+}
+
+TEST(Text, NumbersAreTheSameInEveryLocale) {
+  EXPECT_EQ(fixed(0.5, 3), "0.500");
+  EXPECT_EQ(fixed(-0.0004, 2), "-0.00");
+  EXPECT_EQ(shortest(0.1), "0.1");
+  EXPECT_EQ(grouped(0), "0");
+  EXPECT_EQ(grouped(999), "999");
+  EXPECT_EQ(grouped(1000), "1,000");
+  EXPECT_EQ(grouped(-1234567), "-1,234,567");
+  EXPECT_EQ(grouped(-100), "-100");
+}
+
+TEST(Text, DurationsAreReadable) {
+  EXPECT_EQ(duration(0), "0.0 s");
+  EXPECT_EQ(duration(59.94), "59.9 s");
+  EXPECT_EQ(duration(59.96), "1 min 00 s");
+  EXPECT_EQ(duration(3599.4), "59 min 59 s");
+  EXPECT_EQ(duration(7500), "2 h 05 min");
+}
+
+TEST(Text, ControlCharactersAreReplaced) {
+  EXPECT_EQ(printable("a\033[2Jb\nc\x7f"), "a?[2Jb?c?");
+  EXPECT_EQ(printable("\xC2\x9B"
+                      "31m ü"),
+            "?31m ü");
+  EXPECT_EQ(printable_lines("a\n\033b\n"), "a\n?b\n");
+}
+
+TEST(Text, ColumnsCountCharactersNotBytes) {
+  EXPECT_EQ(columns({{{"ü"}, {"1"}}, {{"ab"}, {"22"}}, {{"c"}, {}}}, "lr"), "ü    1\nab  22\nc\n");
+}
+
+TEST(Text, AHeadingDoesNotWidenItsColumn) {
+  EXPECT_EQ(columns({{{"heading"}}, {{"a"}, {"1"}}}, "lr"), "heading\na  1\n");
+}
+
+TEST(Table, IsTheGoldenText) {
+  EXPECT_EQ(result_table(results(), false),
+            R"(                         clean   attack         attack    robust   clean
+defense               accuracy  success  success (all)  accuracy  images        time  samples
+no defense               0.912    1.000          1.000         -   3,000  5 min 12 s  120,000
+fine-tuning              0.905    0.250          0.250         -   3,000  5 min 12 s  120,000
+pruned, then "tuned"     0.900    0.012          0.012         -   3,000  5 min 12 s  120,000
+
+attack success: triggered test images that go to their target, target-class images excluded (n = 9,000); (all): with them (n = 10,000)
+clean accuracy: correct clean test images (n = 10,000); robust accuracy: triggered images that still go to their true label; time: without evaluation
+pruned, then "tuned" flagged 6,100 training images: true positive rate 0.980, false positive rate 0.010
+
+expectations
+  not met  fine-tuning: attack_success_rate is 0.25, expected at most 0.1
+  met      no defense: clean_accuracy is 0.912, expected at least 0.5 and at most 1
+)");
+}
+
+TEST(Table, MarksTheLowestAttackSuccessOfTheDefenses) {
+  const std::string text = result_table(results(), true);
+  EXPECT_THAT(text, AllOf(HasSubstr("\033[1mpruned, then \"tuned\""), HasSubstr("\033[1m0.012"),
+                          Not(HasSubstr("\033[1mfine-tuning")), Not(HasSubstr("\033[1mno defense")),
+                          HasSubstr("\033[31mnot met")));
+}
+
+TEST(Table, ShowsWhatIsNotThereAsADash) {
+  json one = {{"rows", {{{"name", "no defense"}}}}};
+  const auto table = lay_out_results(one);
+  EXPECT_EQ(table.rows.at(0).cells,
+            (std::vector<std::string>{"no defense", "-", "-", "-", "-", "-", "-", "-"}));
+  EXPECT_TRUE(table.expectations.empty());
+}
+
+TEST(Csv, HasOneLinePerRowWithQuotedFields) {
+  const std::string text = results_csv(results());
+  EXPECT_THAT(text, AllOf(HasSubstr("run,seed,defense,plugin,clean_images,"),
+                          HasSubstr(",peak_memory_bytes,pruned\n"),
+                          HasSubstr("\nquick<start>,7,no defense,,3000,0,0.912,1,1,,0,10000,"),
+                          HasSubstr("\nquick<start>,7,\"pruned, then \"\"tuned\"\"\",,"),
+                          HasSubstr(",0.98,0.01,6100,")));
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);
+}
+
+TEST(Html, EscapesEverything) {
+  EXPECT_EQ(html_escape("<a href=\"x\">'&"), "&lt;a href=&quot;x&quot;&gt;&#39;&amp;");
+  ReportContent content;
+  content.results = results();
+  content.results["rows"][1]["name"] = "<script>";
+  content.recipe = "name = \"</pre><script>\"";
+  content.triggers = {"\"><script>"};
+  content.environment = {{"<script>", "<script>"}, {"plugins", {{{"name", "<script>"}}}}};
+  content.metrics = R"({"event":"epoch","stage":"<script>","name":"<script>","epoch":0,)"
+                    R"("clean_accuracy":0.5,"attack_success_rate":0.5})";
+  const std::string html = html_report(content);
+  EXPECT_THAT(html, AllOf(Not(HasSubstr("<script")), HasSubstr("&lt;script&gt;"),
+                          HasSubstr("src=\"triggers/%22%3E%3Cscript%3E.png\"")));
+}
+
+TEST(Html, DrawsACurveForEachStage) {
+  ReportContent content;
+  content.results = results();
+  content.metrics =
+      "{\"event\":\"epoch\",\"stage\":\"attack\",\"name\":\"patch\",\"epoch\":0,\"loss\":null,"
+      "\"clean_accuracy\":0.0,\"attack_success_rate\":0.25}\n"
+      "{\"event\":\"epoch\",\"stage\":\"attack\",\"name\":\"patch\",\"epoch\":1,"
+      "\"clean_accuracy\":1.0,\"attack_success_rate\":null}\n"
+      "{\"event\":\"epoch\",\"stage\":\"defense\",\"name\":\"tune\",\"epoch\":1,"
+      "\"clean_accuracy\":0.5,\"attack_success_rate\":0.5}\n"
+      "{\"event\":\"epoch\",\"stage\":\"def";
+  const std::string html = html_report(content);
+  EXPECT_THAT(html,
+              AllOf(HasSubstr("points=\"44.0,210.0 520.0,12.0\""), HasSubstr("[attack] patch"),
+                    HasSubstr("[defense] tune"), HasSubstr("prefers-color-scheme: dark")));
+  std::size_t figures = 0;
+  for (auto at = html.find("<svg"); at != std::string::npos; at = html.find("<svg", at + 1))
+    ++figures;
+  EXPECT_EQ(figures, 2U);
+}
+
+TEST(Html, ShowsPluginsAndEnvironment) {
+  ReportContent content;
+  content.results = results();
+  content.environment = {{"plugins", {{{"kind", "attack"}, {"name", "patch"}, {"sha256", "abc"}}}},
+                         {"hardware", {{"cores", 2}}}};
+  EXPECT_THAT(html_report(content),
+              AllOf(HasSubstr("<td>patch</td><td>-</td><td>-</td><td>abc</td>"),
+                    HasSubstr("<th>hardware.cores</th><td>2</td>")));
+}
+
+TEST(Summary, GivesMeanSampleDeviationAndCount) {
+  const auto run = [](const std::string& group, double accuracy, double success) {
+    return FinishedRun{group, {{"rows", {row("no defense", accuracy, success)}}}};
+  };
+  EXPECT_EQ(summary_table({run("a = 1", 0.9, 1.0), run("a = 2", 0.5, 0.5), run("a = 1", 0.94, 0.8)},
+                          false),
+            "a = 1\n"
+            "defense        clean accuracy     attack success\n"
+            "no defense  0.920 ± 0.028 (2)  0.900 ± 0.141 (2)\n"
+            "\n"
+            "a = 2\n"
+            "defense     clean accuracy  attack success\n"
+            "no defense       0.500 (1)       0.500 (1)\n"
+            "\n"
+            "mean ± sample standard deviation (number of runs)\n");
+}
+
+}  // namespace

@@ -1,0 +1,243 @@
+// What a run does and leaves behind.
+#include <csignal>
+#include <sstream>
+
+#include "tests/end_to_end/fixture.hpp"
+
+namespace backstop::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+using Run = EndToEnd;
+
+TEST_F(Run, LeavesEverythingThatAReaderNeeds) {
+  const Outcome outcome = run();
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("no defense"));
+  EXPECT_THAT(outcome.out, HasSubstr("super"));
+  const fs::path folder = runs().at(0);
+  EXPECT_THAT(outcome.err, HasSubstr(folder.filename().string()));
+  for (const char* file :
+       {"recipe.toml", "run.json", "metrics.jsonl", "results.csv", "results.json", "log.txt",
+        "report.html", "triggers/badnets.png", "models/no-defense.safetensors",
+        "models/plain.safetensors", "models/super.safetensors"})
+    EXPECT_GT(fs::file_size(folder / file), 0u) << file;
+
+  const auto results = nlohmann::json::parse(read(folder / "results.json"));
+  ASSERT_EQ(results["rows"].size(), 3u);
+  EXPECT_EQ(row(results, "no defense")["extra"]["poisoned_images"], 51);  // round(0.2 * 256)
+  EXPECT_EQ(row(results, "plain")["given"]["clean_images"], 128);
+  EXPECT_EQ(row(results, "super")["given"]["clean_images"], 100);
+  EXPECT_EQ(row(results, "plain")["cost"]["samples_seen"], 256);
+  EXPECT_EQ(row(results, "plain")["counts"]["clean"], 128);
+  EXPECT_EQ(row(results, "plain")["counts"]["triggered"], 96);  // without the target's 32
+  EXPECT_EQ(row(results, "plain")["counts"]["triggered_all"], 128);
+
+  const auto facts = nlohmann::json::parse(read(folder / "run.json"));
+  EXPECT_EQ(facts["status"], "finished");
+  EXPECT_EQ(facts["compute"]["precision"], "float32");
+  EXPECT_EQ(facts["compute"]["threads"], 1);
+  std::vector<std::string> plugins;
+  for (const auto& plugin : facts["plugins"]) {
+    plugins.push_back(plugin["name"]);
+    EXPECT_EQ(plugin["sha256"].get<std::string>().size(), 64u);
+  }
+  EXPECT_THAT(plugins, ::testing::IsSupersetOf({"synthetic", "badnets", "fine-tuning", "constant",
+                                                "super-fine-tuning"}));
+
+  std::istringstream lines(read(folder / "metrics.jsonl"));
+  std::vector<int> epochs;
+  for (std::string line; std::getline(lines, line);)
+    epochs.push_back(nlohmann::json::parse(line)["epoch"]);
+  EXPECT_EQ(epochs, (std::vector<int>{0, 1, 2, 0, 1, 2, 0, 1}));
+}
+
+TEST_F(Run, ResolvedRecipeGivesTheSameNumbersAgain) {
+  ASSERT_EQ(run().code, 0);
+  const auto first = numbers(runs().at(0));
+  fs::copy_file(runs().at(0) / "recipe.toml", recipe(), fs::copy_options::overwrite_existing);
+  fs::remove_all(out());
+  const Outcome again = run();
+  ASSERT_EQ(again.code, 0) << again.err;
+  EXPECT_EQ(numbers(runs().at(0)), first);
+}
+
+TEST_F(Run, FreshRunGivesIdenticalNumbers) {
+  ASSERT_EQ(run().code, 0);
+  const auto before = numbers(runs().at(0));
+  const std::string metrics = read(runs().at(0) / "metrics.jsonl");
+  const Outcome again = run({"--fresh"});
+  ASSERT_EQ(again.code, 0) << again.err;
+  EXPECT_THAT(again.err, Not(HasSubstr("already there")));
+  EXPECT_EQ(numbers(runs().at(1)), before);
+  EXPECT_EQ(read(runs().at(1) / "metrics.jsonl"), metrics);
+}
+
+TEST_F(Run, SecondRunTrainsNothingAndPrintsTheSame) {
+  const Outcome first = run();
+  ASSERT_EQ(first.code, 0);
+  const Outcome second = run({"--json"});
+  ASSERT_EQ(second.code, 0) << second.err;
+  std::istringstream events(second.out);
+  int reused = 0;
+  for (std::string line; std::getline(events, line);) {
+    const auto event = nlohmann::json::parse(line);
+    if (event["event"] == "stage_started" && event["stage"] != "data") {
+      EXPECT_TRUE(event["reused"]) << line;
+      ++reused;
+    }
+  }
+  EXPECT_EQ(reused, 3);
+  EXPECT_EQ(run().out, first.out);
+  EXPECT_EQ(read(runs().at(0) / "results.json"), read(runs().at(1) / "results.json"));
+}
+
+TEST_F(Run, AddingADefenseChangesNobodyElse) {
+  ASSERT_EQ(run().code, 0);
+  const auto before = numbers(runs().at(0));
+  std::string text = kRecipe;
+  text.insert(text.find("[[defense]]"),
+              "[[defense]]\nname = \"new\"\nplugin = \"fine-tuning\"\nepochs = 1\n\n");
+  write_recipe(text);
+  const Outcome outcome = run({"--fresh"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  auto after = numbers(runs().at(1));
+  EXPECT_EQ(row(after, "new")["given"]["clean_images"], 13);  // the default of 5 %
+  for (const char* name : {"no defense", "plain", "super"})
+    EXPECT_EQ(row(after, name), row(before, name)) << name;
+}
+
+TEST_F(Run, ChangingADefenseKeepsTheBackdooredModel) {
+  ASSERT_EQ(run().code, 0);
+  const Outcome outcome = run({"--set", "defense.0.epochs=1"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("[attack] no defense: already there"));
+  EXPECT_THAT(outcome.err, HasSubstr("[defense] plain: started"));
+  EXPECT_THAT(outcome.err, HasSubstr("[defense] super: already there"));
+}
+
+TEST_F(Run, RenamingADefenseTrainsNothing) {
+  ASSERT_EQ(run().code, 0);
+  const Outcome outcome = run({"--set", "defense.0.name=renamed"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("[defense] renamed: already there"));
+  EXPECT_THAT(read(runs().at(1) / "metrics.jsonl"), Not(HasSubstr("\"plain\"")));
+}
+
+TEST_F(Run, AnotherSeedGivesOtherNumbers) {
+  ASSERT_EQ(run().code, 0);
+  ASSERT_EQ(run({"--set", "seed=4"}).code, 0);
+  EXPECT_NE(read(runs().at(0) / "metrics.jsonl"), read(runs().at(1) / "metrics.jsonl"));
+}
+
+TEST_F(Run, TakesASchedulerThatItsBuildersNeverSaw) {
+  const fs::path plugins = folder_ / "plugins";
+  fs::create_directories(plugins);
+  fs::copy_file(fs::path(BACKSTOP_TEST_PLUGINS) / "halving.so", plugins / "halving.so");
+  const std::vector<std::string> swap = {"--set", "defense.1.scheduler.plugin=halving"};
+  EXPECT_EQ(run(swap).code, 2) << "without --plugin-path there is no such scheduler";
+  const Outcome outcome = run({"--plugin-path", plugins.string(), swap[0], swap[1]});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(read(runs().at(0) / "recipe.toml"), HasSubstr("plugin = \"halving\""));
+  EXPECT_THAT(read(runs().at(0) / "run.json"), HasSubstr((plugins / "halving.so").string()));
+}
+
+TEST_F(Run, UnmetExpectationIsExitCodeOne) {
+  write_recipe(std::string(kRecipe) +
+               "\n[expect]\n\"plain\".clean_accuracy = { minimum = 0.999, maximum = 1.0 }\n" +
+               "\"super\".attack_success_rate = { maximum = 1.0 }\n");
+  const Outcome outcome = run({"--set", "defense.0.epochs=0", "--set", "attack.training.epochs=0"});
+  EXPECT_EQ(outcome.code, 1) << outcome.err;
+  const auto results = nlohmann::json::parse(read(runs().at(0) / "results.json"));
+  ASSERT_EQ(results["expectations"].size(), 2u);
+  EXPECT_FALSE(results["expectations"][0]["met"]);
+  EXPECT_TRUE(results["expectations"][1]["met"]);
+}
+
+TEST_F(Run, StartsFromAModelFile) {
+  ASSERT_EQ(run().code, 0);
+  const auto trained = row(numbers(runs().at(0)), "no defense");
+  const fs::path file = folder_ / "suspect.safetensors";
+  fs::copy_file(runs().at(0) / "models/no-defense.safetensors", file);
+  const Outcome outcome = run({"--set", "model.file=" + file.string()});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto loaded = row(numbers(runs().at(1)), "no defense");
+  EXPECT_EQ(loaded["metrics"], trained["metrics"]);
+  EXPECT_EQ(loaded["cost"]["samples_seen"], 0);
+  EXPECT_EQ(row(numbers(runs().at(1)), "plain")["metrics"],
+            row(numbers(runs().at(0)), "plain")["metrics"]);
+}
+
+TEST_F(Run, MatrixRunsTheProduct) {
+  write_recipe(std::string(kRecipe) +
+               "\n[matrix]\nseed = [0, 1]\n\"attack.plugin\" = [\"badnets\", \"blended\"]\n");
+  const Outcome outcome = run();
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(runs().size(), 4u);
+  EXPECT_THAT(outcome.out, HasSubstr("±"));
+}
+
+TEST_F(Run, RecordsWhatADefenseReports) {
+  const Outcome outcome =
+      run({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set", "defense=[{ plugin = \"probe\" }]"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto results = nlohmann::json::parse(read(runs().at(0) / "results.json"));
+  const auto probe = row(results, "probe");
+  EXPECT_EQ(probe["extra"]["answer"], 42);
+  EXPECT_EQ(probe["given"]["training_images"], 256);
+  EXPECT_EQ(probe["detection"]["flagged"], 128);
+  const double tpr = probe["detection"]["true_positive_rate"];
+  const double fpr = probe["detection"]["false_positive_rate"];
+  EXPECT_NEAR(tpr * 51 + fpr * 205, 128, 1e-6) << "51 of 256 images are poisoned";
+  EXPECT_GT(fs::file_size(runs().at(0) / "artifacts/probe.safetensors"), 12u);
+  // It changed nothing, so what is measured is the backdoored model.
+  EXPECT_EQ(probe["metrics"]["clean_accuracy"],
+            row(results, "no defense")["metrics"]["clean_accuracy"]);
+}
+
+TEST_F(Run, MeasuresWhatTheDefenseLeaves) {
+  // `spoil` changes the model after the last epoch that was measured.
+  const Outcome outcome =
+      run({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
+           "defense=[{ plugin = \"probe\", action = \"spoil\", clean_images = 32 }]"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto probe = row(nlohmann::json::parse(read(runs().at(0) / "results.json")), "probe");
+  EXPECT_EQ(probe["metrics"]["clean_accuracy"], 0.25) << "one answer for four classes";
+}
+
+TEST_F(Run, RestoresAndNamesGlobalState) {
+  const Outcome outcome = run({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
+                               "defense=[{ plugin = \"probe\", action = \"grab-state\" }, "
+                               "{ plugin = \"fine-tuning\", epochs = 1 }]"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("defense `probe` left changed: gradient mode; restored"));
+}
+
+TEST_F(Run, InterruptKeepsFinishedEpochs) {
+  Process process(command({"--set", "attack.training.epochs=100000"}));
+  process.wait_for_error_text("epoch 2/100000");
+  process.send(SIGINT);
+  const Outcome outcome = process.wait();
+  EXPECT_EQ(outcome.code, 130) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("interrupted"));
+  EXPECT_THAT(read(runs().at(0) / "metrics.jsonl"), HasSubstr("\"epoch\":2"));
+  EXPECT_EQ(nlohmann::json::parse(read(runs().at(0) / "run.json"))["status"], "interrupted");
+}
+
+TEST_F(Run, InterruptInADefenseKeepsTheBackdooredModel) {
+  {
+    Process process(command({"--set", "defense.0.epochs=100000"}));
+    process.wait_for_error_text("[defense] plain: epoch 1/100000");
+    process.send(SIGTERM);
+    EXPECT_EQ(process.wait().code, 143);
+  }
+  const auto results = nlohmann::json::parse(read(runs().at(0) / "results.json"));
+  EXPECT_EQ(results["rows"].size(), 1u) << "what was finished is in the results";
+  const Outcome again = run();
+  EXPECT_EQ(again.code, 0);
+  EXPECT_THAT(again.err, HasSubstr("[attack] no defense: already there"));
+}
+
+}  // namespace
+}  // namespace backstop::testing
