@@ -8,6 +8,7 @@
 
 #include "host/cli/command.hpp"
 #include "host/recipe/recipe.hpp"
+#include "host/recipe/write.hpp"
 #include "host/report/text.hpp"
 
 namespace backstop::host {
@@ -86,11 +87,7 @@ std::string type_of(const Parameter& parameter) {
 
 std::string default_of(const Parameter& parameter) {
   if (parameter.default_value.empty()) return parameter.optional ? "optional" : "required";
-  std::ostringstream text;
-  text << toml::toml_formatter(
-      parameter.default_value[0],
-      toml::toml_formatter::default_flags & ~toml::format_flags::allow_literal_strings);
-  return text.str();
+  return value_text(parameter.default_value[0]);
 }
 
 std::string range_of(const Parameter& parameter) {
@@ -98,11 +95,15 @@ std::string range_of(const Parameter& parameter) {
   for (const auto& choice : parameter.choices) text += (text.empty() ? "" : ", ") + choice;
   if (!text.empty()) return text;
   const auto& [minimum, maximum] = std::tie(parameter.minimum, parameter.maximum);
+  const bool whole = parameter.type == ParameterType::integer;
+  const auto bound = [whole](double value) {
+    return whole ? std::to_string(static_cast<std::int64_t>(value)) : shortest(value);
+  };
   const bool exclusive = parameter.minimum_exclusive || parameter.maximum_exclusive;
-  if (minimum && maximum && !exclusive) return shortest(*minimum) + " .. " + shortest(*maximum);
-  if (minimum) text = (parameter.minimum_exclusive ? "> " : ">= ") + shortest(*minimum);
+  if (minimum && maximum && !exclusive) return bound(*minimum) + " .. " + bound(*maximum);
+  if (minimum) text = (parameter.minimum_exclusive ? "> " : ">= ") + bound(*minimum);
   if (minimum && maximum) text += ", ";
-  if (maximum) text += (parameter.maximum_exclusive ? "< " : "<= ") + shortest(*maximum);
+  if (maximum) text += (parameter.maximum_exclusive ? "< " : "<= ") + bound(*maximum);
   return text;
 }
 
@@ -120,16 +121,35 @@ std::string built(const BuildFacts& facts) {
          facts.compiler;
 }
 
-std::string parameter_table(const std::vector<Parameter>& parameters, std::string_view bold) {
+/// `text` in lines of at most `width` columns where words allow it, each after `indent`.
+std::string wrapped(const std::string& text, const std::string& indent, std::size_t width) {
+  std::istringstream words(text);
+  std::string result, line;
+  for (std::string word; words >> word;) {
+    if (!line.empty() && indent.size() + line.size() + 1 + word.size() > width) {
+      result += indent + line + "\n";
+      line.clear();
+    }
+    line += (line.empty() ? "" : " ") + word;
+  }
+  return line.empty() ? result : result + indent + line + "\n";
+}
+
+std::string parameter_list(const std::vector<Parameter>& parameters, std::string_view bold) {
   std::vector<std::vector<Cell>> rows;
   for (const auto& parameter : parameters)
     rows.push_back({{parameter.key, bold},
                     {type_of(parameter)},
                     {default_of(parameter)},
                     {range_of(parameter)},
-                    {parameter.unit},
-                    {parameter.help}});
-  return columns(rows, "llllll", "  ");
+                    {parameter.unit}});
+  std::istringstream lines(columns(rows, "lllll", "  "));
+  std::string text, line;
+  for (const auto& parameter : parameters) {
+    std::getline(lines, line);
+    text += line + "\n" + wrapped(parameter.help, "      ", 100);
+  }
+  return text;
 }
 
 std::string text_of(const PluginEntry& entry, const std::string& sha256, bool color) {
@@ -160,7 +180,7 @@ std::string text_of(const PluginEntry& entry, const std::string& sha256, bool co
   for (const auto& line : head) text += columns({line}, "ll");
   text += columns(facts, "ll", "  ");
   if (!manifest.parameters.empty())
-    text += "\nPARAMETERS\n" + parameter_table(manifest.parameters, bold);
+    text += "\nPARAMETERS\n" + parameter_list(manifest.parameters, bold);
   if (readable) text += "\nRECIPE\n" + recipe_fragment(manifest);
   return text;
 }

@@ -51,6 +51,8 @@ void catch_signals() {
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
   for (const int number : {SIGINT, SIGTERM}) sigaction(number, &action, nullptr);
+  // A file larger than the limit allows is then an error like a full disk, not the end.
+  std::signal(SIGXFSZ, SIG_IGN);
 }
 
 // -- the engine --

@@ -99,7 +99,7 @@ TEST_F(Safetensors, SaysWhatIsWrong) {
   expect_problem("tensor `a` has the unknown dtype F7");
   write_header(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", "0000");
   expect_problem("tensor `a` lies at bytes 0 to 8 of 4");
-  write_header(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", "0000");
+  write_header(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", "00000000");
   expect_problem("needs 8 bytes by its shape and has 4");
   write_header(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", "0000");
   expect_problem("tensor `a` has an odd shape");

@@ -49,7 +49,7 @@ std::string expectation(const nlohmann::json& entry) {
   const auto value = number_in(entry, "value");
   std::string text = entry.at("row").get<std::string>() + ": " +
                      entry.at("metric").get<std::string>() + " is " +
-                     (value ? shortest(*value) : "not known") + ", expected";
+                     (value ? fixed(*value, 4) : "not known") + ", expected";
   if (minimum) text += " at least " + shortest(*minimum);
   if (minimum && maximum) text += " and";
   if (maximum) text += " at most " + shortest(*maximum);

@@ -9,9 +9,9 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
-using Run = EndToEnd;
+using WholeRun = EndToEnd;
 
-TEST_F(Run, LeavesEverythingThatAReaderNeeds) {
+TEST_F(WholeRun, LeavesEverythingThatAReaderNeeds) {
   const Outcome outcome = run();
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("no defense"));
@@ -53,7 +53,7 @@ TEST_F(Run, LeavesEverythingThatAReaderNeeds) {
   EXPECT_EQ(epochs, (std::vector<int>{0, 1, 2, 0, 1, 2, 0, 1}));
 }
 
-TEST_F(Run, ResolvedRecipeGivesTheSameNumbersAgain) {
+TEST_F(WholeRun, ResolvedRecipeGivesTheSameNumbersAgain) {
   ASSERT_EQ(run().code, 0);
   const auto first = numbers(runs().at(0));
   fs::copy_file(runs().at(0) / "recipe.toml", recipe(), fs::copy_options::overwrite_existing);
@@ -63,7 +63,7 @@ TEST_F(Run, ResolvedRecipeGivesTheSameNumbersAgain) {
   EXPECT_EQ(numbers(runs().at(0)), first);
 }
 
-TEST_F(Run, FreshRunGivesIdenticalNumbers) {
+TEST_F(WholeRun, FreshRunGivesIdenticalNumbers) {
   ASSERT_EQ(run().code, 0);
   const auto before = numbers(runs().at(0));
   const std::string metrics = read(runs().at(0) / "metrics.jsonl");
@@ -74,7 +74,7 @@ TEST_F(Run, FreshRunGivesIdenticalNumbers) {
   EXPECT_EQ(read(runs().at(1) / "metrics.jsonl"), metrics);
 }
 
-TEST_F(Run, SecondRunTrainsNothingAndPrintsTheSame) {
+TEST_F(WholeRun, SecondRunTrainsNothingAndPrintsTheSame) {
   const Outcome first = run();
   ASSERT_EQ(first.code, 0);
   const Outcome second = run({"--json"});
@@ -93,7 +93,7 @@ TEST_F(Run, SecondRunTrainsNothingAndPrintsTheSame) {
   EXPECT_EQ(read(runs().at(0) / "results.json"), read(runs().at(1) / "results.json"));
 }
 
-TEST_F(Run, AddingADefenseChangesNobodyElse) {
+TEST_F(WholeRun, AddingADefenseChangesNobodyElse) {
   ASSERT_EQ(run().code, 0);
   const auto before = numbers(runs().at(0));
   std::string text = kRecipe;
@@ -108,7 +108,7 @@ TEST_F(Run, AddingADefenseChangesNobodyElse) {
     EXPECT_EQ(row(after, name), row(before, name)) << name;
 }
 
-TEST_F(Run, ChangingADefenseKeepsTheBackdooredModel) {
+TEST_F(WholeRun, ChangingADefenseKeepsTheBackdooredModel) {
   ASSERT_EQ(run().code, 0);
   const Outcome outcome = run({"--set", "defense.0.epochs=1"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
@@ -117,7 +117,7 @@ TEST_F(Run, ChangingADefenseKeepsTheBackdooredModel) {
   EXPECT_THAT(outcome.err, HasSubstr("[defense] super: already there"));
 }
 
-TEST_F(Run, RenamingADefenseTrainsNothing) {
+TEST_F(WholeRun, RenamingADefenseTrainsNothing) {
   ASSERT_EQ(run().code, 0);
   const Outcome outcome = run({"--set", "defense.0.name=renamed"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
@@ -125,13 +125,13 @@ TEST_F(Run, RenamingADefenseTrainsNothing) {
   EXPECT_THAT(read(runs().at(1) / "metrics.jsonl"), Not(HasSubstr("\"plain\"")));
 }
 
-TEST_F(Run, AnotherSeedGivesOtherNumbers) {
+TEST_F(WholeRun, AnotherSeedGivesOtherNumbers) {
   ASSERT_EQ(run().code, 0);
   ASSERT_EQ(run({"--set", "seed=4"}).code, 0);
   EXPECT_NE(read(runs().at(0) / "metrics.jsonl"), read(runs().at(1) / "metrics.jsonl"));
 }
 
-TEST_F(Run, TakesASchedulerThatItsBuildersNeverSaw) {
+TEST_F(WholeRun, TakesASchedulerThatItsBuildersNeverSaw) {
   const fs::path plugins = folder_ / "plugins";
   fs::create_directories(plugins);
   fs::copy_file(fs::path(BACKSTOP_TEST_PLUGINS) / "halving.so", plugins / "halving.so");
@@ -143,11 +143,11 @@ TEST_F(Run, TakesASchedulerThatItsBuildersNeverSaw) {
   EXPECT_THAT(read(runs().at(0) / "run.json"), HasSubstr((plugins / "halving.so").string()));
 }
 
-TEST_F(Run, UnmetExpectationIsExitCodeOne) {
+TEST_F(WholeRun, UnmetExpectationIsExitCodeOne) {
   write_recipe(std::string(kRecipe) +
                "\n[expect]\n\"plain\".clean_accuracy = { minimum = 0.999, maximum = 1.0 }\n" +
                "\"super\".attack_success_rate = { maximum = 1.0 }\n");
-  const Outcome outcome = run({"--set", "defense.0.epochs=0", "--set", "attack.training.epochs=0"});
+  const Outcome outcome = run({"--set", "attack.training.epochs=0"});
   EXPECT_EQ(outcome.code, 1) << outcome.err;
   const auto results = nlohmann::json::parse(read(runs().at(0) / "results.json"));
   ASSERT_EQ(results["expectations"].size(), 2u);
@@ -155,7 +155,7 @@ TEST_F(Run, UnmetExpectationIsExitCodeOne) {
   EXPECT_TRUE(results["expectations"][1]["met"]);
 }
 
-TEST_F(Run, StartsFromAModelFile) {
+TEST_F(WholeRun, StartsFromAModelFile) {
   ASSERT_EQ(run().code, 0);
   const auto trained = row(numbers(runs().at(0)), "no defense");
   const fs::path file = folder_ / "suspect.safetensors";
@@ -169,7 +169,7 @@ TEST_F(Run, StartsFromAModelFile) {
             row(numbers(runs().at(0)), "plain")["metrics"]);
 }
 
-TEST_F(Run, MatrixRunsTheProduct) {
+TEST_F(WholeRun, MatrixRunsTheProduct) {
   write_recipe(std::string(kRecipe) +
                "\n[matrix]\nseed = [0, 1]\n\"attack.plugin\" = [\"badnets\", \"blended\"]\n");
   const Outcome outcome = run();
@@ -178,7 +178,7 @@ TEST_F(Run, MatrixRunsTheProduct) {
   EXPECT_THAT(outcome.out, HasSubstr("±"));
 }
 
-TEST_F(Run, RecordsWhatADefenseReports) {
+TEST_F(WholeRun, RecordsWhatADefenseReports) {
   const Outcome outcome =
       run({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set", "defense=[{ plugin = \"probe\" }]"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
@@ -196,7 +196,7 @@ TEST_F(Run, RecordsWhatADefenseReports) {
             row(results, "no defense")["metrics"]["clean_accuracy"]);
 }
 
-TEST_F(Run, MeasuresWhatTheDefenseLeaves) {
+TEST_F(WholeRun, MeasuresWhatTheDefenseLeaves) {
   // `spoil` changes the model after the last epoch that was measured.
   const Outcome outcome =
       run({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
@@ -206,7 +206,7 @@ TEST_F(Run, MeasuresWhatTheDefenseLeaves) {
   EXPECT_EQ(probe["metrics"]["clean_accuracy"], 0.25) << "one answer for four classes";
 }
 
-TEST_F(Run, RestoresAndNamesGlobalState) {
+TEST_F(WholeRun, RestoresAndNamesGlobalState) {
   const Outcome outcome = run({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
                                "defense=[{ plugin = \"probe\", action = \"grab-state\" }, "
                                "{ plugin = \"fine-tuning\", epochs = 1 }]"});
@@ -214,7 +214,7 @@ TEST_F(Run, RestoresAndNamesGlobalState) {
   EXPECT_THAT(outcome.err, HasSubstr("defense `probe` left changed: gradient mode; restored"));
 }
 
-TEST_F(Run, InterruptKeepsFinishedEpochs) {
+TEST_F(WholeRun, InterruptKeepsFinishedEpochs) {
   Process process(command({"--set", "attack.training.epochs=100000"}));
   process.wait_for_error_text("epoch 2/100000");
   process.send(SIGINT);
@@ -225,7 +225,7 @@ TEST_F(Run, InterruptKeepsFinishedEpochs) {
   EXPECT_EQ(nlohmann::json::parse(read(runs().at(0) / "run.json"))["status"], "interrupted");
 }
 
-TEST_F(Run, InterruptInADefenseKeepsTheBackdooredModel) {
+TEST_F(WholeRun, InterruptInADefenseKeepsTheBackdooredModel) {
   {
     Process process(command({"--set", "defense.0.epochs=100000"}));
     process.wait_for_error_text("[defense] plain: epoch 1/100000");
