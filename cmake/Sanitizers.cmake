@@ -5,3 +5,10 @@ if(BACKSTOP_SANITIZE)
                       -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${BACKSTOP_SANITIZE})
 endif()
+
+# backstop_parser_test(TARGET TEST): TARGET reads files that may be hostile. It belongs to `parser_tests`,
+# and its ctest entry TEST is labelled `parser`: scripts/test runs those under the sanitizers too.
+function(backstop_parser_test target test)
+  set_property(GLOBAL APPEND PROPERTY BACKSTOP_PARSER_TESTS ${target})
+  set_tests_properties("${test}" PROPERTIES LABELS parser)
+endfunction()

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "host/engine/image_store.hpp"
+#include "host/engine/stage_context.hpp"
 #include "host/engine/trainer.hpp"
 
 namespace backstop::host {
@@ -26,5 +27,11 @@ struct TriggeredSet {
 /// Returns {"metrics": {...}, "counts": {"clean", "triggered", "triggered_all"}}, shares in 0 .. 1.
 nlohmann::json measure(HostTrainer& trainer, Classifier& model, const ImageStore& clean,
                        const TriggeredSet& triggered);
+
+/// A defense's verdict against the attack's record: `flagged` (int64, positions in the training set
+/// of `all` images) against what has Role::poison. Returns {"true_positive_rate",
+/// "false_positive_rate", "flagged"}.
+nlohmann::json detection(const at::Tensor& flagged, const NamedTensors& poison_record,
+                         std::int64_t all);
 
 }  // namespace backstop::host

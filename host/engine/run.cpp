@@ -2,19 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 
 #include <dlfcn.h>
 
 #include <ATen/ATen.h>
 
 #include "backstop/attack.hpp"
-#include "backstop/dataset.hpp"
 #include "backstop/defense.hpp"
 #include "host/engine/compute.hpp"
+#include "host/engine/data.hpp"
 #include "host/engine/libtorch.hpp"
 #include "host/engine/measure.hpp"
-#include "host/engine/plugin_object.hpp"
 #include "host/engine/run_directory.hpp"
 #include "host/engine/stage_context.hpp"
 #include "host/engine/stage_store.hpp"
@@ -33,12 +31,6 @@ json to_json(const toml::table& table) {
   return json::parse(text.str());
 }
 
-/// A seed of its own for every purpose: SHA-256 of the recipe's seed and the purpose.
-std::uint64_t seed_for(std::int64_t seed, const std::string& purpose) {
-  return std::stoull(sha256_of_text(std::to_string(seed) + "/" + purpose).substr(0, 16), nullptr,
-                     16);
-}
-
 /// SHA-256 of the file that this code runs from: another build may compute other bits.
 const std::string& build_hash() {
   static const std::string hash = [] {
@@ -47,16 +39,6 @@ const std::string& build_hash() {
     return sha256_of_file(std::filesystem::canonical(info.dli_fname));
   }();
   return hash;
-}
-
-struct Data {
-  ImageStore train, test;
-  Normalisation normalisation;
-  std::string fingerprint;  ///< SHA-256 of all images and labels
-};
-
-std::string_view bytes_of(const at::Tensor& tensor) {
-  return {static_cast<const char*>(tensor.data_ptr()), tensor.nbytes()};
 }
 
 /// Everything that one run of one recipe holds.
@@ -68,18 +50,8 @@ class Run {
  private:
   [[nodiscard]] const toml::table& section(std::string_view name) const;
   [[nodiscard]] StageContext context(const StageLabel& label, const std::string& purpose);
-  template <typename Function>
-  decltype(auto) call(const PluginObject& plugin, std::string_view what, StageContext& ctx,
-                      Function&& function) {
-    return call_plugin(plugin.entry(), what, &StageContext::report_to, &ctx,
-                       std::forward<Function>(function));
-  }
 
-  [[nodiscard]] Data load_data();
-  Samples load_split(const PluginObject& dataset, StageContext& ctx, Split split);
-  ImageStore choose(const Samples& samples, std::int64_t classes, std::int64_t limit,
-                    const std::string& purpose);
-
+  void start_from_data();
   [[nodiscard]] Threat threat() const;
   [[nodiscard]] TriggeredSet trigger_test_set(const PluginObject& attack, StageContext& ctx);
   [[nodiscard]] Classifier new_model();
@@ -89,7 +61,6 @@ class Run {
   Stage defend(const PluginObject& plugin, const StageLabel& label, const toml::table& table);
   [[nodiscard]] std::int64_t clean_images(const PluginObject& plugin,
                                           const toml::table& table) const;
-  [[nodiscard]] json detection(const at::Tensor& flagged) const;
 
   /// Lets the trainer measure `model` after every epoch; appends the events to `epochs`.
   void measure_epochs(StageContext& ctx, const Classifier& model, json& epochs);
@@ -198,79 +169,26 @@ json Run::files_in(const toml::table& table, Kind kind) const {
 
 // --- data ---
 
-Samples Run::load_split(const PluginObject& dataset, StageContext& ctx, Split split) {
-  const Samples samples =
-      call(dataset, "load", ctx, [&] { return dataset.as<Dataset>().load(ctx, split); });
-  const auto bad = [&](const std::string& problem) {
-    throw HostError(ExitCode::plugin, "dataset `" + dataset.entry().manifest.name + "` " + problem,
-                    "the plugin is " + dataset.entry().path.string());
-  };
-  const auto& images = samples.images;
-  const auto& labels = samples.labels;
-  if (!images.defined() || images.scalar_type() != at::kByte || images.dim() != 4 ||
-      (images.size(1) != 1 && images.size(1) != 3))
-    bad("returned images that are not uint8 [N, 1 or 3, H, W]");
-  if (!labels.defined() || labels.scalar_type() != at::kLong || labels.dim() != 1 ||
-      labels.size(0) != images.size(0) || labels.numel() == 0)
-    bad("returned labels that are not int64, one an image");
-  const auto classes = dataset.as<Dataset>().classes();
-  if (labels.min().item<std::int64_t>() < 0 || labels.max().item<std::int64_t>() >= classes)
-    bad("returned a label outside 0 .. " + std::to_string(classes - 1));
-  return samples;
-}
-
-ImageStore Run::choose(const Samples& samples, std::int64_t classes, std::int64_t limit,
-                       const std::string& purpose) {
-  ImageStore all(samples.images, samples.labels, classes, compute_.device);
-  if (limit == 0 || limit >= all.size()) return all;
-  at::Generator generator = host::make_generator(seed_for(seed_, purpose));
-  return all.subset(at::randperm(all.size(), generator, at::kLong).narrow(0, 0, limit));
-}
-
-Data Run::load_data() {
+void Run::start_from_data() {
   const toml::table& table = section("dataset");
   const StageLabel label{"data", table["plugin"].ref<std::string>()};
-  say({{"event", "stage_started"},
-       {"stage", label.stage},
-       {"name", label.name},
-       {"reused", false}});
+  json event = {
+      {"event", "stage_started"}, {"stage", label.stage}, {"name", label.name}, {"reused", false}};
+  say(event);
   StageContext ctx = context(label, "data");
   const PluginObject plugin(*request_.catalog, Kind::dataset, table);
-  const Samples train = load_split(plugin, ctx, Split::train);
-  const Samples test = load_split(plugin, ctx, Split::test);
-  if (train.images.sizes().slice(1) != test.images.sizes().slice(1))
-    throw HostError(ExitCode::plugin,
-                    "dataset `" + label.name + "` has training and test images of different sizes");
-  const auto& dataset = plugin.as<Dataset>();
-  const ChannelStatistics statistics = dataset.statistics();
-  Data data{choose(train, dataset.classes(), table["limit"].ref<std::int64_t>(), "data/train"),
-            choose(test, dataset.classes(), table["test_limit"].ref<std::int64_t>(), "data/test"),
-            {},
-            {}};
-  for (std::size_t c = 0; c < 3; ++c) {
-    data.normalisation.mean[c] = statistics.mean[c];
-    data.normalisation.deviation[c] = statistics.deviation[c];
-  }
-  std::string digests;
-  for (const at::Tensor& part : {train.images, train.labels, test.images, test.labels})
-    digests += sha256_of_text(bytes_of(part.contiguous()));
-  data.fingerprint = sha256_of_text(digests);
-  json names = json::array();
-  for (std::int64_t i = 0; i < dataset.classes(); ++i) names.push_back(dataset.class_name(i));
+  data_.emplace(load_data(plugin, table, seed_, ctx, compute_.device));
   directory_.describe(
       {{"dataset",
         {{"name", label.name},
-         {"fingerprint", data.fingerprint},
-         {"training_images", data.train.size()},
-         {"test_images", data.test.size()},
-         {"image_size", {data.train.channels(), data.train.height(), data.train.width()}},
-         {"classes", names}}}});
-  say({{"event", "stage_finished"},
-       {"stage", label.stage},
-       {"name", label.name},
-       {"wall_seconds", ctx.cost().stop()["wall_seconds"]},
-       {"reused", false}});
-  return data;
+         {"fingerprint", data_->fingerprint},
+         {"training_images", data_->train.size()},
+         {"test_images", data_->test.size()},
+         {"image_size", {data_->train.channels(), data_->train.height(), data_->train.width()}},
+         {"classes", data_->class_names}}}});
+  event["event"] = "stage_finished";
+  event["wall_seconds"] = ctx.cost().stop()["wall_seconds"];
+  say(event);
 }
 
 // --- stages ---
@@ -531,27 +449,6 @@ std::int64_t Run::clean_images(const PluginObject& plugin, const toml::table& ta
   return std::max<std::int64_t>(1, std::llround(share * static_cast<double>(all)));
 }
 
-json Run::detection(const at::Tensor& flagged) const {
-  const std::int64_t all = data_->train.size();
-  const at::Tensor inside = flagged.index({flagged.ge(0) & flagged.lt(all)});
-  at::Tensor is_flagged = at::zeros({all}, at::kBool);
-  is_flagged.index_fill_(0, inside, 1);
-  at::Tensor is_poison = at::zeros({all}, at::kBool);
-  const at::Tensor& roles = tensor_named(backdoored_->poison, "roles");
-  is_poison.index_fill_(0,
-                        tensor_named(backdoored_->poison, "positions")
-                            .index({roles.eq(static_cast<std::int64_t>(Role::poison))}),
-                        1);
-  const auto count = [](const at::Tensor& mask) { return mask.sum().item<std::int64_t>(); };
-  const auto rate = [](std::int64_t part, std::int64_t whole) {
-    return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
-  };
-  const std::int64_t poison = count(is_poison);
-  return {{"true_positive_rate", rate(count(is_flagged & is_poison), poison)},
-          {"false_positive_rate", rate(count(is_flagged & is_poison.logical_not()), all - poison)},
-          {"flagged", count(is_flagged)}};
-}
-
 Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const toml::table& table) {
   // One sequence of draws for all defenses: they are compared on the same clean images and batches.
   StageContext ctx = context(label, "defense");
@@ -590,7 +487,8 @@ Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const tom
        {{"clean_images", clean_count}, {"training_images", training ? training->size() : 0}}}};
   stage.row.update(final_measurement(ctx, model, stage.epochs));
   stage.row["extra"] = ctx.metrics();
-  if (ctx.flagged().defined()) stage.row["detection"] = detection(ctx.flagged());
+  if (ctx.flagged().defined())
+    stage.row["detection"] = detection(ctx.flagged(), backdoored_->poison, data_->train.size());
   stage.row["cost"] = ctx.cost().stop();
   stage.model = model_file(model);
   stage.artifacts = ctx.artifacts();
@@ -634,7 +532,7 @@ json Run::expectations() const {
 }
 
 json Run::execute() try {
-  data_.emplace(load_data());
+  start_from_data();
   json plugins = plugins_in(section("dataset"), Kind::dataset);
   for (const auto& plugin : plugins_in(section("attack"), Kind::attack)) plugins.push_back(plugin);
   const auto* defenses = recipe_.table["defense"].as_array();

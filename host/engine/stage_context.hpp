@@ -12,6 +12,7 @@
 #include "host/engine/cost.hpp"
 #include "host/engine/engine.hpp"
 #include "host/engine/image_store.hpp"
+#include "host/engine/plugin_object.hpp"
 #include "host/engine/safetensors.hpp"
 #include "host/engine/trainer.hpp"
 
@@ -68,6 +69,14 @@ class StageContext final : public Context {
   std::list<ImageStore> sets_;
   std::list<Classifier> models_;
 };
+
+/// Calls `function` on behalf of a plugin; see call_plugin. What the plugin left changed is logged.
+template <typename Function>
+decltype(auto) call(const PluginObject& plugin, std::string_view what, StageContext& ctx,
+                    Function&& function) {
+  return call_plugin(plugin.entry(), what, &StageContext::report_to, &ctx,
+                     std::forward<Function>(function));
+}
 
 /// The training set while an attack has it; afterwards, what it did.
 class TrainingSetCopy final : public TrainingSetEditor {

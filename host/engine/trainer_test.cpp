@@ -265,6 +265,17 @@ TEST(Measure, AllToAllExcludesNothing) {
   EXPECT_EQ(result["metrics"]["attack_success_rate_all"], 0.75);
 }
 
+TEST(Detection, CountsAgainstPoisonAndNotCover) {
+  const NamedTensors record = {
+      {"positions", at::tensor({1, 3, 5, 7}, at::kLong)},
+      {"roles", at::tensor({1, 1, 2, 1}, at::kByte)}};  // 5 is a cover sample
+  // Flagged: two of three poisoned images, the cover, a clean one twice, and two that do not exist.
+  const auto result = detection(at::tensor({1, 3, 5, 0, 0, -1, 10}, at::kLong), record, 10);
+  EXPECT_EQ(result["flagged"], 4);
+  EXPECT_EQ(result["true_positive_rate"], 2.0 / 3);
+  EXPECT_EQ(result["false_positive_rate"], 2.0 / 7);
+}
+
 TEST(TrainingSetCopy, RefusesWhatDoesNotFit) {
   const ImageStore data = bright_and_dark(10);
   TrainingSetCopy editor(data);

@@ -270,12 +270,12 @@ TEST_F(Cli, InspectShowsAllOfAManifest) {
                                  HasSubstr("\nPARAMETERS\n"), HasSubstr("Side of the patch\n"),
                                  HasSubstr("\nRECIPE\n")));
   EXPECT_THAT(outcome.out, MatchesRegex("(.|\n)*  sha256     [0-9a-f]{64}\n(.|\n)*"));
-  EXPECT_THAT(outcome.out, MatchesRegex("(.|\n)* size +integer +3 +1 .. 8 +pixels +Side(.|\n)*"));
+  EXPECT_THAT(outcome.out, MatchesRegex("(.|\n)* size +integer +3 +1 .. 8 +pixels\n +Side(.|\n)*"));
   EXPECT_THAT(
       outcome.out,
       MatchesRegex(
-          "(.|\n)* corner +choice +\"lower-right\" +upper-left, lower-right +Where(.|\n)*"));
-  EXPECT_THAT(outcome.out, MatchesRegex("(.|\n)* strength +float +0.5 +> 0 +Weight(.|\n)*"));
+          "(.|\n)* corner +choice +\"lower-right\" +upper-left, lower-right\n +Where(.|\n)*"));
+  EXPECT_THAT(outcome.out, MatchesRegex("(.|\n)* strength +float +0.5 +> 0\n +Weight(.|\n)*"));
 }
 
 TEST_F(Cli, InspectAsksForTheKindWhereTwoPluginsShareAName) {

@@ -113,8 +113,8 @@ clean accuracy: correct clean test images (n = 10,000); robust accuracy: trigger
 pruned, then "tuned" flagged 6,100 training images: true positive rate 0.980, false positive rate 0.010
 
 expectations
-  not met  fine-tuning: attack_success_rate is 0.25, expected at most 0.1
-  met      no defense: clean_accuracy is 0.912, expected at least 0.5 and at most 1
+  not met  fine-tuning: attack_success_rate is 0.2500, expected at most 0.1
+  met      no defense: clean_accuracy is 0.9120, expected at least 0.5 and at most 1
 )");
 }
 

@@ -21,7 +21,7 @@ struct Threat {
   std::uint32_t all_to_all = 0;  ///< 1: class y goes to (y + 1) mod classes; `target` is unused
   std::int64_t target = 0;       ///< class that triggered images go to, in 0 .. classes-1
   std::int64_t classes = 0;
-  double poison_ratio = 0.1;     ///< share of the training set that the attacker may change
+  double poison_ratio = 0.1;  ///< share of the training set that the attacker may change
 
   /// The labels that triggered images with true labels `labels` (int64 [n]) are to get: int64 [n].
   [[nodiscard]] at::Tensor targets(const at::Tensor& labels) const {
@@ -35,7 +35,7 @@ enum class Phase : std::uint32_t { train = 0, test = 1 };
 /// Why an image of the training set was changed.
 enum class Role : std::uint32_t {
   poison = 1,  ///< trigger and target label: detections are scored against these
-  cover = 2,   ///< trigger, or something like it, with the true label (noise mode, adaptive attacks)
+  cover = 2,  ///< trigger, or something like it, with the true label (noise mode, adaptive attacks)
 };
 
 /// The training set while the attacker has it. Implemented by the host.
@@ -53,9 +53,9 @@ class TrainingSetEditor {
   ~TrainingSetEditor() = default;
 };
 
-/// Implemented by plugins. The host calls, in this order: prepare, poison, train, save; or, when the
-/// backdoored model is already there, load. After either, apply may be called any number of times.
-/// A dirty-label attack with a fixed trigger implements apply() alone. [run thread]
+/// Implemented by plugins. The host calls, in this order: prepare, poison, train, save; or, when
+/// the backdoored model is already there, load. After either, apply may be called any number of
+/// times. A dirty-label attack with a fixed trigger implements apply() alone. [run thread]
 class Attack {
  public:
   /// Draws or learns the trigger from the clean training set, with ctx.generator().

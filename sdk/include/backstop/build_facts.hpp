@@ -33,7 +33,7 @@
 #define BACKSTOP_GLIBCXX_DEBUG "false"
 #endif
 
-#define BACKSTOP_BUILD_FACTS                                                             \
+#define BACKSTOP_BUILD_FACTS \
   "abi = \"" BACKSTOP_TEXT(BACKSTOP_ABI_MAJOR) "." BACKSTOP_TEXT(BACKSTOP_ABI_MINOR) "\"\n" \
   "torch = \"" TORCH_VERSION "\"\n"                                                      \
   "cxx11_abi = " BACKSTOP_TEXT(_GLIBCXX_USE_CXX11_ABI) "\n"                              \

@@ -35,8 +35,8 @@ class Context {
   virtual void metric(std::string_view key, double value) = 0;
   /// A tensor for the stage's record, kept in artifacts.safetensors.
   virtual void artifact(std::string_view name, const at::Tensor& tensor) = 0;
-  /// A detection's verdict: `indices` (int64 [k], see ImageSet::indices) of the training images that
-  /// the defense takes for poisoned. The host counts true and false positives.
+  /// A detection's verdict: `indices` (int64 [k], see ImageSet::indices) of the training images
+  /// that the defense takes for poisoned. The host counts true and false positives.
   virtual void flag_poison(const at::Tensor& indices) = 0;
 
   /// The images of `set` at `positions` (int64 [m]), as a set of their own.

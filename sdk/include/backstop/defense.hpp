@@ -25,8 +25,8 @@ class DefenderData {
 /// Implemented by plugins. [run thread]
 class Defense {
  public:
-  /// Mends `model` in place. Trainings of `model` through ctx.trainer() are measured epoch by epoch;
-  /// whatever `model` is on return is the defense's result.
+  /// Mends `model` in place. Trainings of `model` through ctx.trainer() are measured epoch by
+  /// epoch; whatever `model` is on return is the defense's result.
   virtual void run(Context& ctx, Model& model, const DefenderData& data) = 0;
   /// Finds an additional interface by its identifier; null when there is none.
   virtual void* query(std::string_view) noexcept { return nullptr; }

@@ -18,9 +18,9 @@ struct Layer {
   std::string_view name;  ///< as in a state dict, without the tensor: "layer1.0.conv1"
   LayerKind kind = LayerKind::convolution;
   at::Tensor weight;
-  at::Tensor bias;           ///< undefined where the layer has none
-  at::Tensor running_mean;   ///< batch_norm only
-  at::Tensor running_var;    ///< batch_norm only
+  at::Tensor bias;          ///< undefined where the layer has none
+  at::Tensor running_mean;  ///< batch_norm only
+  at::Tensor running_var;   ///< batch_norm only
 };
 
 /// The head is the last linear layer; the body is everything before it.

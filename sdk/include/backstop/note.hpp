@@ -1,6 +1,6 @@
-// The two ELF notes of a plugin, in section .note.backstop, owner BACKSTOP: type 1 holds the build's
-// facts, type 2 the manifest; both are TOML. backstop_add_plugin() generates the one source file
-// that includes this header and says where the manifest lies; plugins never do.
+// The two ELF notes of a plugin, in section .note.backstop, owner BACKSTOP: type 1 holds the
+// build's facts, type 2 the manifest; both are TOML. backstop_add_plugin() generates the one source
+// file that includes this header and says where the manifest lies; plugins never do.
 #pragma once
 
 #include <cstddef>  // defines _GLIBCXX_USE_CXX11_ABI
@@ -11,7 +11,7 @@
 // every compiler. BACKSTOP_TEXT turns the facts' string literals into string literals of the
 // assembler, which joins them as the compiler would.
 // NOLINTNEXTLINE(cppcoreguidelines-macro-usage)
-#define BACKSTOP_NOTES(manifest_file)              \
+#define BACKSTOP_NOTES(manifest_file) \
   asm(".pushsection .note.backstop,\"a\",@note\n"  \
       ".balign 4\n"                                \
       ".long 9, 2f - 1f, 1\n"                      \

@@ -88,16 +88,16 @@ void destroy(void* object) noexcept {
 }  // namespace backstop
 
 // NOLINTNEXTLINE(cppcoreguidelines-macro-usage): one exported symbol needs one name
-#define BACKSTOP_PLUGIN(Interface, Class)                                                       \
-  extern "C" __attribute__((visibility("default"))) const backstop_plugin_descriptor*          \
-  backstop_plugin_v1() {                                                                        \
-    static constexpr backstop_plugin_descriptor descriptor = {                                  \
-        sizeof(backstop_plugin_descriptor),                                                     \
-        BACKSTOP_PLUGIN_MAGIC,                                                                  \
-        BACKSTOP_ABI_MAJOR,                                                                     \
-        BACKSTOP_ABI_MINOR,                                                                     \
-        ::backstop::detail::kKind<::backstop::Interface>,                                       \
-        &::backstop::detail::create<::backstop::Interface, Class>,                              \
-        &::backstop::detail::destroy<::backstop::Interface, Class>};                            \
-    return &descriptor;                                                                         \
+#define BACKSTOP_PLUGIN(Interface, Class)                                             \
+  extern "C" __attribute__((visibility("default"))) const backstop_plugin_descriptor* \
+  backstop_plugin_v1() {                                                              \
+    static constexpr backstop_plugin_descriptor descriptor = {                        \
+        sizeof(backstop_plugin_descriptor),                                           \
+        BACKSTOP_PLUGIN_MAGIC,                                                        \
+        BACKSTOP_ABI_MAJOR,                                                           \
+        BACKSTOP_ABI_MINOR,                                                           \
+        ::backstop::detail::kKind<::backstop::Interface>,                             \
+        &::backstop::detail::create<::backstop::Interface, Class>,                    \
+        &::backstop::detail::destroy<::backstop::Interface, Class>};                  \
+    return &descriptor;                                                               \
   }

@@ -47,9 +47,9 @@ struct TrainingOptions {
   std::uint32_t struct_size = sizeof(TrainingOptions);
   Part trainable = Part::whole;
   std::int64_t epochs = 1;
-  std::int64_t batch_size = 128;           ///< the last, smaller batch of an epoch is used too
-  const Scheduler* scheduler = nullptr;    ///< required
-  TrainingStep* step = nullptr;            ///< null: cross-entropy
+  std::int64_t batch_size = 128;         ///< the last, smaller batch of an epoch is used too
+  const Scheduler* scheduler = nullptr;  ///< required
+  TrainingStep* step = nullptr;          ///< null: cross-entropy
   OptimizerOptions optimizer;
   BatchNormMode batch_norm = BatchNormMode::normal;
   bool augment = true;  ///< the dataset's random crop and flip; false: the plugin does it in `step`

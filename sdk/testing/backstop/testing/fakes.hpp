@@ -1,5 +1,6 @@
 // Stand-ins for what the host implements, for unit tests of plugins. A test made with
-// backstop_add_plugin_test() holds the plugin's sources, makes its object with make() and drives it:
+// backstop_add_plugin_test() holds the plugin's sources, makes its object with make() and drives
+// it:
 //
 //   backstop::testing::FakeParams params{"patch_size = 5"};   // the rest: the manifest's defaults
 //   backstop::testing::FakeContext context;
@@ -40,7 +41,8 @@ class FakeParams final : public Params {
     const toml::table manifest = toml::parse_file(BACKSTOP_MANIFEST);
     if (const auto* parameters = manifest["parameters"].as_table()) {
       for (const auto& [key, description] : *parameters) {
-        if (const auto* value = description.as_table()->get("default"); value && !table_.contains(key))
+        if (const auto* value = description.as_table()->get("default");
+            value && !table_.contains(key))
           value->visit([&](const auto& v) { table_.insert(key, v); });
       }
     }
@@ -48,9 +50,11 @@ class FakeParams final : public Params {
       const auto* list = node.as_array();
       if (!list) continue;
       for (const auto& item : *list) {
-        if (item.is_integer()) integers_[std::string(key.str())].push_back(*item.value<std::int64_t>());
+        if (item.is_integer())
+          integers_[std::string(key.str())].push_back(*item.value<std::int64_t>());
         if (item.is_number()) numbers_[std::string(key.str())].push_back(*item.value<double>());
-        if (item.is_string()) strings_[std::string(key.str())].push_back(*item.value<std::string_view>());
+        if (item.is_string())
+          strings_[std::string(key.str())].push_back(*item.value<std::string_view>());
       }
     }
   }
@@ -64,7 +68,9 @@ class FakeParams final : public Params {
   bool boolean(std::string_view key) const override { return get<bool>(key); }
   std::int64_t integer(std::string_view key) const override { return get<std::int64_t>(key); }
   double number(std::string_view key) const override { return get<double>(key); }
-  std::string_view string(std::string_view key) const override { return get<std::string_view>(key); }
+  std::string_view string(std::string_view key) const override {
+    return get<std::string_view>(key);
+  }
   std::span<const std::int64_t> integers(std::string_view key) const override {
     return integers_.at(std::string(key));
   }
@@ -101,7 +107,8 @@ auto make(const Params& params) {
   void* object = nullptr;
   backstop_error error{};
   error.struct_size = sizeof error;
-  if (plugin->create(&params, &object, &error) != BACKSTOP_OK) throw Error(error.message, error.hint);
+  if (plugin->create(&params, &object, &error) != BACKSTOP_OK)
+    throw Error(error.message, error.hint);
   const auto destroy = [plugin](Interface* made) { plugin->destroy(made); };
   return std::unique_ptr<Interface, decltype(destroy)>(static_cast<Interface*>(object), destroy);
 }
@@ -159,7 +166,9 @@ class FakeModel final : public Model {
     at::NoGradGuard guard;
     layer_.weight.normal_(0, 1, generator);
   }
-  void replace_head(std::int64_t, at::Generator& generator) override { reset(Part::head, generator); }
+  void replace_head(std::int64_t, at::Generator& generator) override {
+    reset(Part::head, generator);
+  }
   void mask_channels(std::string_view, const at::Tensor& keep) override {
     at::NoGradGuard guard;
     layer_.weight.mul_(keep.to(at::kFloat));
@@ -200,7 +209,12 @@ class FakeTrainer final : public Trainer {
     return model.features(images.images(at::arange(images.size(), at::kLong))).detach();
   }
   double accuracy(Model& model, const ImageSet& images) override {
-    return logits(model, images).argmax(1).eq(images.labels()).to(at::kDouble).mean().item<double>();
+    return logits(model, images)
+        .argmax(1)
+        .eq(images.labels())
+        .to(at::kDouble)
+        .mean()
+        .item<double>();
   }
   at::Tensor augment(const at::Tensor& images) override { return images; }
 
