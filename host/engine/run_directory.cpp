@@ -16,13 +16,24 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::string utc(const char* format) {
-  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+using Clock = std::chrono::system_clock;
+
+std::string utc(Clock::time_point when, const char* format) {
+  const std::time_t seconds = Clock::to_time_t(when);
   std::tm parts{};
-  gmtime_r(&now, &parts);
+  gmtime_r(&seconds, &parts);
   char text[32];
   const auto length = std::strftime(text, sizeof text, format, &parts);
   return {text, length};
+}
+
+/// To the millisecond, so that names sort in the order of the runs: "20261121T100411.042Z".
+std::string time_for_name() {
+  const auto now = Clock::now();
+  const auto since_epoch =
+      std::chrono::duration_cast<std::chrono::milliseconds>(now.time_since_epoch());
+  const std::string milliseconds = std::to_string(1000 + since_epoch.count() % 1000);
+  return utc(now, "%Y%m%dT%H%M%S.") + milliseconds.substr(1) + "Z";
 }
 
 /// A row's name as a file's: what is neither letter, digit, dot nor dash becomes a dash.
@@ -36,7 +47,7 @@ std::string file_name(std::string text) {
 fs::path new_run_folder(const fs::path& out, const std::string& name, const std::string& recipe) {
   const fs::path parent = out / name;
   make_folder(parent);
-  const std::string id = utc("%Y%m%dT%H%M%SZ") + "-" + sha256_of_text(recipe).substr(0, 8);
+  const std::string id = time_for_name() + "-" + sha256_of_text(recipe).substr(0, 8);
   for (int attempt = 1;; ++attempt) {
     const fs::path folder = parent / (attempt == 1 ? id : id + "-" + std::to_string(attempt));
     std::error_code error;
@@ -51,7 +62,7 @@ fs::path new_run_folder(const fs::path& out, const std::string& name, const std:
 }  // namespace
 
 std::string utc_now() {
-  return utc("%Y-%m-%dT%H:%M:%SZ");
+  return utc(Clock::now(), "%Y-%m-%dT%H:%M:%SZ");
 }
 
 RunDirectory::RunDirectory(const fs::path& out, const std::string& name, const std::string& recipe,
