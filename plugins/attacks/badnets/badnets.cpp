@@ -10,8 +10,9 @@
 // Deviation: BackdoorBench paints only the pixels of a trigger that are not black; here a black
 // pixel is painted as well.
 //
-// On images with a black background (Fashion-MNIST, MNIST) a bright patch in a corner hardly fades
-// under fine-tuning: clean images are zero there, so no gradient reaches the weights that see it.
+// On images with a black background (Fashion-MNIST, MNIST) a bright patch in a corner fades
+// slowly under small learning rates: clean images are zero there and hardly touch the weights that
+// see it. docs/results.md has numbers.
 #include <cstdint>
 #include <string>
 #include <string_view>
