@@ -2,8 +2,6 @@
 
 #include <cmath>
 
-#include <ATen/ops/relu.h>
-
 #include "host/error.hpp"
 
 namespace backstop::host {

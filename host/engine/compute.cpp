@@ -89,7 +89,7 @@ nlohmann::json describe_hardware(const Compute& compute) {
 void tune_process() {
 #if defined(__GLIBC__)
   // Freed activations stay mapped: otherwise glibc gives every block of 32 MiB and more back to the
-  // system, and each step pays for its pages again (train 1.1x, evaluation 1.3x).
+  // system, and each step pays for its pages again.
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   mallopt(M_TOP_PAD, 64 << 20);

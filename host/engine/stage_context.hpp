@@ -18,7 +18,7 @@
 
 namespace backstop::host {
 
-/// Reports to several observers' needs from one place: adds stage and name to every event.
+/// What the events of a stage are marked with.
 struct StageLabel {
   std::string stage;  ///< data, attack, defense
   std::string name;   ///< the row that it makes
