@@ -49,6 +49,12 @@ ExitCode dispatch(std::vector<std::string> words) {
     print(version_text());
     return ExitCode::done;
   }
+  if (!words.empty()) {  // `plugin check` is one command
+    if (const auto* command = find_command(first + " " + words.front())) {
+      words.erase(words.begin());
+      return run_command(*command, words);
+    }
+  }
   return run_command(require_command(first), words);
 }
 

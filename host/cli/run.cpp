@@ -2,15 +2,13 @@
 #include <array>
 #include <atomic>
 #include <csignal>
-#include <cstdlib>
 #include <map>
 #include <set>
 #include <sstream>
 
-#include <boost/dll/runtime_symbol_info.hpp>
-#include <boost/dll/shared_library.hpp>
 #include <boost/program_options/value_semantic.hpp>
 
+#include "host/cli/engine_library.hpp"
 #include "host/cli/observer.hpp"
 #include "host/cli/recipe_command.hpp"
 #include "host/engine/engine.hpp"
@@ -53,36 +51,6 @@ void catch_signals() {
   for (const int number : {SIGINT, SIGTERM}) sigaction(number, &action, nullptr);
   // A file larger than the limit allows is then an error like a full disk, not the end.
   std::signal(SIGXFSZ, SIG_IGN);
-}
-
-// -- the engine --
-
-/// LibTorch 1.13 stays below AVX-512 unless asked, and reads the variable when it is loaded.
-void ask_for_avx512() {
-  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-  if (has_avx512) setenv("ATEN_CPU_CAPABILITY", "avx512", 0);
-}
-
-EngineRun load_engine() {
-  namespace dll = boost::dll;
-  const auto file =
-      (dll::program_location().parent_path() / ".." / "lib" / "backstop" / kEngineLibrary)
-          .lexically_normal();
-  std::error_code error;
-  if (!std::filesystem::exists(file, error))
-    throw HostError(ExitCode::environment, "the engine `" + file.string() + "` is not there",
-                    "install backstop again, or build the target `backstop_engine`");
-  ask_for_avx512();
-  try {
-    // Never unloaded: LibTorch's and the plugins' objects live until the process ends.
-    static auto& library =
-        *new dll::shared_library(file, dll::load_mode::rtld_now | dll::load_mode::rtld_global);
-    return &library.get<void(const RunRequest&, RunOutcome&)>("backstop_engine_run");
-  } catch (const std::exception& e) {
-    throw HostError(ExitCode::environment, std::string("cannot load the engine: ") + e.what(),
-                    "install backstop and LibTorch again");
-  }
 }
 
 // -- groups of a [matrix] --
@@ -137,7 +105,7 @@ ExitCode run(const Invocation& invocation) {
 
   const auto quiet = json ? spdlog::level::warn : spdlog::level::info;
   spdlog::set_level(invocation.has("verbose") ? spdlog::level::debug : quiet);
-  const EngineRun engine_run = load_engine();
+  auto& engine_run = engine_function<void(const RunRequest&, RunOutcome&)>(kEngineRun);
   ConsoleObserver observer({json, invocation.color_out, groups_of(checked.recipes)});
   RunRequest request;
   request.recipes = &checked.recipes;

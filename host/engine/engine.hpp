@@ -51,8 +51,8 @@ struct RunOutcome {
   std::vector<std::filesystem::path> runs;  ///< folders of the runs, finished or not
 };
 
-/// The engine's one exported symbol, `backstop_engine_run`. Never throws.
-using EngineRun = void (*)(const RunRequest&, RunOutcome&);
+/// The engine's exported functions. They never throw. void(const RunRequest&, RunOutcome&):
+inline constexpr const char* kEngineRun = "backstop_engine_run";
 inline constexpr const char* kEngineLibrary = "libbackstop_engine.so";
 
 }  // namespace backstop::host

@@ -47,7 +47,7 @@ class TrainingSetEditor {
   /// their role. Several calls may follow each other; a position is written once.
   virtual void write(const at::Tensor& positions, const at::Tensor& images,
                      const at::Tensor& labels, Role role) = 0;
-  // -- ABI 0.1 ends here: append below, never reorder --
+  // -- ABI 0.2 ends here: append below, never reorder --
 
  protected:
   ~TrainingSetEditor() = default;

@@ -50,7 +50,7 @@ class Context {
   virtual at::Tensor to_device(const at::Tensor& tensor) = 0;
   /// Finds an additional interface by its identifier; null when there is none.
   virtual void* query(std::string_view interface_id) noexcept = 0;
-  // -- ABI 0.1 ends here: append below, never reorder --
+  // -- ABI 0.2 ends here: append below, never reorder --
 
   /// Throws Cancelled when the run was interrupted.
   void stop_if_cancelled() const {
