@@ -1,0 +1,44 @@
+#include "host/cli/engine_library.hpp"
+
+#include <cstdlib>
+
+#include <boost/dll/runtime_symbol_info.hpp>
+
+namespace backstop::host {
+namespace {
+
+namespace dll = boost::dll;
+
+/// LibTorch 1.13 stays below AVX-512 unless asked, and reads the variable when it is loaded.
+void ask_for_avx512() {
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+  if (has_avx512) setenv("ATEN_CPU_CAPABILITY", "avx512", 0);
+}
+
+dll::shared_library load() {
+  const auto file =
+      (dll::program_location().parent_path() / ".." / "lib" / "backstop" / kEngineLibrary)
+          .lexically_normal();
+  std::error_code error;
+  if (!std::filesystem::exists(file, error))
+    throw HostError(ExitCode::environment, "the engine `" + file.string() + "` is not there",
+                    "install backstop again, or build the target `backstop_engine`");
+  ask_for_avx512();
+  try {
+    return dll::shared_library(file, dll::load_mode::rtld_now | dll::load_mode::rtld_global);
+  } catch (const std::exception& e) {
+    throw HostError(ExitCode::environment, std::string("cannot load the engine: ") + e.what(),
+                    "install backstop and LibTorch again");
+  }
+}
+
+}  // namespace
+
+dll::shared_library& engine_library() {
+  // Never unloaded: LibTorch's and the plugins' objects live until the process ends.
+  static auto& library = *new dll::shared_library(load());
+  return library;
+}
+
+}  // namespace backstop::host
