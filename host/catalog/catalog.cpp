@@ -282,6 +282,10 @@ Catalog Catalog::scan(const std::vector<SearchPath>& folders) {
   return catalog;
 }
 
+PluginEntry Catalog::of_file(const fs::path& path) {
+  return read_entry(fs::absolute(path).lexically_normal(), std::nullopt);
+}
+
 const PluginEntry* Catalog::find(Kind kind, std::string_view name) const {
   for (const PluginEntry& entry : entries_) {
     if (entry.manifest.kind == kind && entry.manifest.name == name && !entry.refusal &&
@@ -290,6 +294,14 @@ const PluginEntry* Catalog::find(Kind kind, std::string_view name) const {
     }
   }
   return nullptr;
+}
+
+const PluginEntry* Catalog::shadowed_by(const PluginEntry& entry) const {
+  if (entry.refusal || entry.shadowed) return nullptr;
+  const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const PluginEntry& other) {
+    return other.shadowed && same_plugin(other, entry);
+  });
+  return found == entries_.end() ? nullptr : &*found;
 }
 
 const PluginEntry& Catalog::require(Kind kind, std::string_view name) const {
@@ -348,10 +360,14 @@ std::optional<std::string> nearest(std::string_view word,
 }
 
 std::string sha256_of_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
   const auto fail = [&](const std::string& why) {
     throw HostError(ExitCode::environment, "cannot read " + path.string() + ": " + why);
   };
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  // Opening a FIFO would wait for its writer.
+  if (fs::exists(status) && !fs::is_regular_file(status)) fail("it is no regular file");
+  std::ifstream file(path, std::ios::binary);
   if (!file) fail(std::generic_category().message(errno));
   Sha256 hash;
   std::vector<char> buffer(64 * 1024);

@@ -57,11 +57,17 @@ class Catalog {
   /// cannot be listed. Folders that do not exist are passed over.
   static Catalog scan(const std::vector<SearchPath>& folders);
 
+  /// What scan() would read from one file, wherever it lies, trusting whoever named it.
+  static PluginEntry of_file(const std::filesystem::path& path);
+
   [[nodiscard]] const std::vector<PluginEntry>& entries() const { return entries_; }
   /// The usable plugin of that kind and name; null when there is none. Shadowed ones are skipped.
   [[nodiscard]] const PluginEntry* find(Kind kind, std::string_view name) const;
   /// The same, or HostError(plugin) with the nearest name, or with the refusal of one that has it.
   [[nodiscard]] const PluginEntry& require(Kind kind, std::string_view name) const;
+  /// The next plugin of the same kind and name, which is not used because `entry` is; null when
+  /// there is none.
+  [[nodiscard]] const PluginEntry* shadowed_by(const PluginEntry& entry) const;
   /// Names of the usable plugins of a kind, sorted.
   [[nodiscard]] std::vector<std::string> names(Kind kind) const;
 

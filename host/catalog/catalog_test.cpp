@@ -5,6 +5,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "host/catalog/test_folder.hpp"
 #include "host/error.hpp"
@@ -179,6 +180,8 @@ TEST_F(CatalogTest, EarlierFolderShadowsLater) {
   EXPECT_TRUE(entry_of(catalog, late).shadowed);
   EXPECT_TRUE(entry_of(catalog, late).built_in);
   EXPECT_FALSE(entry_of(catalog, early).shadowed);
+  EXPECT_EQ(catalog.shadowed_by(entry_of(catalog, early)), &entry_of(catalog, late));
+  EXPECT_EQ(catalog.shadowed_by(entry_of(catalog, late)), nullptr);
   EXPECT_THAT(catalog.names(Kind::scheduler), ElementsAre("constant"));
 }
 
@@ -372,7 +375,9 @@ TEST(Sha256, IsTheStandardsDigest) {
 
 TEST(Sha256, RefusesWhatCannotBeRead) {
   const TestFolder folder;
-  for (const fs::path& path : {folder.path() / "none", folder.path()}) {
+  const fs::path fifo = folder.path() / "fifo";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  for (const fs::path& path : {folder.path() / "none", folder.path(), fifo}) {
     try {
       sha256_of_file(path);
       FAIL() << path;

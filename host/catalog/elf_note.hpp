@@ -13,8 +13,8 @@ struct PluginNotes {
 };
 
 /// Throws HostError(plugin) that says what is wrong with the file, without naming it. What passes
-/// is whole: every segment and section ends inside the file, so that mapping it does not kill the
-/// process.
+/// is whole: every segment and section ends inside the file, and what the dynamic linker follows
+/// stays inside the library (see elf_dynamic.hpp), so that loading it does not kill the process.
 PluginNotes read_notes(const std::filesystem::path& file);
 
 }  // namespace backstop::host

@@ -20,6 +20,7 @@ nlohmann::json to_json(const Diagnostic& diagnostic) {
   const bool error = diagnostic.severity == Diagnostic::Severity::error;
   return {{"severity", error ? "error" : "warning"},
           {"environment", diagnostic.environment},
+          {"plugin", diagnostic.plugin},
           {"message", diagnostic.message},
           {"hint", diagnostic.hint},
           {"file", diagnostic.file},

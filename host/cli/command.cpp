@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
+#include <sstream>
 
 #include <unistd.h>
 
@@ -88,24 +90,44 @@ ColorMode color_mode(const std::optional<std::string>& when) {
                   "option `--color` is `" + *when + "`, it must be auto, always or never");
 }
 
+/// "KIND" and "NAME" of "KIND NAME".
+std::vector<std::string> places_of(const Command& command) {
+  std::istringstream words{command.argument};
+  return {std::istream_iterator<std::string>(words), {}};
+}
+
+std::string takes(const std::vector<std::string>& places) {
+  if (places.empty()) return "no argument";
+  if (places.size() == 1) return "one " + places[0];
+  std::string text = places[0];
+  for (std::size_t i = 1; i < places.size(); ++i) text += " and " + places[i];
+  return text;
+}
+
+std::string given(const std::vector<std::string>& arguments) {
+  if (arguments.size() == 1) return "`" + arguments[0] + "`";
+  return std::to_string(arguments.size()) + ": `" + arguments[0] + "`, `" + arguments[1] + "`" +
+         (arguments.size() > 2 ? ", ..." : "");
+}
+
 void check_arguments(const Command& command, const std::vector<std::string>& arguments) {
-  const std::string argument = command.argument;
-  if (arguments.size() > 1)
+  const auto places = places_of(command);
+  if (arguments.size() > places.size())
     throw HostError(ExitCode::usage,
-                    "`" + std::string(command.name) + "` takes one " + argument +
-                        ", it was given " + std::to_string(arguments.size()) + ": `" +
-                        arguments[0] + "`, `" + arguments[1] + "`" +
-                        (arguments.size() > 2 ? ", ..." : ""),
+                    "`" + std::string(command.name) + "` takes " + takes(places) +
+                        ", it was given " + given(arguments),
                     see_help(command));
-  if (arguments.empty() && !argument.starts_with('['))
-    throw HostError(ExitCode::usage, "`" + std::string(command.name) + "` needs a " + argument,
+  if (arguments.size() < places.size() && !places[arguments.size()].starts_with('['))
+    throw HostError(ExitCode::usage,
+                    "`" + std::string(command.name) + "` needs a " + places[arguments.size()],
                     see_help(command));
 }
 
 }  // namespace
 
 std::span<const Command* const> commands() {
-  static constexpr std::array kCommands = {&kRun, &kCheck, &kList, &kInspect};
+  static constexpr std::array kCommands = {&kRun, &kCheck,       &kList, &kInspect,
+                                           &kNew, &kPluginCheck, &kData, &kDoctor};
   return kCommands;
 }
 
@@ -134,25 +156,61 @@ ExitCode run_command(const Command& command, const std::vector<std::string>& wor
   return command.run(invocation);
 }
 
-std::string help_of(const Command& command) {
-  std::vector<std::vector<Cell>> rows;
+std::vector<OptionText> option_texts(const Command& command) {
+  std::vector<OptionText> texts;
   const auto options = options_of(command);
   for (const auto& option : options.options()) {
-    const std::string letter = option->canonical_display_name(style::allow_dash_for_short);
+    const std::string shown = option->canonical_display_name(style::allow_dash_for_short);
     const bool takes_value = option->semantic()->max_tokens() > 0;
-    rows.push_back({{(letter.starts_with('-') ? letter + ", --" : "    --") + option->long_name() +
-                     (takes_value ? " " + option->format_parameter() : "")},
-                    {option->description()}});
+    texts.push_back({shown.starts_with('-') ? shown : "", "--" + option->long_name(),
+                     takes_value ? option->format_parameter() : "", option->description()});
   }
-  return "usage: backstop " + std::string(command.name) + " " + command.argument +
+  return texts;
+}
+
+std::span<const Explanation> environment_variables() {
+  static constexpr std::array kVariables = {
+      Explanation{"BACKSTOP_PLUGIN_PATH", "folders to look for plugins in, separated by colons"},
+      Explanation{"BACKSTOP_NO_PROGRESS", "no progress on standard error"},
+      Explanation{"NO_COLOR",
+                  "no colours; CLICOLOR_FORCE: colours even where there is no terminal"},
+  };
+  return kVariables;
+}
+
+std::span<const Explanation> exit_statuses() {
+  static constexpr std::array kStatuses = {
+      Explanation{"0", "done"},
+      Explanation{"1", "ran, but a job failed or an expectation of the recipe was not met"},
+      Explanation{"2", "the command line or the recipe is wrong"},
+      Explanation{"3", "a plugin is missing, does not fit or failed"},
+      Explanation{"4", "the environment: data missing, disk full, no permission"},
+      Explanation{"5", "a mistake of backstop's own"},
+      Explanation{"130, 143", "interrupted, terminated; what was done until then is kept"},
+  };
+  return kStatuses;
+}
+
+std::string help_of(const Command& command) {
+  std::vector<std::vector<Cell>> rows;
+  for (const auto& [letter, name, value, description] : option_texts(command))
+    rows.push_back(
+        {{(letter.empty() ? "    " : letter + ", ") + name + (value.empty() ? "" : " " + value)},
+         {description}});
+  const std::string argument = command.argument;
+  return "usage: backstop " + std::string(command.name) + (argument.empty() ? "" : " ") + argument +
          " [OPTIONS]\n\n" + command.description + "\noptions:\n" + columns(rows, "ll", "  ");
 }
 
 std::string help_of_program() {
-  std::vector<std::vector<Cell>> rows;
+  std::vector<std::vector<Cell>> rows, variables;
   for (const auto* command : commands())
     rows.push_back({{std::string(command->name) + " " + command->argument}, {command->summary}});
   rows.push_back({{"help [COMMAND]"}, {"show this text, or that of a command"}});
+  for (const auto& [name, text] : environment_variables()) variables.push_back({{name}, {text}});
+  std::string statuses;
+  for (const auto& [status, text] : exit_statuses())
+    statuses += std::string("  ") + status + "  " + text + "\n";
   return "usage: backstop COMMAND [ARGUMENT] [OPTIONS]\n\n"
          "Trains image classifiers with backdoors, removes the backdoors and measures what is "
          "left.\n"
@@ -160,19 +218,19 @@ std::string help_of_program() {
          columns(rows, "ll", "  ") +
          "\n`backstop COMMAND --help` describes a command, `backstop --version` shows the "
          "version.\n"
-         "\nenvironment:\n"
-         "  BACKSTOP_PLUGIN_PATH  folders to look for plugins in, separated by colons\n"
-         "  BACKSTOP_NO_PROGRESS  no progress on standard error\n"
-         "  NO_COLOR              no colours; CLICOLOR_FORCE: colours even where there is no "
-         "terminal\n"
-         "\nexit status:\n"
-         "  0  done\n"
-         "  1  ran, but a job failed or an expectation of the recipe was not met\n"
-         "  2  the command line or the recipe is wrong\n"
-         "  3  a plugin is missing, does not fit or failed\n"
-         "  4  the environment: data missing, disk full, no permission\n"
-         "  5  a mistake of backstop's own\n"
-         "  130, 143  interrupted, terminated; what was done until then is kept\n";
+         "\nenvironment:\n" +
+         columns(variables, "ll", "  ") + "\nexit status:\n" + statuses;
+}
+
+Kind require_kind(std::string text) {
+  if (text.ends_with('s')) text.pop_back();
+  if (const auto kind = kind_from(text)) return *kind;
+  std::vector<std::string> names;
+  for (const Kind kind : kKinds) names.emplace_back(to_string(kind));
+  const auto meant = nearest(text, names);
+  throw HostError(ExitCode::usage, "there is no kind `" + text + "`",
+                  meant ? "did you mean `" + *meant + "`?"
+                        : "it must be attack, defense, scheduler or dataset");
 }
 
 std::string version_text() {

@@ -17,9 +17,7 @@ void ask_for_avx512() {
 }
 
 dll::shared_library load() {
-  const auto file =
-      (dll::program_location().parent_path() / ".." / "lib" / "backstop" / kEngineLibrary)
-          .lexically_normal();
+  const auto file = engine_file();
   std::error_code error;
   if (!std::filesystem::exists(file, error))
     throw HostError(ExitCode::environment, "the engine `" + file.string() + "` is not there",
@@ -34,6 +32,11 @@ dll::shared_library load() {
 }
 
 }  // namespace
+
+std::filesystem::path engine_file() {
+  return (dll::program_location().parent_path() / ".." / "lib" / "backstop" / kEngineLibrary)
+      .lexically_normal();
+}
 
 dll::shared_library& engine_library() {
   // Never unloaded: LibTorch's and the plugins' objects live until the process ends.

@@ -1,11 +1,16 @@
 // The engine, loaded when a command first needs LibTorch.
 #pragma once
 
+#include <filesystem>
+
 #include <boost/dll/shared_library.hpp>
 
 #include "host/engine/engine.hpp"
 
 namespace backstop::host {
+
+/// Where the engine of this program lies; it need not be there.
+std::filesystem::path engine_file();
 
 /// Loads the engine beside this program, once and for good. Throws HostError(environment).
 boost::dll::shared_library& engine_library();

@@ -1,12 +1,20 @@
 // backstop inspect: everything that is known about one plugin, without running its code.
 #include <algorithm>
+#include <array>
+#include <cstdint>
+#include <ctime>
 #include <filesystem>
 #include <set>
 #include <sstream>
 
 #include <nlohmann/json.hpp>
+#include <sys/stat.h>
 
+#include "host/catalog/elf_symbols.hpp"
 #include "host/cli/command.hpp"
+#include "host/cli/engine_library.hpp"
+#include "host/cli/library_search.hpp"
+#include "host/cli/plugin_folders.hpp"
 #include "host/recipe/recipe.hpp"
 #include "host/recipe/write.hpp"
 #include "host/report/text.hpp"
@@ -15,23 +23,35 @@ namespace backstop::host {
 namespace {
 
 constexpr const char* kDescription =
-    "Shows what a plugin says of itself, how it was built, its parameters and a recipe to start "
-    "from.\n"
-    "PLUGIN is a name, KIND/NAME, or the path of an .so file. No code of the plugin is run; when "
-    "it\n"
-    "cannot be used, the reason is shown and the exit status is 3.\n";
+    "Shows what a plugin says of itself, where it comes from, how it was built and what of that "
+    "is\n"
+    "different here, the libraries that it needs, its parameters and a recipe to start from. "
+    "PLUGIN\n"
+    "is a name, KIND/NAME, or the path of an .so file. No code of the plugin is run; when it "
+    "cannot\n"
+    "be used, the reason is shown and the exit status is 3.\n";
+
+constexpr std::string_view kEntry = "backstop_plugin_v1";
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const auto& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
 
 // -- finding it --
 
-PluginEntry entry_of_file(const std::string& file) {
+PluginEntry entry_of_file(const Catalog& catalog, const std::string& file) {
   std::error_code error;
   const auto path = std::filesystem::absolute(file, error);
-  if (!std::filesystem::is_regular_file(path, error))
+  // What is there and no regular file is refused for that.
+  if (!std::filesystem::exists(std::filesystem::symlink_status(path, error)))
     throw HostError(ExitCode::plugin, "there is no plugin file `" + file + "`");
-  const Catalog catalog = Catalog::scan({{.folder = path.parent_path(), .given = true}});
+  const auto folder = std::filesystem::canonical(path.parent_path(), error);
+  // Only the catalog knows whether its folder is trusted and holds no other of its name.
   for (const auto& entry : catalog.entries())
-    if (std::filesystem::equivalent(entry.path, path, error)) return entry;
-  throw HostError(ExitCode::plugin, "`" + file + "` is no plugin", "a plugin's file ends in .so");
+    if (entry.path == folder / path.filename()) return entry;
+  return Catalog::of_file(path);
 }
 
 /// One name can belong to several kinds; then the user has to say which.
@@ -69,14 +89,62 @@ PluginEntry entry_of_name(const Catalog& catalog, std::optional<Kind> kind,
       meant ? "did you mean `" + *meant + "`?" : "`backstop list` shows those that are there");
 }
 
-PluginEntry find_entry(const Invocation& invocation) {
-  const std::string& word = invocation.arguments[0];
+PluginEntry find_entry(const Catalog& catalog, const std::string& word) {
   const auto slash = word.find('/');
-  if (word.ends_with(".so")) return entry_of_file(word);
-  if (slash == std::string::npos) return entry_of_name(invocation.catalog(), std::nullopt, word);
+  if (word.ends_with(".so")) return entry_of_file(catalog, word);
+  if (slash == std::string::npos) return entry_of_name(catalog, std::nullopt, word);
   if (const auto kind = kind_from(word.substr(0, slash)))
-    return entry_of_name(invocation.catalog(), kind, word.substr(slash + 1));
-  return entry_of_file(word);
+    return entry_of_name(catalog, kind, word.substr(slash + 1));
+  return entry_of_file(catalog, word);
+}
+
+// -- what its file says beyond the catalog's entry --
+
+struct Details {
+  std::optional<Origin> origin;  ///< none: it lies in no plugin folder
+  std::string sha256;
+  std::uint64_t size = 0;
+  std::optional<std::time_t> modified;  ///< none: there is no such file
+  bool library = false;                 ///< the two below could be read
+  std::vector<NeededLibrary> libraries;
+  std::vector<std::string> exports;
+  std::optional<Refusal> refusal;  ///< the entry's, or why loading it will fail
+};
+
+/// The dynamic linker would say the same, but only of the first library, and in a run.
+std::optional<Refusal> unloadable(const Details& details) {
+  if (!details.library) return std::nullopt;
+  if (const auto names = missing(details.libraries); !names.empty())
+    return Refusal{"needs " + joined(names) + ", which " + (names.size() == 1 ? "is" : "are") +
+                       " not on this machine",
+                   "install the package that has it (`apt-file search " + names.front() +
+                       "`), or put its folder into LD_LIBRARY_PATH"};
+  if (std::find(details.exports.begin(), details.exports.end(), kEntry) == details.exports.end())
+    return Refusal{"does not export " + std::string(kEntry),
+                   "end the plugin's source with BACKSTOP_PLUGIN(Interface, Class)"};
+  return std::nullopt;
+}
+
+Details details_of(const PluginEntry& entry, const std::vector<PluginFolder>& folders) {
+  Details details;
+  if (const auto at = folder_of(entry.path, folders)) details.origin = folders[*at].origin;
+  struct stat status {};
+  if (::stat(entry.path.c_str(), &status) == 0) {
+    details.size = static_cast<std::uint64_t>(status.st_size);
+    details.modified = status.st_mtime;
+  }
+  details.refusal = entry.refusal;
+  try {
+    details.sha256 = sha256_of_file(entry.path);
+    details.libraries = find_needed_libraries(entry.path, engine_file());
+    details.exports = exported_symbols(entry.path);
+    details.library = true;
+  } catch (const HostError&) {
+    // What cannot be read is refused for that, which says more.
+    if (!entry.refusal) throw;
+  }
+  if (!details.refusal) details.refusal = unloadable(details);
+  return details;
 }
 
 // -- showing it --
@@ -107,10 +175,25 @@ std::string range_of(const Parameter& parameter) {
   return text;
 }
 
-std::string joined(const std::vector<std::string>& words) {
-  std::string text;
-  for (const auto& word : words) text += (text.empty() ? "" : ", ") + word;
-  return text;
+struct FactOfBuild {
+  const char* name;
+  std::string plugin, host;
+};
+
+std::vector<FactOfBuild> compared(const BuildFacts& plugin) {
+  const BuildFacts& host = own_build_facts();
+  const auto libstdcxx = [](const BuildFacts& facts) {
+    return std::string(facts.cxx11_abi ? "C++11 ABI" : "old C++ ABI");
+  };
+  const auto containers = [](const BuildFacts& facts) {
+    return std::string(facts.glibcxx_debug ? "debug" : "release");
+  };
+  return {{"SDK ABI", plugin.abi, host.abi},
+          {"LibTorch", plugin.torch, host.torch},
+          {"libstdc++", libstdcxx(plugin), libstdcxx(host)},
+          {"containers", containers(plugin), containers(host)},
+          {"sanitizer", plugin.sanitizer, host.sanitizer},
+          {"compiler", plugin.compiler, host.compiler}};
 }
 
 std::string built(const BuildFacts& facts) {
@@ -119,6 +202,34 @@ std::string built(const BuildFacts& facts) {
          (facts.glibcxx_debug ? ", debug mode" : "") +
          (facts.sanitizer == "none" ? "" : ", " + facts.sanitizer + " sanitizer") + ", compiler " +
          facts.compiler;
+}
+
+/// Side by side, what differs from this host; empty where nothing does.
+std::string differences(const BuildFacts& facts) {
+  std::vector<std::vector<Cell>> rows{{{"BUILT WITH"}, {"plugin"}, {"this host"}}};
+  for (const auto& [name, plugin, host] : compared(facts))
+    if (plugin != host) rows.push_back({{std::string("  ") + name}, {plugin}, {host}});
+  return rows.size() == 1 ? "" : "\n" + columns(rows, "lll");
+}
+
+std::string utc(std::time_t time, const char* format) {
+  std::tm parts{};
+  std::array<char, 64> text{};
+  if (gmtime_r(&time, &parts) == nullptr) return {};
+  return {text.data(), std::strftime(text.data(), text.size(), format, &parts)};
+}
+
+std::string exports_of(const std::vector<std::string>& exports) {
+  std::vector<std::string> others;
+  for (const auto& symbol : exports)
+    if (symbol != kEntry) others.push_back(symbol);
+  std::string text(others.size() == exports.size() ? std::string_view("nothing") : kEntry);
+  if (others.empty()) return text;
+  constexpr std::size_t kShown = 5;
+  const std::size_t count = others.size();
+  others.resize(std::min(count, kShown));
+  return text + " and " + count_of(count, "symbol") + " that it should hide: " + joined(others) +
+         (count > kShown ? ", ..." : "");
 }
 
 /// `text` in lines of at most `width` columns where words allow it, each after `indent`.
@@ -152,7 +263,7 @@ std::string parameter_list(const std::vector<Parameter>& parameters, std::string
   return text;
 }
 
-std::string text_of(const PluginEntry& entry, const std::string& sha256, bool color) {
+std::string text_of(const PluginEntry& entry, const Details& details, bool color) {
   const Manifest& manifest = entry.manifest;
   const bool readable = !manifest.version.empty();
   const std::string_view bold = color ? kBold : "";
@@ -171,14 +282,24 @@ std::string text_of(const PluginEntry& entry, const std::string& sha256, bool co
     fact("augmentation", "crop padding " + std::to_string(manifest.crop_padding) + " pixels" +
                              (manifest.horizontal_flip ? ", horizontal flip" : ""));
   fact("built", entry.facts ? built(*entry.facts) : "");
-  fact("file", entry.path.string() + (entry.built_in ? " (built-in)" : ""));
-  fact("sha256", sha256);
+  fact("file", entry.path.string());
+  fact("origin", std::string(details.origin ? sentence(*details.origin) : "in no plugin folder"));
+  if (details.modified)
+    fact("size", grouped(static_cast<std::int64_t>(details.size)) + " bytes, changed " +
+                     utc(*details.modified, "%Y-%m-%d %H:%M:%S UTC"));
+  fact("sha256", details.sha256);
+  fact("exports", details.library ? exports_of(details.exports) : "");
+  std::vector<std::string> libraries;
+  for (const auto& library : details.libraries) libraries.push_back(library.name);
+  fact("libraries", joined(libraries));
+  fact("not found", joined(missing(details.libraries)));
   if (entry.shadowed) fact("not used", "an earlier folder has one of this name");
 
   std::string text;
   // Each line on its own: the summary must not push the version to the right.
   for (const auto& line : head) text += columns({line}, "ll");
   text += columns(facts, "ll", "  ");
+  if (entry.facts) text += differences(*entry.facts);
   if (!manifest.parameters.empty())
     text += "\nPARAMETERS\n" + parameter_list(manifest.parameters, bold);
   if (readable) text += "\nRECIPE\n" + recipe_fragment(manifest);
@@ -211,7 +332,25 @@ nlohmann::json to_json(const Parameter& parameter) {
           {"help", parameter.help}};
 }
 
-nlohmann::json to_json(const PluginEntry& entry, const std::string& sha256) {
+nlohmann::json to_json(const BuildFacts& facts) {
+  return {{"abi", facts.abi},
+          {"torch", facts.torch},
+          {"cxx11_abi", facts.cxx11_abi},
+          {"glibcxx_debug", facts.glibcxx_debug},
+          {"sanitizer", facts.sanitizer},
+          {"compiler", facts.compiler}};
+}
+
+nlohmann::json to_json(const std::vector<NeededLibrary>& libraries) {
+  nlohmann::json json = nlohmann::json::array();
+  for (const auto& [name, found] : libraries) {
+    json.push_back({{"name", name}, {"path", nullptr}});
+    if (!found.empty()) json.back()["path"] = found.string();
+  }
+  return json;
+}
+
+nlohmann::json to_json(const PluginEntry& entry, const Details& details) {
   const Manifest& manifest = entry.manifest;
   const bool readable = !manifest.version.empty();
   nlohmann::json parameters = nlohmann::json::array();
@@ -226,42 +365,39 @@ nlohmann::json to_json(const PluginEntry& entry, const std::string& sha256) {
                       {"needs", manifest.needs},
                       {"parameters", parameters},
                       {"path", entry.path.string()},
-                      {"sha256", sha256},
+                      {"origin", nullptr},
+                      {"size", details.size},
+                      {"modified", nullptr},
+                      {"sha256", details.sha256},
                       {"built_in", entry.built_in},
                       {"shadowed", entry.shadowed},
                       {"built", nullptr},
+                      {"host", to_json(own_build_facts())},
+                      {"libraries", to_json(details.libraries)},
+                      {"exports", details.exports},
                       {"refusal", nullptr}};
   if (readable) json["kind"] = to_string(manifest.kind);
   if (readable) json["recipe"] = recipe_fragment(manifest);
   if (manifest.kind == Kind::dataset)
     json["augmentation"] = {{"crop_padding", manifest.crop_padding},
                             {"horizontal_flip", manifest.horizontal_flip}};
-  if (entry.facts)
-    json["built"] = {{"abi", entry.facts->abi},
-                     {"torch", entry.facts->torch},
-                     {"cxx11_abi", entry.facts->cxx11_abi},
-                     {"glibcxx_debug", entry.facts->glibcxx_debug},
-                     {"sanitizer", entry.facts->sanitizer},
-                     {"compiler", entry.facts->compiler}};
-  if (entry.refusal)
-    json["refusal"] = {{"message", entry.refusal->message}, {"hint", entry.refusal->hint}};
+  if (details.modified) json["modified"] = utc(*details.modified, "%Y-%m-%dT%H:%M:%SZ");
+  if (details.origin) json["origin"] = to_string(*details.origin);
+  if (entry.facts) json["built"] = to_json(*entry.facts);
+  if (details.refusal)
+    json["refusal"] = {{"message", details.refusal->message}, {"hint", details.refusal->hint}};
   return json;
 }
 
 ExitCode inspect(const Invocation& invocation) {
-  const PluginEntry entry = find_entry(invocation);
-  std::string sha256;
-  try {
-    sha256 = sha256_of_file(entry.path);
-  } catch (const HostError&) {
-    // What cannot be read is refused for that, which says more.
-    if (!entry.refusal) throw;
-  }
+  const PluginEntry entry = find_entry(invocation.catalog(), invocation.arguments[0]);
+  const Details details = details_of(entry, plugin_folders(invocation.all("plugin-path")));
   if (invocation.has("json"))
-    print_json(to_json(entry, sha256), true);
+    print_json(to_json(entry, details), true);
   else
-    print(text_of(entry, sha256, invocation.color_out));
-  if (entry.refusal) throw HostError(ExitCode::plugin, entry.refusal->message, entry.refusal->hint);
+    print(text_of(entry, details, invocation.color_out));
+  if (details.refusal)
+    throw HostError(ExitCode::plugin, details.refusal->message, details.refusal->hint);
   return ExitCode::done;
 }
 

@@ -19,17 +19,6 @@ bool unreadable(const PluginEntry& entry) {
   return entry.refusal && entry.manifest.version.empty();
 }
 
-Kind require_kind(std::string text) {
-  if (text.ends_with('s')) text.pop_back();
-  if (const auto kind = kind_from(text)) return *kind;
-  std::vector<std::string> names;
-  for (const Kind kind : kKinds) names.emplace_back(to_string(kind));
-  const auto meant = nearest(text, names);
-  throw HostError(ExitCode::usage, "there is no kind `" + text + "`",
-                  meant ? "did you mean `" + *meant + "`?"
-                        : "it must be attack, defense, scheduler or dataset");
-}
-
 nlohmann::json to_json(const PluginEntry& entry) {
   const auto& manifest = entry.manifest;
   nlohmann::json refusal;

@@ -31,9 +31,18 @@ const Command& require_command(const std::string& name) {
 }
 
 ExitCode help(const std::vector<std::string>& words) {
+  if (words.size() == 2)  // `plugin check` is one command
+    if (const auto* command = find_command(words[0] + " " + words[1])) {
+      print(help_of(*command));
+      return ExitCode::done;
+    }
   if (words.size() > 1)
     throw HostError(ExitCode::usage,
                     "`help` takes one COMMAND, it was given " + std::to_string(words.size()));
+  if (words == std::vector<std::string>{"--man"}) {
+    print(manual_page());
+    return ExitCode::done;
+  }
   const bool of_program = words.empty() || words[0] == "help" || words[0] == "--help";
   print(of_program ? help_of_program() : help_of(require_command(words[0])));
   return ExitCode::done;
@@ -47,6 +56,10 @@ ExitCode dispatch(std::vector<std::string> words) {
   if (first == "--help" || first == "-h" || first == "help") return help(words);
   if (first == "--version") {
     print(version_text());
+    return ExitCode::done;
+  }
+  if (first == "--complete") {
+    print(completions(words));
     return ExitCode::done;
   }
   if (!words.empty()) {  // `plugin check` is one command

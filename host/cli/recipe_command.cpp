@@ -13,11 +13,14 @@ void add_set_option(boost::program_options::options_description& options) {
 }
 
 ExitCode exit_code_of(const CheckedRecipe& checked) {
-  if (!checked.has_errors()) return ExitCode::done;
-  for (const auto& diagnostic : checked.diagnostics)
-    if (diagnostic.severity == Diagnostic::Severity::error && !diagnostic.environment)
-      return ExitCode::usage;
-  return ExitCode::environment;
+  ExitCode code = ExitCode::done;
+  for (const auto& diagnostic : checked.diagnostics) {
+    if (diagnostic.severity != Diagnostic::Severity::error) continue;
+    if (!diagnostic.environment && !diagnostic.plugin) return ExitCode::usage;
+    if (code != ExitCode::plugin)
+      code = diagnostic.plugin ? ExitCode::plugin : ExitCode::environment;
+  }
+  return code;
 }
 
 void print_diagnostics(const CheckedRecipe& checked, bool color) {

@@ -1,7 +1,4 @@
 // backstop run: checks the recipe, loads the engine and lets it work.
-#include <array>
-#include <atomic>
-#include <csignal>
 #include <map>
 #include <set>
 #include <sstream>
@@ -10,7 +7,9 @@
 
 #include "host/cli/engine_library.hpp"
 #include "host/cli/observer.hpp"
+#include "host/cli/plugin_probe.hpp"
 #include "host/cli/recipe_command.hpp"
+#include "host/cli/signals.hpp"
 #include "host/engine/engine.hpp"
 #include "host/report/text.hpp"
 
@@ -30,27 +29,6 @@ void add_options(boost::program_options::options_description& options) {
       "write below DIR instead of `runs`");
   add("fresh", "train again what is already there");
   add("verbose,v", "say more");
-}
-
-// -- signals --
-
-std::atomic<int> interrupted{0};
-static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may touch nothing else");
-
-/// The first signal asks the run to stop; a second one ends the program at once.
-extern "C" void on_signal(int number) {
-  if (interrupted.exchange(number) == 0) return;
-  std::signal(number, SIG_DFL);
-  std::raise(number);
-}
-
-void catch_signals() {
-  struct sigaction action {};
-  action.sa_handler = on_signal;
-  action.sa_flags = SA_RESTART;
-  for (const int number : {SIGINT, SIGTERM}) sigaction(number, &action, nullptr);
-  // A file larger than the limit allows is then an error like a full disk, not the end.
-  std::signal(SIGXFSZ, SIG_IGN);
 }
 
 // -- groups of a [matrix] --
@@ -106,15 +84,15 @@ ExitCode run(const Invocation& invocation) {
   const auto quiet = json ? spdlog::level::warn : spdlog::level::info;
   spdlog::set_level(invocation.has("verbose") ? spdlog::level::debug : quiet);
   auto& engine_run = engine_function<void(const RunRequest&, RunOutcome&)>(kEngineRun);
+  probe_plugins(checked.recipes, catalog);
   ConsoleObserver observer({json, invocation.color_out, groups_of(checked.recipes)});
   RunRequest request;
   request.recipes = &checked.recipes;
   request.catalog = &catalog;
   request.out = out;
   request.fresh = invocation.has("fresh");
-  request.interrupted = &interrupted;
+  request.interrupted = &catch_signals();
   request.observer = &observer;
-  catch_signals();
   RunOutcome outcome;
   engine_run(request, outcome);
 

@@ -18,8 +18,6 @@
 
 namespace backstop::host {
 
-namespace {
-
 int available_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -27,15 +25,13 @@ int available_cores() {
   return static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
 }
 
-bool processor_has_bfloat16() {
+std::string_view native_bfloat16() {
 #if defined(__x86_64__)
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & (1u << 22)) != 0)
-    return true;  // AMX-BF16
-  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0)
-    return true;  // AVX512-BF16
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & (1u << 22)) != 0) return "AMX";
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0) return "AVX-512";
 #endif
-  return false;
+  return {};
 }
 
 std::string processor_name() {
@@ -45,6 +41,8 @@ std::string processor_name() {
   }
   return "unknown";
 }
+
+namespace {
 
 c10::Device resolve_device(const std::string& text) {
   const bool cuda = at::hasCUDA() && at::globalContext().hasCUDA();
@@ -64,10 +62,9 @@ Compute resolve_compute(const toml::table& compute, std::int64_t width) {
   Compute result;
   result.device = resolve_device(compute["device"].ref<std::string>());
   const auto precision = compute["precision"].ref<std::string>();
-  constexpr std::int64_t kSmallestFastWidth = 16;
   result.bfloat16 =
       precision == "bfloat16" || (precision == "auto" && width >= kSmallestFastWidth &&
-                                  (result.device.is_cuda() || processor_has_bfloat16()));
+                                  (result.device.is_cuda() || !native_bfloat16().empty()));
   const auto threads = static_cast<int>(compute["threads"].ref<std::int64_t>());
   result.threads = threads > 0 ? threads : available_cores();
   at::set_num_threads(result.threads);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include <c10/core/Device.h>
 #include <nlohmann/json.hpp>
@@ -17,10 +18,18 @@ struct Compute {
 };
 
 /// Resolves "auto": CUDA where LibTorch has it and a GPU is there; bfloat16 where the processor
-/// (AMX or AVX-512 BF16) or the GPU computes it natively and `width` channels suffice (below 16
-/// oneDNN falls back to reference kernels that are slower than float32); all cores this process may
-/// use. Sets the number of threads. Throws HostError(environment) for a device that is not there.
+/// (AMX or AVX-512 BF16) or the GPU computes it natively and `width` is at least
+/// kSmallestFastWidth; all cores this process may use. Sets the number of threads. Throws
+/// HostError(environment) for a device that is not there.
 Compute resolve_compute(const toml::table& compute, std::int64_t width);
+
+/// Below this width oneDNN computes bfloat16 with reference kernels that are slower than float32.
+inline constexpr std::int64_t kSmallestFastWidth = 16;
+/// The instructions with which this processor computes bfloat16 natively: "AMX", "AVX-512"; empty
+/// where it has none.
+std::string_view native_bfloat16();
+std::string processor_name();
+int available_cores();
 
 /// Processor, cores, memory, GPU, LibTorch and its BLAS: for run.json.
 nlohmann::json describe_hardware(const Compute& compute);

@@ -44,15 +44,80 @@ struct RunRequest {
   RunObserver* observer = nullptr;
 };
 
-struct RunOutcome {
+/// How a call of the engine ended.
+struct Outcome {
   ExitCode code = ExitCode::done;
   std::string error;  ///< empty when nothing went wrong
   std::string hint;
+};
+
+struct RunOutcome : Outcome {
   std::vector<std::filesystem::path> runs;  ///< folders of the runs, finished or not
+};
+
+struct DataRequest {
+  const toml::table* dataset = nullptr;  ///< resolved: plugin and its parameters
+  const Catalog* catalog = nullptr;
+  std::filesystem::path sheet;                    ///< where the contact sheet goes; empty: none
+  const std::atomic<int>* interrupted = nullptr;  ///< a signal's number, or 0
+  RunObserver* observer = nullptr;
+};
+
+struct DataOutcome : Outcome {
+  /// {schema, plugin, version, ok, fingerprint, classes: [name], stated: {mean: [],
+  /// deviation: []}, splits: [{split, status: "ok" | "absent" | "failed", error, hint, images,
+  /// channels, height, width, per_class: [count], mean, deviation, files: [{path, md5, published,
+  /// status: "matches" | "differs" | "unknown" | "unreadable"}]}], problems: [{message, hint}],
+  /// sheet}; null where there is nothing to say.
+  nlohmann::json report;
+};
+
+/// What only the engine can say of the machine and of LibTorch: `backstop doctor` shows it.
+struct EngineDescription {
+  std::string error;           ///< not empty: LibTorch failed, and the rest may be missing
+  std::string built_for;       ///< version of the headers that the engine was built with: "1.13.0"
+  std::string running;         ///< version that the loaded LibTorch says it has
+  std::filesystem::path file;  ///< libtorch_cpu.so, links followed
+  std::string capability;      ///< vector instructions that LibTorch's kernels use: "AVX512"
+  std::string blas;  ///< what the BLAS says of itself: "OpenBLAS 0.3.21 ..."; may be empty
+  std::filesystem::path blas_file;    ///< links followed; empty where it is part of LibTorch
+  bool reference_blas = false;        ///< netlib's, many times slower than the others
+  std::filesystem::path openmp_file;  ///< the OpenMP run-time, links followed
+  std::string processor;
+  int threads = 0;                  ///< what `compute.threads = 0` gives
+  std::string bfloat16;             ///< what computes it natively: "AMX", "the GPU"; or empty
+  std::int64_t bfloat16_width = 0;  ///< narrower models stay in float32
+  std::string device;               ///< what `compute.device = "auto"` gives
+  bool cuda = false;                ///< LibTorch was built with CUDA
+  int cuda_devices = 0;
 };
 
 /// The engine's exported functions. They never throw. void(const RunRequest&, RunOutcome&):
 inline constexpr const char* kEngineRun = "backstop_engine_run";
+/// void(EngineDescription&):
+inline constexpr const char* kEngineDescribe = "backstop_engine_describe";
+/// void(const DataRequest&, DataOutcome&):
+inline constexpr const char* kEngineData = "backstop_engine_data";
+
+/// One test of `backstop plugin check`, in the process that asks for it.
+struct ConformanceRequest {
+  std::string test;  ///< see host/engine/conformance.hpp
+  const PluginEntry* plugin = nullptr;
+  /// Each uses the plugin: the first with the parameters to test it with, the others with one
+  /// parameter at an end of its range.
+  const std::vector<Recipe>* recipes = nullptr;
+  const Catalog* catalog = nullptr;
+};
+
+struct ConformanceOutcome {
+  bool passed = false;
+  std::string message;  ///< what was found, a line each
+  std::string hint;
+};
+
+/// void(const ConformanceRequest&, ConformanceOutcome&):
+inline constexpr const char* kEngineCheckPlugin = "backstop_engine_check_plugin";
+
 inline constexpr const char* kEngineLibrary = "libbackstop_engine.so";
 
 }  // namespace backstop::host

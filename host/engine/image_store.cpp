@@ -29,10 +29,12 @@ const std::int64_t* data_or_null(const at::Tensor& t) {
 
 /// One pass over the pixels: row lookup, shift, flip, table, channels-last store. [CPU]
 template <typename Out>
-void gather(const at::Tensor& images, const at::Tensor& rows, const Draws& draws,
-            const Normalisation& normalisation, Out* out) {
+void gather(const at::Tensor& images, const at::Tensor& changed, const at::Tensor& rows,
+            const Draws& draws, const Normalisation& normalisation, Out* out) {
   const std::int64_t channels = images.size(1), height = images.size(2), width = images.size(3);
+  const std::int64_t stored = images.size(0), bytes = channels * height * width;
   const auto* pixels = images.data_ptr<std::uint8_t>();
+  const auto* others = changed.defined() ? changed.data_ptr<std::uint8_t>() : nullptr;
   const auto* row = rows.data_ptr<std::int64_t>();
   const auto* dy = data_or_null(draws.dy);
   const auto* dx = data_or_null(draws.dx);
@@ -44,7 +46,8 @@ void gather(const at::Tensor& images, const at::Tensor& rows, const Draws& draws
 
   at::parallel_for(0, rows.numel(), 16, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      const std::uint8_t* image = pixels + row[i] * channels * height * width;
+      const std::uint8_t* image =
+          row[i] < stored ? pixels + row[i] * bytes : others + (row[i] - stored) * bytes;
       Out* to = out + i * height * width * channels;
       const std::int64_t shift_y = dy ? dy[i] : 0, shift_x = dx ? dx[i] : 0;
       const bool mirrored = flip && flip[i];
@@ -98,7 +101,13 @@ at::Tensor ImageStore::rows(const at::Tensor& positions) const {
 }
 
 at::Tensor ImageStore::pixels(const at::Tensor& positions) const {
-  return images_.index_select(0, rows(positions).to(images_.device()));
+  const at::Tensor which = rows(positions).to(images_.device());
+  if (!changed_.defined()) return images_.index_select(0, which);
+  const std::int64_t stored = images_.size(0);
+  at::Tensor result = images_.index_select(0, which.clamp_max(stored - 1));
+  const at::Tensor others = which.ge(stored).nonzero().flatten();
+  return result.index_copy_(0, others,
+                            changed_.index_select(0, which.index_select(0, others).sub_(stored)));
 }
 
 at::Tensor ImageStore::images(const at::Tensor& positions) const {
@@ -109,11 +118,26 @@ ImageStore ImageStore::subset(const at::Tensor& positions) const {
   ImageStore part;
   const at::Tensor p = positions.to(at::kCPU).contiguous();
   part.images_ = images_;
+  part.changed_ = changed_;
   part.rows_ = rows(p);
   part.labels_ = labels_.index_select(0, p.to(labels_.device()));
   part.indices_ = indices_.index_select(0, p);
   part.classes_ = classes_;
   return part;
+}
+
+ImageStore ImageStore::changed(const at::Tensor& positions, const at::Tensor& images,
+                               const at::Tensor& labels) const {
+  ImageStore result = *this;
+  const at::Tensor others = images.to(images_.device());
+  result.changed_ = changed_.defined() ? at::cat({changed_, others}) : others.contiguous();
+  const std::int64_t end = images_.size(0) + result.changed_.size(0);
+  result.indices_ = at::arange(size(), at::kLong);
+  result.rows_ = rows(result.indices_).clone();
+  result.rows_.index_copy_(0, positions, at::arange(end - images.size(0), end, at::kLong));
+  result.labels_ =
+      labels_.index_copy(0, positions.to(labels_.device()), labels.to(labels_.device()));
+  return result;
 }
 
 at::Tensor ImageStore::batch(const at::Tensor& positions, const Normalisation& normalisation,
@@ -129,9 +153,9 @@ at::Tensor ImageStore::batch(const at::Tensor& positions, const Normalisation& n
   at::Tensor out = at::empty({chosen.numel(), channels(), height(), width()},
                              at::TensorOptions(type).memory_format(at::MemoryFormat::ChannelsLast));
   if (bfloat16) {
-    gather(images_, chosen, draws, normalisation, out.data_ptr<at::BFloat16>());
+    gather(images_, changed_, chosen, draws, normalisation, out.data_ptr<at::BFloat16>());
   } else {
-    gather(images_, chosen, draws, normalisation, out.data_ptr<float>());
+    gather(images_, changed_, chosen, draws, normalisation, out.data_ptr<float>());
   }
   return out;
 }

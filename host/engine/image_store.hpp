@@ -37,8 +37,8 @@ Draws draw_augmentation(const Augmentation& augmentation, std::int64_t n, at::Ge
 /// A set of images that others may look at through subsets of their own.
 class ImageStore final : public ImageSet {
  public:
-  /// `images` uint8 [N, C, H, W], `labels` int64 [N] in 0 .. classes-1; moved to `device`.
-  /// `indices` int64 [N] on the CPU, undefined: 0 .. N-1.
+  /// `images` uint8 [N, C, H, W], never written to, `labels` int64 [N] in 0 .. classes-1; moved to
+  /// `device`. `indices` int64 [N] on the CPU, undefined: 0 .. N-1.
   ImageStore(at::Tensor images, at::Tensor labels, std::int64_t classes, c10::Device device,
              at::Tensor indices = {});
 
@@ -53,6 +53,10 @@ class ImageStore final : public ImageSet {
 
   /// The images at `positions` (int64 [m]); shares the pixels.
   [[nodiscard]] ImageStore subset(const at::Tensor& positions) const;
+  /// The same set with other images (uint8 [m, C, H, W]) and labels at `positions`; shares the
+  /// pixels of the rest. Its indices are positions in this set.
+  [[nodiscard]] ImageStore changed(const at::Tensor& positions, const at::Tensor& images,
+                                   const at::Tensor& labels) const;
   /// uint8 [m, C, H, W].
   [[nodiscard]] at::Tensor pixels(const at::Tensor& positions) const;
   /// Normalised, augmented images for the model, [m, C, H, W] in channels-last, bfloat16 or
@@ -64,8 +68,9 @@ class ImageStore final : public ImageSet {
   ImageStore() = default;
   [[nodiscard]] at::Tensor rows(const at::Tensor& positions) const;
 
-  at::Tensor images_;  ///< uint8, all images of the store that this looks at
-  at::Tensor rows_;    ///< int64 [size] on the CPU: which of them; undefined: all
+  at::Tensor images_;   ///< uint8, all images of the store that this looks at
+  at::Tensor changed_;  ///< uint8, images that come after them in `rows_`; undefined: none
+  at::Tensor rows_;     ///< int64 [size] on the CPU: which of them; undefined: all
   at::Tensor labels_;
   at::Tensor indices_;
   std::int64_t classes_ = 0;

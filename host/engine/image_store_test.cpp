@@ -79,6 +79,32 @@ TEST(ImageStore, SubsetsOfSubsetsKnowWhereTheyComeFrom) {
       one.pixels(at::tensor({0}, at::kLong)).equal(store.pixels(at::tensor({4}, at::kLong))));
 }
 
+TEST(ImageStore, ChangedImagesStandInTheirPlacesAndTheRestIsShared) {
+  at::Tensor pixels = random_store(6, 3, 5).pixels(at::arange(6, at::kLong));
+  const ImageStore store(pixels, at::tensor({0, 1, 2, 3, 0, 1}, at::kLong), 4, c10::kCPU);
+  const ImageStore part = store.subset(at::tensor({5, 3, 1, 0}, at::kLong));
+  const at::Tensor other = at::full({2, 3, 5, 5}, 7, at::kByte);
+  const ImageStore changed =
+      part.changed(at::tensor({0, 2}, at::kLong), other, at::tensor({2, 3}, at::kLong));
+  at::Tensor expected = part.pixels(at::arange(4, at::kLong));
+  expected.index_copy_(0, at::tensor({0, 2}, at::kLong), other);
+
+  EXPECT_TRUE(changed.pixels(at::arange(4, at::kLong)).equal(expected));
+  EXPECT_TRUE(changed.labels().equal(at::tensor({2, 3, 3, 0}, at::kLong)));
+  EXPECT_TRUE(changed.indices().equal(at::arange(4, at::kLong)));
+  const at::Tensor batch = changed.batch(at::tensor({2, 1}, at::kLong), {}, {}, false);
+  EXPECT_TRUE(batch.mul(255).round().to(at::kByte).equal(
+      expected.index_select(0, at::tensor({2, 1}, at::kLong))));
+  EXPECT_TRUE(changed.subset(at::tensor({2}, at::kLong))
+                  .pixels(at::tensor({0}, at::kLong))
+                  .equal(other.slice(0, 0, 1)));
+  EXPECT_TRUE(part.pixels(at::tensor({0}, at::kLong)).equal(pixels.slice(0, 5, 6)))
+      << "the set itself stays as it was";
+  pixels.zero_();
+  EXPECT_EQ(changed.pixels(at::tensor({1}, at::kLong)).sum().item<std::int64_t>(), 0)
+      << "the other images are not copied";
+}
+
 TEST(ImageStore, RoundsToTheNearestOf256Levels) {
   const at::Tensor x = at::tensor({0.0, 0.1, 0.5, 1.0, 1.2, -0.3}, at::kFloat);
   EXPECT_TRUE(to_8_bits(x).to(at::kLong).equal(at::tensor({0, 26, 128, 255, 255, 0}, at::kLong)));

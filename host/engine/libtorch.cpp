@@ -1,11 +1,12 @@
 #include "host/engine/libtorch.hpp"
 
+#include <clocale>
+
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <c10/core/DefaultDtype.h>
-#include <c10/core/GradMode.h>
 #include <torch/version.h>
 
 #if defined(__x86_64__)
@@ -45,12 +46,72 @@ void set_autocast(c10::DeviceType device, bool enabled) {
 
 #endif
 
-std::uint32_t floating_point_mode() {
+/// One number of the global state.
+struct Setting {
+  const char* name;
+  std::int64_t (*get)();
+  void (*set)(std::int64_t);
+};
+
+constexpr Setting kSettings[] = {
+    {"autocast", [] { return std::int64_t{autocast_enabled(c10::kCPU)}; },
+     [](std::int64_t value) { set_autocast(c10::kCPU, value != 0); }},
+    {"autocast for CUDA", [] { return std::int64_t{autocast_enabled(c10::kCUDA)}; },
+     [](std::int64_t value) { set_autocast(c10::kCUDA, value != 0); }},
+    {"number of threads", [] { return std::int64_t{at::get_num_threads()}; },
+     [](std::int64_t value) { at::set_num_threads(static_cast<int>(value)); }},
+    {"default type",
+     [] { return static_cast<std::int64_t>(c10::typeMetaToScalarType(c10::get_default_dtype())); },
+     [](std::int64_t value) {
+       c10::set_default_dtype(c10::scalarTypeToTypeMeta(static_cast<c10::ScalarType>(value)));
+     }},
+    {"deterministic algorithms",
+     [] {
+       return std::int64_t{at::globalContext().deterministicAlgorithms()} +
+              2 * std::int64_t{at::globalContext().deterministicAlgorithmsWarnOnly()};
+     },
+     [](std::int64_t value) {
+       at::globalContext().setDeterministicAlgorithms((value & 1) != 0, (value & 2) != 0);
+     }},
+    {"cuDNN's settings",
+     [] {
+       const at::Context& context = at::globalContext();
+       return std::int64_t{context.userEnabledCuDNN()} +
+              2 * std::int64_t{context.benchmarkCuDNN()} +
+              4 * std::int64_t{context.deterministicCuDNN()};
+     },
+     [](std::int64_t value) {
+       at::globalContext().setUserEnabledCuDNN((value & 1) != 0);
+       at::globalContext().setBenchmarkCuDNN((value & 2) != 0);
+       at::globalContext().setDeterministicCuDNN((value & 4) != 0);
+     }},
+    {"oneDNN's use", [] { return std::int64_t{at::globalContext().userEnabledMkldnn()}; },
+     [](std::int64_t value) { at::globalContext().setUserEnabledMkldnn(value != 0); }},
+    {"precision of matrix products",
+     [] { return static_cast<std::int64_t>(at::globalContext().float32MatmulPrecision()); },
+     [](std::int64_t value) {
+       at::globalContext().setFloat32MatmulPrecision(
+           static_cast<at::Float32MatmulPrecision>(value));
+     }},
 #if defined(__x86_64__)
-  return _mm_getcsr() & ~0x3Fu;  // without the sticky exception flags
-#else
-  return 0;
+    // Rounding, flush to zero; without the sticky exception flags.
+    {"floating-point mode", [] { return std::int64_t{_mm_getcsr() & ~0x3Fu}; },
+     [](std::int64_t value) {
+       _mm_setcsr(static_cast<std::uint32_t>(value) | (_mm_getcsr() & 0x3Fu));
+     }},
 #endif
+};
+
+/// CPU's, and of every GPU that is in use. Each is its own lock's.
+std::vector<at::Generator> default_generators() {
+  std::vector<at::Generator> generators{at::detail::getDefaultCPUGenerator()};
+  if (at::globalContext().hasCUDA()) {
+    const int devices = static_cast<int>(at::detail::getCUDAHooks().getNumGPUs());
+    for (int i = 0; i < devices; ++i)
+      generators.push_back(at::globalContext().defaultGenerator(
+          c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(i))));
+  }
+  return generators;
 }
 
 }  // namespace
@@ -74,24 +135,46 @@ at::Generator make_generator(std::uint64_t seed) {
 
 TorchState TorchState::now() {
   TorchState state;
-  state.grad_mode = c10::GradMode::is_enabled();
-  state.deterministic = at::globalContext().deterministicAlgorithms();
-  state.autocast = autocast_enabled(c10::kCPU);
-  state.threads = at::get_num_threads();
-  state.default_type = static_cast<int>(c10::typeMetaToScalarType(c10::get_default_dtype()));
-  state.floating_point = floating_point_mode();
+  for (const Setting& setting : kSettings) state.settings_.push_back(setting.get());
+  for (const at::Generator& generator : default_generators())
+    state.generators_.push_back(generator.get_state());
+  state.locale_ = std::setlocale(LC_ALL, nullptr);
   return state;
 }
 
+std::vector<std::string> TorchState::differences(const TorchState& later) const {
+  std::vector<std::string> names;
+  const auto note = [&](bool differs, const char* name) {
+    if (differs) names.emplace_back(name);
+  };
+  const auto& other = later.autograd_;
+  note(autograd_.get_grad_mode() != other.get_grad_mode() ||
+           autograd_.get_fw_grad_mode() != other.get_fw_grad_mode(),
+       "gradient mode");
+  note(autograd_.get_inference_mode() != other.get_inference_mode(), "inference mode");
+  // Inference mode changes these too; then it is enough to name it.
+  note(autograd_.get_inference_mode() == other.get_inference_mode() &&
+           !(dispatch_keys_.included_ == later.dispatch_keys_.included_ &&
+             dispatch_keys_.excluded_ == later.dispatch_keys_.excluded_),
+       "dispatch keys");
+  for (std::size_t i = 0; i < settings_.size(); ++i)
+    note(settings_[i] != later.settings_[i], kSettings[i].name);
+  for (std::size_t i = 0; i < generators_.size(); ++i)
+    note(!generators_[i].equal(later.generators_[i]),
+         "global random numbers (draw from Context::generator() instead)");
+  note(locale_ != later.locale_, "locale");
+  return names;
+}
+
 void TorchState::restore() const {
-  c10::GradMode::set_enabled(grad_mode);
-  at::globalContext().setDeterministicAlgorithms(deterministic, /*warn_only=*/true);
-  if (autocast_enabled(c10::kCPU) != autocast) set_autocast(c10::kCPU, autocast);
-  if (at::get_num_threads() != threads) at::set_num_threads(threads);
-  c10::set_default_dtype(c10::scalarTypeToTypeMeta(static_cast<c10::ScalarType>(default_type)));
-#if defined(__x86_64__)
-  _mm_setcsr(floating_point | (_mm_getcsr() & 0x3Fu));
-#endif
+  c10::AutogradState::set_tls_state(autograd_);
+  c10::impl::_force_tls_local_dispatch_key_set(dispatch_keys_);
+  for (std::size_t i = 0; i < settings_.size(); ++i)
+    if (kSettings[i].get() != settings_[i]) kSettings[i].set(settings_[i]);
+  auto generators = default_generators();
+  for (std::size_t i = 0; i < generators_.size(); ++i)
+    if (!generators[i].get_state().equal(generators_[i])) generators[i].set_state(generators_[i]);
+  std::setlocale(LC_ALL, locale_.c_str());
 }
 
 const char* libtorch_version() {

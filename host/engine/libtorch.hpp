@@ -3,9 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
+#include <c10/core/AutogradState.h>
 #include <c10/core/Device.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 namespace backstop::host {
 
@@ -28,17 +33,23 @@ class AutocastGuard {
 /// A generator on the CPU that shares nothing with the global ones.
 at::Generator make_generator(std::uint64_t seed);
 
-/// Global state that plugins can change and that would change what everybody else computes.
-struct TorchState {
-  bool grad_mode = true;
-  bool deterministic = false;
-  bool autocast = false;
-  int threads = 0;
-  int default_type = 0;
-  std::uint32_t floating_point = 0;  ///< MXCSR: rounding, flush to zero
-
+/// Every piece of global state that a plugin can leave changed, and that would change what
+/// everybody else computes: LibTorch's modes (of this thread) and settings (of the process), its
+/// default generators, the floating-point mode and the C locale.
+class TorchState {
+ public:
   static TorchState now();
+  /// What `later` differs in, as a user would call it: "gradient mode". Empty: nothing.
+  [[nodiscard]] std::vector<std::string> differences(const TorchState& later) const;
+  /// Puts everything back.
   void restore() const;
+
+ private:
+  std::vector<std::int64_t> settings_;  ///< in the order of the table in libtorch.cpp
+  c10::AutogradState autograd_ = c10::AutogradState::get_tls_state();
+  c10::impl::LocalDispatchKeySet dispatch_keys_ = c10::impl::tls_local_dispatch_key_set();
+  std::vector<at::Tensor> generators_;  ///< states of the CPU's and every GPU's default generator
+  std::string locale_;
 };
 
 /// "1.13.0", of the headers that this was built with.

@@ -1,7 +1,9 @@
-// PNG pictures of what an attack does.
+// PNG pictures of what an attack does, and of what a dataset holds.
 #pragma once
 
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -11,5 +13,16 @@ namespace backstop::host {
 /// largest value is white. `clean` and `triggered`: uint8 [n, C, H, W]. Small images are enlarged.
 void write_trigger_picture(const std::filesystem::path& path, const at::Tensor& clean,
                            const at::Tensor& triggered);
+
+/// One row of a contact sheet.
+struct SheetRow {
+  std::string name;
+  at::Tensor images;  ///< uint8 [k, C, H, W], k may be 0; H and W are the same in all rows
+};
+
+/// The rows below each other, each behind its name, under `title`. Small images are enlarged;
+/// whoever calls shrinks large ones.
+void write_contact_sheet(const std::filesystem::path& path, const std::string& title,
+                         const std::vector<SheetRow>& rows);
 
 }  // namespace backstop::host

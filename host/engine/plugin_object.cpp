@@ -1,5 +1,6 @@
 #include "host/engine/plugin_object.hpp"
 
+#include <cmath>
 #include <new>
 
 #include <c10/util/Exception.h>
@@ -50,35 +51,36 @@ void rethrow_as_host_error(const PluginEntry& plugin, std::string_view call) {
   }
 }
 
-struct TorchStateGuard::State : TorchState {};
-
-TorchStateGuard::TorchStateGuard(const PluginEntry& plugin, Report report, void* user)
-    : before_(std::make_unique<State>(State{TorchState::now()})),
+TorchStateGuard::TorchStateGuard(const PluginEntry& plugin, const Complaints& complaints)
+    : before_(std::make_unique<TorchState>(TorchState::now())),
       plugin_(plugin),
-      report_(report),
-      user_(user) {}
+      complaints_(complaints) {}
 
 TorchStateGuard::~TorchStateGuard() {
-  const TorchState after = TorchState::now();
-  std::string changed;
-  const auto note = [&](bool differs, const char* what) {
-    if (differs) changed += (changed.empty() ? "" : ", ") + std::string(what);
-  };
-  note(after.grad_mode != before_->grad_mode, "gradient mode");
-  note(after.deterministic != before_->deterministic, "deterministic algorithms");
-  note(after.autocast != before_->autocast, "autocast");
-  note(after.threads != before_->threads, "number of threads");
-  note(after.default_type != before_->default_type, "default type");
-  note(after.floating_point != before_->floating_point, "floating-point mode");
+  const auto changed = before_->differences(TorchState::now());
   if (changed.empty()) return;
   before_->restore();
-  report_(user_, name_of(plugin_) + " left changed: " + changed + "; restored");
+  std::string names;
+  for (const auto& name : changed) names += (names.empty() ? "" : ", ") + name;
+  complaints_.say(name_of(plugin_) + " left changed: " + names + "; restored");
 }
 
-PluginObject::PluginObject(const Catalog& catalog, Kind kind, const toml::table& table)
-    : entry_(&catalog.require(kind, table["plugin"].ref<std::string>())),
-      descriptor_(&load_library(*entry_)),
-      params_(std::make_unique<RecipeParams>(catalog, entry_->manifest, table)) {
+double GuardedScheduler::rate(const TrainingPosition& position) const {
+  const double rate = call_plugin(plugin_->entry(), "rate", complaints_,
+                                  [&] { return plugin_->as<Scheduler>().rate(position); });
+  if (std::isfinite(rate) && rate >= 0) return rate;
+  plugin_failed(plugin_->entry(), "rate",
+                "it gave a learning rate of " + std::to_string(rate) + " at iteration " +
+                    std::to_string(position.iteration) + ", a rate is finite and not negative");
+}
+
+PluginObject::PluginObject(const Catalog& catalog, Kind kind, const toml::table& table,
+                           const Complaints& complaints)
+    : entry_(&catalog.require(kind, table["plugin"].ref<std::string>())) {
+  // The library's static constructors are the plugin's code too.
+  const TorchStateGuard guard(*entry_, complaints);
+  descriptor_ = &load_library(*entry_);
+  params_ = std::make_unique<RecipeParams>(catalog, entry_->manifest, table, complaints);
   backstop_error error{};
   error.struct_size = sizeof error;
   const Params* params = params_.get();
@@ -106,14 +108,15 @@ PluginObject::PluginObject(PluginObject&& other) noexcept
       object_(std::exchange(other.object_, nullptr)) {}
 
 RecipeParams::RecipeParams(const Catalog& catalog, const Manifest& manifest,
-                           const toml::table& table)
+                           const toml::table& table, const Complaints& complaints)
     : table_(table), plugin_(manifest.name) {
   for (const Parameter& parameter : manifest.parameters) {
     const toml::node* node = table_.get(parameter.key);
     if (node == nullptr) continue;
     if (parameter.type == ParameterType::scheduler)
       schedulers_.try_emplace(parameter.key,
-                              PluginObject(catalog, Kind::scheduler, *node->as_table()));
+                              PluginObject(catalog, Kind::scheduler, *node->as_table(), complaints),
+                              complaints);
     if (!parameter.list) continue;
     for (const toml::node& item : *node->as_array()) {
       if (item.is_integer()) integers_[parameter.key].push_back(*item.value<std::int64_t>());
@@ -172,7 +175,7 @@ const Scheduler& RecipeParams::scheduler(std::string_view key) const {
   if (found == schedulers_.end())
     throw Error("`" + plugin_ + "` asks for a scheduler `" + std::string(key) +
                 "`, which the recipe does not give");
-  return found->second.as<Scheduler>();
+  return found->second;
 }
 
 OptimizerOptions RecipeParams::optimizer(std::string_view key) const {

@@ -23,28 +23,34 @@ namespace backstop::host {
 /// did not survive `call`.
 [[noreturn]] void rethrow_as_host_error(const PluginEntry& plugin, std::string_view call);
 
-/// Puts LibTorch's global state back as it was when it is destroyed; reports what had been changed.
+/// Where it is said what a plugin left changed; `user` is passed on.
+struct Complaints {
+  void (*report)(void* user, const std::string& message);
+  void* user;
+  void say(const std::string& message) const { report(user, message); }
+};
+
+class TorchState;
+
+/// Puts all global state back as it was when it is destroyed; says what had been changed.
 class TorchStateGuard {
  public:
-  using Report = void (*)(void* user, const std::string& message);
-  TorchStateGuard(const PluginEntry& plugin, Report report, void* user);
+  TorchStateGuard(const PluginEntry& plugin, const Complaints& complaints);
   ~TorchStateGuard();
   TorchStateGuard(const TorchStateGuard&) = delete;
   TorchStateGuard& operator=(const TorchStateGuard&) = delete;
 
  private:
-  struct State;
-  std::unique_ptr<State> before_;
+  std::unique_ptr<TorchState> before_;
   const PluginEntry& plugin_;
-  Report report_;
-  void* user_;
+  Complaints complaints_;
 };
 
 /// Calls `function`, on behalf of `plugin`, under a TorchStateGuard.
 template <typename Function>
 decltype(auto) call_plugin(const PluginEntry& plugin, std::string_view call,
-                           TorchStateGuard::Report report, void* user, Function&& function) {
-  const TorchStateGuard guard(plugin, report, user);
+                           const Complaints& complaints, Function&& function) {
+  const TorchStateGuard guard(plugin, complaints);
   try {
     return std::forward<Function>(function)();
   } catch (...) {
@@ -59,7 +65,8 @@ class PluginObject {
  public:
   /// Makes the object of `kind`'s plugin that `table["plugin"]` names, with the table's parameters.
   /// Throws HostError.
-  PluginObject(const Catalog& catalog, Kind kind, const toml::table& table);
+  PluginObject(const Catalog& catalog, Kind kind, const toml::table& table,
+               const Complaints& complaints);
   ~PluginObject();
   PluginObject(PluginObject&&) noexcept;
   PluginObject& operator=(PluginObject&&) = delete;
@@ -72,15 +79,29 @@ class PluginObject {
 
  private:
   const PluginEntry* entry_;
-  const backstop_plugin_descriptor* descriptor_;
+  const backstop_plugin_descriptor* descriptor_ = nullptr;
   std::unique_ptr<RecipeParams> params_;  ///< outlives the object
   void* object_ = nullptr;
+};
+
+/// A scheduler's plugin, called so that what goes wrong is said to be its own.
+class GuardedScheduler final : public Scheduler {
+ public:
+  GuardedScheduler(PluginObject plugin, const Complaints& complaints)
+      : plugin_(std::make_unique<PluginObject>(std::move(plugin))), complaints_(complaints) {}
+  double rate(const TrainingPosition& position) const override;
+  void* query(std::string_view id) noexcept override { return plugin_->as<Scheduler>().query(id); }
+
+ private:
+  std::unique_ptr<PluginObject> plugin_;
+  Complaints complaints_;
 };
 
 /// The parameters of a resolved recipe's table.
 class RecipeParams final : public Params {
  public:
-  RecipeParams(const Catalog& catalog, const Manifest& manifest, const toml::table& table);
+  RecipeParams(const Catalog& catalog, const Manifest& manifest, const toml::table& table,
+               const Complaints& complaints);
 
   bool has(std::string_view key) const override;
   bool boolean(std::string_view key) const override;
@@ -102,7 +123,7 @@ class RecipeParams final : public Params {
   std::map<std::string, std::vector<std::int64_t>, std::less<>> integers_;
   std::map<std::string, std::vector<double>, std::less<>> numbers_;
   std::map<std::string, std::vector<std::string_view>, std::less<>> strings_;
-  std::map<std::string, PluginObject, std::less<>> schedulers_;
+  std::map<std::string, GuardedScheduler, std::less<>> schedulers_;
 };
 
 /// `{ name = "sgd", ... }` of a resolved recipe.

@@ -50,6 +50,9 @@ class Run {
  private:
   [[nodiscard]] const toml::table& section(std::string_view name) const;
   [[nodiscard]] StageContext context(const StageLabel& label, const std::string& purpose);
+  [[nodiscard]] PluginObject object(Kind kind, const toml::table& table);
+  /// Says what plugins leave changed outside of a stage.
+  [[nodiscard]] Complaints complaints();
 
   void start_from_data();
   [[nodiscard]] Threat threat() const;
@@ -138,6 +141,21 @@ StageContext Run::context(const StageLabel& label, const std::string& purpose) {
                       request_.interrupted);
 }
 
+Complaints Run::complaints() {
+  const auto report = [](void* user, const std::string& message) {
+    static_cast<Run*>(user)->say({{"event", "log"},
+                                  {"level", "warning"},
+                                  {"stage", "plugins"},
+                                  {"name", "plugins"},
+                                  {"message", message}});
+  };
+  return {report, this};
+}
+
+PluginObject Run::object(Kind kind, const toml::table& table) {
+  return {*request_.catalog, kind, table, complaints()};
+}
+
 json Run::plugins_in(const toml::table& table, Kind kind) const {
   const PluginEntry& entry = request_.catalog->require(kind, table["plugin"].ref<std::string>());
   json list = json::array({{{"kind", to_string(kind)},
@@ -176,7 +194,7 @@ void Run::start_from_data() {
       {"event", "stage_started"}, {"stage", label.stage}, {"name", label.name}, {"reused", false}};
   say(event);
   StageContext ctx = context(label, "data");
-  const PluginObject plugin(*request_.catalog, Kind::dataset, table);
+  const PluginObject plugin = object(Kind::dataset, table);
   data_.emplace(load_data(plugin, table, seed_, ctx, compute_.device));
   directory_.describe(
       {{"dataset",
@@ -198,9 +216,7 @@ json Run::common_key() const {
           {"engine", build_hash()},
           {"seed", seed_},
           {"dataset", data_->fingerprint},
-          {"limits",
-           {section("dataset")["limit"].value_or(std::int64_t{0}),
-            section("dataset")["test_limit"].value_or(std::int64_t{0})}},
+          {"choice", data_->choice},
           {"augmentation", {augmentation_.crop_padding, augmentation_.horizontal_flip}},
           {"normalisation", {data_->normalisation.mean, data_->normalisation.deviation}},
           {"model", to_json(section("model"))},
@@ -351,7 +367,7 @@ Stage Run::train_attack(const PluginObject& attack) {
   call(attack, "poison", ctx, [&] { plugin.poison(ctx, threat, editor); });
   Stage stage;
   stage.poison = editor.record();
-  const ImageStore poisoned = with_poison(data_->train, stage.poison, compute_.device);
+  const ImageStore poisoned = with_poison(data_->train, stage.poison);
   triggered_.emplace(trigger_test_set(attack, ctx));
 
   stage.epochs = json::array();
@@ -371,12 +387,12 @@ Stage Run::train_attack(const PluginObject& attack) {
   }
   if (!file) {
     const toml::table& training = *section("attack")["training"].as_table();
-    const PluginObject scheduler(*request_.catalog, Kind::scheduler,
-                                 *training["scheduler"].as_table());
+    const GuardedScheduler scheduler(object(Kind::scheduler, *training["scheduler"].as_table()),
+                                     complaints());
     TrainingOptions options;
     options.epochs = training["epochs"].ref<std::int64_t>();
     options.batch_size = training["batch_size"].ref<std::int64_t>();
-    options.scheduler = &scheduler.as<Scheduler>();
+    options.scheduler = &scheduler;
     options.optimizer = optimizer_options(*training["optimizer"].as_table());
     measure_epochs(ctx, model, stage.epochs);
     call(attack, "train", ctx, [&] { plugin.train(ctx, threat, model, poisoned, options); });
@@ -420,10 +436,9 @@ void Run::start_from_attack() {
   if (const auto file = section("model")["file"].value<std::string>())
     attack_key_["model_file"] = sha256_of_file(*file);
   static_cast<void>(threat());  // a wrong target is found before anything is trained
-  backdoored_ = stage(label, attack_key_, [&] {
-    return train_attack(PluginObject(*request_.catalog, Kind::attack, table));
-  });
-  const PluginObject attack(*request_.catalog, Kind::attack, table);
+  backdoored_ =
+      stage(label, attack_key_, [&] { return train_attack(object(Kind::attack, table)); });
+  const PluginObject attack = object(Kind::attack, table);
   load_attack(attack);
   const std::int64_t shown = std::min<std::int64_t>(8, data_->test.size());
   const at::Tensor first = at::arange(shown, at::kLong);
@@ -465,7 +480,7 @@ Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const tom
   }
   const auto& needs = plugin.entry().manifest.needs;
   if (std::find(needs.begin(), needs.end(), "training-data") != needs.end())
-    training = with_poison(data_->train, backdoored_->poison, compute_.device);
+    training = with_poison(data_->train, backdoored_->poison);
   const GivenData given(clean ? &*clean : nullptr, training ? &*training : nullptr);
 
   Stage stage;
@@ -552,9 +567,8 @@ json Run::execute() try {
     key["defense"].erase("name");
     for (auto& plugin : key["plugins"]) plugin.erase("path");
     key["files"] = files_in(table, Kind::defense);
-    add_row(label, stage(label, key, [&] {
-              return defend(PluginObject(*request_.catalog, Kind::defense, table), label, table);
-            }));
+    add_row(label,
+            stage(label, key, [&] { return defend(object(Kind::defense, table), label, table); }));
   }
   results_["expectations"] = expectations();
   directory_.describe({{"status", "finished"}, {"finished", utc_now()}});

@@ -98,13 +98,16 @@ class Reader {
       fail("tensor `" + name + "` lies at bytes " + std::to_string(begin) + " to " +
            std::to_string(end) + " of " + std::to_string(available));
     std::vector<std::int64_t> shape;
-    std::uint64_t size = c10::elementSize(type->type);
+    std::uint64_t size = c10::elementSize(type->type), strides = 1;
     for (const auto& extent : d["shape"]) {
       if (!extent.is_number_unsigned()) fail("tensor `" + name + "` has an odd shape");
       const auto n = extent.get<std::uint64_t>();
-      if (n > available + 1 || (n != 0 && size > (available + 1) / n))
+      // A tensor without elements may have other extents of any size: they bound its strides.
+      constexpr std::uint64_t kMostStrides = std::uint64_t{1} << 40;
+      if (n != 0 && (size > available / n || strides > kMostStrides / n))
         fail("tensor `" + name + "` has a shape larger than the file");
       size *= n;
+      strides *= std::max<std::uint64_t>(n, 1);
       shape.push_back(static_cast<std::int64_t>(n));
     }
     if (size != end - begin)

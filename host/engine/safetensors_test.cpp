@@ -71,6 +71,15 @@ TEST_F(Safetensors, KeepsEveryTypeAndShape) {
   EXPECT_EQ(file.metadata.at("architecture"), "resnet18");
 }
 
+TEST_F(Safetensors, KeepsTensorsWithoutElementsAlone) {
+  write_safetensors(path(), {{"none", at::empty({0, 3, 32, 32}, at::kByte)}}, {});
+  const TensorFile file = read_safetensors(path());
+  EXPECT_EQ(file.tensors.at(0).second.sizes(), at::IntArrayRef({0, 3, 32, 32}));
+  write_header(R"({"none":{"dtype":"U8","shape":[0,4294967296,4294967296],"data_offsets":[0,0]}})",
+               "");
+  expect_problem("tensor `none` has a shape larger than the file");
+}
+
 TEST_F(Safetensors, WritesTensorsOfAnyLayoutInRowOrder) {
   const at::Tensor x = at::rand({2, 3, 4, 5}).contiguous(at::MemoryFormat::ChannelsLast);
   write_safetensors(path(), {{"x", x}});

@@ -75,8 +75,11 @@ Model& StageContext::clone(const Model& model) {
   return models_.emplace_back(host_model(const_cast<Model&>(model)));
 }
 
-void StageContext::report_to(void* user, const std::string& message) {
-  static_cast<StageContext*>(user)->log(LogLevel::warning, message);
+Complaints StageContext::complaints() {
+  const auto report = [](void* user, const std::string& message) {
+    static_cast<StageContext*>(user)->log(LogLevel::warning, message);
+  };
+  return {report, this};
 }
 
 void TrainingSetCopy::write(const at::Tensor& positions, const at::Tensor& images,
@@ -120,15 +123,9 @@ NamedTensors TrainingSetCopy::record() const {
           {"roles", at::cat(roles_).index_select(0, order)}};
 }
 
-ImageStore with_poison(const ImageStore& clean, const NamedTensors& record, c10::Device device) {
-  const at::Tensor all = at::arange(clean.size(), at::kLong);
-  at::Tensor images = clean.pixels(all).to(at::kCPU).clone();
-  at::Tensor labels = clean.labels().to(at::kCPU).clone();
-  const at::Tensor& positions = tensor_named(record, "positions");
-  images.index_copy_(0, positions, tensor_named(record, "images"));
-  labels.index_copy_(0, positions, tensor_named(record, "labels"));
-  // Positions, so that a defense's verdicts can be compared with the record.
-  return ImageStore(images, labels, clean.classes(), device);
+ImageStore with_poison(const ImageStore& clean, const NamedTensors& record) {
+  return clean.changed(tensor_named(record, "positions"), tensor_named(record, "images"),
+                       tensor_named(record, "labels"));
 }
 
 void TensorState::tensor(std::string_view name, const at::Tensor& value) {

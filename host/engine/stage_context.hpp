@@ -50,8 +50,8 @@ class StageContext final : public Context {
   [[nodiscard]] const NamedTensors& artifacts() const { return artifacts_; }
   /// What flag_poison got; undefined when it was not called.
   [[nodiscard]] const at::Tensor& flagged() const { return flagged_; }
-  /// For TorchStateGuard: logs a warning; `user` is a StageContext.
-  static void report_to(void* user, const std::string& message);
+  /// Says them as warnings of the stage; valid as long as the context.
+  [[nodiscard]] Complaints complaints();
   /// Classes of the image sets that the plugin makes.
   void set_classes(std::int64_t classes) { classes_ = classes; }
 
@@ -74,8 +74,7 @@ class StageContext final : public Context {
 template <typename Function>
 decltype(auto) call(const PluginObject& plugin, std::string_view what, StageContext& ctx,
                     Function&& function) {
-  return call_plugin(plugin.entry(), what, &StageContext::report_to, &ctx,
-                     std::forward<Function>(function));
+  return call_plugin(plugin.entry(), what, ctx.complaints(), std::forward<Function>(function));
 }
 
 /// The training set while an attack has it; afterwards, what it did.
@@ -96,8 +95,9 @@ class TrainingSetCopy final : public TrainingSetEditor {
   std::vector<at::Tensor> positions_, images_, labels_, roles_;
 };
 
-/// `clean` with the record's images and labels in place.
-ImageStore with_poison(const ImageStore& clean, const NamedTensors& record, c10::Device device);
+/// `clean` with the record's images and labels in place. Its indices are positions, so that a
+/// defense's verdicts can be compared with the record.
+ImageStore with_poison(const ImageStore& clean, const NamedTensors& record);
 
 class TensorState final : public StateWriter, public StateReader {
  public:

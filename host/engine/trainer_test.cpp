@@ -294,7 +294,7 @@ TEST(TrainingSetCopy, LeavesTheCleanSetAlone) {
   TrainingSetCopy editor(data);
   editor.write(at::tensor({7, 2}, at::kLong), at::ones({2, 3, 8, 8}), at::tensor({0, 0}, at::kLong),
                Role::poison);
-  const ImageStore poisoned = with_poison(data, editor.record(), c10::kCPU);
+  const ImageStore poisoned = with_poison(data, editor.record());
   EXPECT_TRUE(data.pixels(all).equal(before));
   EXPECT_EQ(poisoned.pixels(at::tensor({7}, at::kLong)).min().item<int>(), 255);
   EXPECT_EQ(poisoned.labels()[7].item<int>(), 0);

@@ -41,6 +41,11 @@ bool needs_clean_data(const Manifest& manifest) {
          manifest.needs.end();
 }
 
+bool declares(const Manifest& plugin, std::string_view key) {
+  return std::any_of(plugin.parameters.begin(), plugin.parameters.end(),
+                     [&](const Parameter& parameter) { return parameter.key == key; });
+}
+
 bool is_clean_data_key(std::string_view key) {
   return key == "clean_images" || key == "clean_fraction";
 }
@@ -133,6 +138,7 @@ class Checker {
       : changes_(changes), file_(file), catalog_(catalog), diagnostics_(diagnostics) {}
 
   toml::table recipe(const toml::table& given);
+  toml::table dataset(const Manifest& plugin, const toml::table& given);
 
  private:
   Diagnostic& report(const toml::source_region& region, std::string message,
@@ -164,10 +170,14 @@ class Checker {
   toml::table optimizer(const toml::table& given, const toml::table* defaults, Scope scope);
 
   const PluginEntry* plugin(Kind kind, const toml::node* name, const Scope& scope);
+  void warn_of_shadowing(const PluginEntry& entry, const toml::source_region& region);
   toml::table host_section(const toml::table& parent, const std::string& key,
                            const Parameters& parameters, const Scope& outer);
   toml::table plugin_section(Kind kind, const toml::table& recipe, const std::string& subsection,
                              Parameters inside, const Scope& top);
+  Parameters dataset_keys(const toml::table& given, const Manifest* plugin,
+                          const Scope& scope) const;
+  void chosen_classes(const toml::table& given, const toml::table& resolved, const Scope& scope);
   toml::array defenses(const toml::table& recipe, const Scope& top);
   toml::table defense(const toml::table& given, const Scope& scope);
   toml::table expectations(const toml::table& recipe, const Scope& top);
@@ -370,9 +380,12 @@ void Checker::must_exist(const std::string& path, const std::string& name,
 const PluginEntry* Checker::plugin(Kind kind, const toml::node* name, const Scope& scope) {
   if (!name || !name->is_string()) return nullptr;  // reported as missing or of a wrong type
   const std::string& wanted = name->as_string()->get();
-  if (const auto* entry = catalog_.find(kind, wanted)) return entry;
-
   const auto& region = place_of(*name, scope);
+  if (const auto* entry = catalog_.find(kind, wanted)) {
+    warn_of_shadowing(*entry, region);
+    return entry;
+  }
+
   const std::string what(to_string(kind));
   const PluginEntry* refused = nullptr;
   const PluginEntry* other = nullptr;
@@ -384,8 +397,11 @@ const PluginEntry* Checker::plugin(Kind kind, const toml::node* name, const Scop
     if (!entry.refusal) other = &entry;
   }
   if (refused) {
-    report(region, what + " `" + wanted + "` cannot be used: " + refused->refusal->message,
-           refused->refusal->hint);
+    report(region,
+           what + " `" + wanted + "` cannot be used: " + refused->path.string() + ": " +
+               refused->refusal->message,
+           refused->refusal->hint)
+        .plugin = true;
     return nullptr;
   }
   const auto names = catalog_.names(kind);
@@ -401,6 +417,21 @@ const PluginEntry* Checker::plugin(Kind kind, const toml::node* name, const Scop
   else
     report(region, "there is no " + what + " `" + wanted + '`', std::move(hint));
   return nullptr;
+}
+
+/// Whoever reads the recipe expects the plugin that comes with the program.
+void Checker::warn_of_shadowing(const PluginEntry& entry, const toml::source_region& region) {
+  const PluginEntry* shadowed = catalog_.shadowed_by(entry);
+  if (!shadowed) return;
+  const std::string message = std::string(to_string(entry.manifest.kind)) + " `" +
+                              entry.manifest.name + "` is " + entry.path.string() + ", not the " +
+                              (shadowed->built_in ? "built-in " : "later ") +
+                              shadowed->path.string();
+  const bool said = std::any_of(diagnostics_.begin(), diagnostics_.end(),
+                                [&](const Diagnostic& each) { return each.message == message; });
+  if (said) return;
+  report(region, message, "remove or rename the former to use the latter").severity =
+      Diagnostic::Severity::warning;
 }
 
 toml::table Checker::scheduler(const toml::table& given, const toml::table* defaults, Scope scope) {
@@ -457,6 +488,41 @@ toml::table Checker::host_section(const toml::table& parent, const std::string& 
   return keys(given, parameters, scope);
 }
 
+/// The host's keys of [dataset] but those that the plugin has itself.
+Parameters Checker::dataset_keys(const toml::table& given, const Manifest* plugin,
+                                 const Scope& scope) const {
+  Parameters keys = sections().dataset;
+  std::erase_if(keys, [&](const Parameter& key) { return plugin && declares(*plugin, key.key); });
+  const auto* classes = given.get("classes");
+  if (!classes) return keys;
+  const auto* array = classes->as_array();
+  const auto* first = array && !array->empty() ? array->get(0) : classes;
+  for (auto& key : keys)  // labels or names: what comes first decides
+    if (key.key == "classes" && first->is_integer()) key.type = ParameterType::integer;
+  // A number is what the plugin before this one took for `classes`: dropped like its other keys.
+  if (!array && changes_.swapped.count(scope.path) > 0)
+    std::erase_if(keys, [](const Parameter& key) { return key.key == "classes"; });
+  return keys;
+}
+
+void Checker::chosen_classes(const toml::table& given, const toml::table& resolved,
+                             const Scope& scope) {
+  const auto* classes = resolved["classes"].as_array();
+  if (!classes) return;
+  const auto& place = place_of(*given.get("classes"), scope);
+  if (classes->size() < 2)
+    report(place,
+           "`classes` holds " + std::to_string(classes->size()) + ", it must hold at least 2",
+           "leave it out for all classes");
+  std::vector<std::string> seen;
+  for (const auto& element : *classes) {
+    const std::string text = value_text(element);
+    if (std::find(seen.begin(), seen.end(), text) != seen.end())
+      report(place, "`classes` holds " + text + " twice");
+    seen.push_back(text);
+  }
+}
+
 /// [dataset] and [attack]: the host's keys, the plugin's, and a table of the host's.
 toml::table Checker::plugin_section(Kind kind, const toml::table& recipe,
                                     const std::string& subsection, Parameters inside,
@@ -472,8 +538,11 @@ toml::table Checker::plugin_section(Kind kind, const toml::table& recipe,
     return {};
   }
   const auto& given = *node->as_table();
-  Parameters parameters = kind == Kind::dataset ? sections().dataset : sections().attack;
-  if (const auto* entry = plugin(kind, given.get("plugin"), scope)) {
+  const auto* entry = plugin(kind, given.get("plugin"), scope);
+  Parameters parameters = kind == Kind::dataset
+                              ? dataset_keys(given, entry ? &entry->manifest : nullptr, scope)
+                              : sections().attack;
+  if (entry) {
     const auto& manifest = entry->manifest;
     parameters.insert(parameters.end(), manifest.parameters.begin(), manifest.parameters.end());
     unknown_keys(given, parameters, scope, {subsection}, &manifest);
@@ -487,6 +556,8 @@ toml::table Checker::plugin_section(Kind kind, const toml::table& recipe,
     }
   }
   toml::table resolved = keys(given, parameters, scope);
+  if (kind == Kind::dataset && !(entry && declares(entry->manifest, "classes")))
+    chosen_classes(given, resolved, scope);
   resolved.insert(ordered_key(subsection, parameters.size()),
                   host_section(given, subsection, inside, scope));
   return resolved;
@@ -629,6 +700,14 @@ toml::table Checker::expectations(const toml::table& recipe, const Scope& top) {
   return resolved;
 }
 
+toml::table Checker::dataset(const Manifest& plugin, const toml::table& given) {
+  const Scope scope{"dataset `" + plugin.name + '`', {}, {}};
+  unknown_keys(given, plugin.parameters, scope, {}, &plugin);
+  toml::table resolved = keys(given, plugin.parameters, scope);
+  resolved.insert("plugin", plugin.name);
+  return resolved;
+}
+
 bool is_folder_name(std::string_view text) {
   return !text.empty() && text != "." && text != ".." &&
          std::all_of(text.begin(), text.end(), [](char c) {
@@ -704,6 +783,13 @@ Diagnostic diagnostic_at(const toml::source_region& region, const std::string& f
 toml::table resolve(const toml::table& recipe, const Changes& changes, const std::string& file,
                     const Catalog& catalog, std::vector<Diagnostic>& diagnostics) {
   return Checker(changes, file, catalog, diagnostics).recipe(recipe);
+}
+
+toml::table resolve_dataset(const Manifest& plugin, const toml::table& given,
+                            const Changes& changes, const Catalog& catalog,
+                            std::vector<Diagnostic>& diagnostics) {
+  const std::string no_file;
+  return Checker(changes, no_file, catalog, diagnostics).dataset(plugin, given);
 }
 
 }  // namespace backstop::host

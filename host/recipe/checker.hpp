@@ -22,4 +22,9 @@ Diagnostic diagnostic_at(const toml::source_region& region, const std::string& f
 toml::table resolve(const toml::table& recipe, const Changes& changes, const std::string& file,
                     const Catalog& catalog, std::vector<Diagnostic>& diagnostics);
 
+/// The same of a dataset's parameters alone; the result holds its `plugin` too.
+toml::table resolve_dataset(const Manifest& plugin, const toml::table& given,
+                            const Changes& changes, const Catalog& catalog,
+                            std::vector<Diagnostic>& diagnostics);
+
 }  // namespace backstop::host

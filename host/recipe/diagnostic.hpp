@@ -11,10 +11,11 @@ struct Diagnostic {
   enum class Severity { error, warning };
   Severity severity = Severity::error;
   bool environment = false;  ///< the recipe is fine, what it names is not there (exit code 4)
-  std::string message;       ///< lower case, no final stop
-  std::string hint;          ///< may be empty
-  std::string file;          ///< or "--set KEY=VALUE"
-  std::uint32_t line = 0;    ///< from 1; 0: no place
+  bool plugin = false;     ///< the recipe is fine, but names a plugin that is refused (exit code 3)
+  std::string message;     ///< lower case, no final stop
+  std::string hint;        ///< may be empty
+  std::string file;        ///< or "--set KEY=VALUE"
+  std::uint32_t line = 0;  ///< from 1; 0: no place
   std::uint32_t column = 0;  ///< from 1
   std::uint32_t length = 1;  ///< columns that the carets cover
 };

@@ -184,15 +184,38 @@ bool CheckedRecipe::has_errors() const {
 
 CheckedRecipe check_recipe(const std::string& file, const std::vector<std::string>& overrides,
                            const Catalog& catalog) {
+  return check_recipe_text(read(file), file, overrides, catalog);
+}
+
+CheckedRecipe check_recipe_text(std::string text, const std::string& file,
+                                const std::vector<std::string>& overrides, const Catalog& catalog) {
   CheckedRecipe checked;
-  checked.source = read(file);
+  checked.source = std::move(text);
   std::ptrdiff_t dots = std::count(checked.source.begin(), checked.source.end(), '.');
-  for (const auto& text : overrides) dots += std::count(text.begin(), text.end(), '.');
+  for (const auto& each : overrides) dots += std::count(each.begin(), each.end(), '.');
   if (dots > kMostDots)
     throw HostError(ExitCode::usage, "recipe " + file + " has " + std::to_string(dots) +
                                          " dots, at most " + std::to_string(kMostDots) +
                                          " are allowed");
   Expansion(file, catalog, checked).run(overrides);
+  return checked;
+}
+
+CheckedRecipe check_dataset(const Manifest& plugin, toml::table given,
+                            const std::vector<std::string>& overrides, const Catalog& catalog) {
+  CheckedRecipe checked;
+  Changes changes;
+  for (const auto& text : overrides) {
+    Problem problem;
+    const auto parsed = Override::parse(text, problem);
+    const auto failed = parsed ? parsed->apply(given, changes) : std::optional(problem);
+    if (failed)
+      checked.diagnostics.push_back(
+          diagnostic_at(in_override(std::string(kOverrideLabel) + text), {}, *failed));
+  }
+  toml::table table = resolve_dataset(plugin, given, changes, catalog, checked.diagnostics);
+  if (!checked.has_errors())
+    checked.recipes.push_back({toml::table{{"dataset", std::move(table)}}});
   return checked;
 }
 

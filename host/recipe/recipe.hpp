@@ -17,7 +17,10 @@ namespace backstop::host {
 /// floats are TOML floats even where the recipe wrote an integer.
 ///
 ///   schema = 1; name (string); scenario = "standalone"; seed (integer >= 0)
-///   [dataset]            plugin; limit, test_limit (integers, 0: all); the plugin's parameters
+///   [dataset]            plugin; image_size (integer, optional: resize); classes (integers or
+///                        strings, optional: labels or names, in their new order); per_class,
+///                        limit, test_limit (integers, 0: all); the plugin's parameters, which
+///                        take the place of the host's keys of the same name
 ///   [dataset.augmentation]  crop_padding (integer, pixels); horizontal_flip (boolean)
 ///   [model]              architecture ("preact-resnet18" | "resnet18" | "small-cnn");
 ///                        width (integer); file (path, optional: start from these weights
@@ -63,6 +66,14 @@ struct CheckedRecipe {
 /// it does not know; a scheduler or optimizer table without `plugin` or `name` changes the default.
 CheckedRecipe check_recipe(const std::string& file, const std::vector<std::string>& overrides,
                            const Catalog& catalog);
+/// The same for a recipe in memory; `name` stands for the file in the diagnostics.
+CheckedRecipe check_recipe_text(std::string text, const std::string& name,
+                                const std::vector<std::string>& overrides, const Catalog& catalog);
+
+/// The parameters of a dataset's plugin without a recipe, for `backstop data`: `given` with
+/// `overrides` of its keys. The recipe that results has a [dataset] alone.
+CheckedRecipe check_dataset(const Manifest& plugin, toml::table given,
+                            const std::vector<std::string>& overrides, const Catalog& catalog);
 
 /// The resolved recipe as TOML, in the order of the list above; reading it gives the same recipe.
 std::string to_toml(const Recipe& recipe);

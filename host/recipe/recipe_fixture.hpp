@@ -38,6 +38,16 @@ type = "path"
 must_exist = true
 default = "/"
 )"),
+      usable(header("drawings", "dataset") + R"(
+[parameters.classes]
+type = "integer"
+default = 10
+minimum = 2
+[parameters.image_size]
+type = "integer"
+default = 16
+minimum = 4
+)"),
       usable(header("badnets", "attack") + R"(
 [parameters.patch_size]
 type = "integer"
@@ -110,7 +120,8 @@ default = 0.1
   PluginEntry old;
   old.manifest.name = "wanet";
   old.manifest.kind = Kind::attack;
-  old.refusal = Refusal{"wanet.so was built for ABI 0.0, this host is 0.1", "build it again"};
+  old.path = "/plugins/wanet.so";
+  old.refusal = Refusal{"built for ABI 0.0, this host is 0.1", "build it again"};
   entries.push_back(old);
   return Catalog(entries);
 }

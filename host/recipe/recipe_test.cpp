@@ -21,6 +21,7 @@ seed = 7
 
 [dataset]
 plugin = "shapes"
+per_class = 0
 limit = 0
 test_limit = 0
 root = "/"
@@ -153,6 +154,79 @@ TEST_F(Recipes, DeviceMayHaveANumber) {
   EXPECT_EQ(problems_of(kValidRecipe, {"compute.device=cuda:1"}), "");
 }
 
+TEST_F(Recipes, ChoosesAPartOfADataset) {
+  const auto resolved = [&](const char* keys) {
+    const auto checked = check(edited("plugin = \"shapes\"", keys));
+    EXPECT_EQ(problems(checked), "");
+    const std::string text = to_toml(checked.recipes.at(0));
+    EXPECT_EQ(to_toml(check(text).recipes.at(0)), text);
+    const auto begin = text.find("[dataset]\n") + 10;
+    return text.substr(begin, text.find("\n\n", begin) - begin);
+  };
+  EXPECT_EQ(resolved("plugin = \"shapes\"\nper_class = 5\nimage_size = 32\nclasses = [3, 0]"),
+            "plugin = \"shapes\"\nimage_size = 32\nclasses = [3, 0]\nper_class = 5\nlimit = 0\n"
+            "test_limit = 0\nroot = \"/\"");
+  EXPECT_EQ(resolved("plugin = \"shapes\"\nclasses = [\"stop sign\", \"star\"]"),
+            "plugin = \"shapes\"\nclasses = [\"stop sign\", \"star\"]\nper_class = 0\nlimit = 0\n"
+            "test_limit = 0\nroot = \"/\"");
+}
+
+TEST_F(Recipes, ReportsWrongPartsOfADataset) {
+  const auto problems_of_keys = [&](const std::string& keys) {
+    return problems_with("plugin = \"shapes\"", "plugin = \"shapes\"\n" + keys);
+  };
+  EXPECT_EQ(problems_of_keys("image_size = 7"),
+            "7:14+1 `image_size` is 7, it must be at least 8 and at most 512\n");
+  EXPECT_EQ(problems_of_keys("image_size = [32, 32]"),
+            "7:14+8 `image_size` is [32, 32], it must be an integer\n");
+  EXPECT_EQ(problems_of_keys("per_class = -1"),
+            "7:13+2 `per_class` is -1, it must be at least 0\n");
+  EXPECT_EQ(problems_of_keys("clases = [0, 1]"),
+            "7:1+6 unknown key `clases` in [dataset] | did you mean `classes`?\n");
+  EXPECT_EQ(problems_of_keys("classes = 3"),
+            "7:11+1 `classes` is 3, it must be an array of integers\n");
+  EXPECT_EQ(problems_of_keys("classes = [-1, 1]"),
+            "7:12+2 element 1 of `classes` is -1, it must be at least 0\n");
+  EXPECT_EQ(problems_of_keys("classes = [0, \"star\"]"),
+            "7:15+6 element 2 of `classes` is \"star\", it must be an integer\n");
+  EXPECT_EQ(problems_of_keys("classes = [\"star\"]"),
+            "7:11+8 `classes` holds 1, it must hold at least 2 | leave it out for all classes\n");
+  EXPECT_EQ(problems_of_keys("classes = [4, 1, 4]"), "7:11+9 `classes` holds 4 twice\n");
+}
+
+TEST_F(Recipes, ADatasetsOwnParameterTakesThePlaceOfTheHostsKey) {
+  const auto checked =
+      check(edited("plugin = \"shapes\"", "plugin = \"drawings\"\nclasses = 4\nimage_size = 4"));
+  ASSERT_EQ(problems(checked), "");
+  EXPECT_THAT(to_toml(checked.recipes.at(0)),
+              HasSubstr("[dataset]\nplugin = \"drawings\"\nper_class = 0\nlimit = 0\n"
+                        "test_limit = 0\nclasses = 4\nimage_size = 4\n"));
+  EXPECT_EQ(problems_with("plugin = \"shapes\"", "plugin = \"drawings\"\nclasses = [1, 2]"),
+            "7:11+6 `classes` is [1, 2], it must be an integer\n");
+}
+
+TEST_F(Recipes, AnotherDatasetDropsTheNumberOfClasses) {
+  EXPECT_EQ(problems_of(edited("plugin = \"shapes\"", "plugin = \"drawings\"\nclasses = 4"),
+                        {"dataset.plugin=shapes"}),
+            "7:1+7 warning dropped `classes`: dataset `shapes` has no such parameter\n");
+}
+
+TEST_F(Recipes, ChecksADatasetWithoutARecipe) {
+  const Manifest& shapes = catalog_.require(Kind::dataset, "shapes").manifest;
+  const auto good = check_dataset(shapes, {}, {"root=/usr"}, catalog_);
+  ASSERT_EQ(problems(good), "");
+  EXPECT_EQ(good.recipes.at(0).table["dataset"]["plugin"].value_or(std::string()), "shapes");
+  EXPECT_EQ(good.recipes.at(0).table["dataset"]["root"].value_or(std::string()), "/usr");
+  EXPECT_EQ(problems(check_dataset(shapes, toml::table{{"root", "nowhere at all"}},
+                                   {"limit=3", "rooot=/", "x"}, catalog_)),
+            "--set x `x` has no `=` | write --set KEY=VALUE, as in --set attack.target=1\n"
+            "--set limit=3 unknown key `limit` in dataset `shapes` | known keys: `root`\n"
+            "--set rooot=/ unknown key `rooot` in dataset `shapes` | did you mean `root`?\n"
+            " environment `root` is \"nowhere at all\": there is no such file or folder | it is "
+            "relative to the folder that the command runs in, " +
+                std::filesystem::current_path().string() + "\n");
+}
+
 TEST_F(Recipes, ReportsWhatIsMissing) {
   EXPECT_EQ(problems_of(""), R"(`schema` is missing
 `name` is missing
@@ -264,9 +338,10 @@ TEST_F(Recipes, ReportsPluginsThatCannotBeUsed) {
   EXPECT_EQ(
       problems_with("\"blended\"", "\"cosine\""),
       "9:10+8 `cosine` is a scheduler, not an attack | known attacks: `badnets`, `blended`\n");
-  EXPECT_EQ(problems_with("\"blended\"", "\"wanet\""),
-            "9:10+7 attack `wanet` cannot be used: wanet.so was built for ABI 0.0, this host is "
-            "0.1 | build it again\n");
+  EXPECT_EQ(
+      problems_with("\"blended\"", "\"wanet\""),
+      "9:10+7 attack `wanet` cannot be used: /plugins/wanet.so: built for ABI 0.0, this host is "
+      "0.1 | build it again\n");
 }
 
 TEST_F(Recipes, ReportsAMissingDefaultPluginAtTheTableThatWantsIt) {

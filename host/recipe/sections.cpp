@@ -88,8 +88,16 @@ Sections make_sections() {
       choice("scenario", {"standalone", "transfer", "encoder"}, "The chain that runs"),
       integer("seed", 0, 0, kLargestSeed, "Every random draw of the run follows from it"),
   };
+  Parameter classes = optional(within(
+      text("classes", "Labels or names of the classes to use; they become 0, 1, ..."), 0, {}));
+  classes.list = true;
   made.dataset = {
       text("plugin", "The dataset"),
+      optional(within(parameter("image_size", ParameterType::integer,
+                                "Resize to a square of so many pixels a side"),
+                      8, 512)),
+      std::move(classes),
+      integer("per_class", 0, 0, {}, "Training images of each class to use; 0: all"),
       integer("limit", 0, 0, {}, "Training images to use; 0: all"),
       integer("test_limit", 0, 0, {}, "Test images to use; 0: all"),
   };

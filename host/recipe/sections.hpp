@@ -12,7 +12,9 @@ namespace backstop::host {
 /// the host's keys of their table.
 struct Sections {
   std::vector<Parameter> recipe;  ///< the keys outside every table
-  std::vector<Parameter> dataset, augmentation, model, attack, training, defense, compute;
+  /// A parameter of the dataset's plugin takes the place of the host's key of that name.
+  std::vector<Parameter> dataset;
+  std::vector<Parameter> augmentation, model, attack, training, defense, compute;
   Parameter clean_fraction, clean_images;  ///< of a defense that needs "clean-data"
   std::vector<Parameter> scheduler;        ///< the keys before the scheduler's own
   Parameter optimizer_name;

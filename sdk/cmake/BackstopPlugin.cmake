@@ -1,10 +1,11 @@
 # backstop_add_plugin(NAME KIND attack|defense|scheduler|dataset SOURCES a.cpp ...
 #                     [MANIFEST NAME.toml] [LIBRARIES ...])
 #
-# Builds NAME.so into <build>/lib/backstop/plugins/<kind>s and installs it beside the others. The
-# manifest (NAME.toml beside the CMakeLists.txt unless said otherwise) is embedded, everything but
-# the entry function is hidden, undefined symbols fail at link time, and the library is never
-# unmapped, whoever loads it.
+# Builds NAME.so into <build>/lib/backstop/plugins/<kind>s and installs it into the same folder below
+# the prefix. The manifest (NAME.toml beside the CMakeLists.txt unless said otherwise) is embedded,
+# everything but the entry function is hidden, undefined symbols fail at link time, and the library
+# is never unmapped, whoever loads it. Where find_package(backstop) found the program too, the test
+# plugin.NAME.check has it check the built file.
 #
 # backstop_add_plugin_test(NAME SOURCES NAME_test.cpp ...)
 #
@@ -13,6 +14,9 @@
 
 set(_BACKSTOP_CMAKE_DIR "${CMAKE_CURRENT_LIST_DIR}")
 set(_BACKSTOP_KINDS attack defense scheduler dataset)
+
+# Not in the functions: it would end with their scope.
+enable_testing()
 
 function(backstop_add_plugin name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "KIND;MANIFEST" "SOURCES;LIBRARIES")
@@ -40,17 +44,23 @@ function(backstop_add_plugin name)
   configure_file("${_BACKSTOP_CMAKE_DIR}/note.cpp.in" "${note}" @ONLY)
   set_source_files_properties("${note}" PROPERTIES OBJECT_DEPENDS "${manifest_file}")
 
+  # Compiled once, for the plugin and for its test.
   set(target "backstop_plugin_${name}")
-  add_library(${target} MODULE ${arg_SOURCES} "${note}")
-  target_link_libraries(${target} PRIVATE backstop::sdk ${arg_LIBRARIES})
+  add_library(${target}_objects OBJECT ${arg_SOURCES})
+  target_link_libraries(${target}_objects PUBLIC backstop::sdk ${arg_LIBRARIES})
+  add_library(${target} MODULE "${note}")
+  target_link_libraries(${target} PRIVATE ${target}_objects)
+  set_target_properties(${target}_objects ${target} PROPERTIES
+    POSITION_INDEPENDENT_CODE ON
+    CXX_VISIBILITY_PRESET hidden
+    VISIBILITY_INLINES_HIDDEN ON)
   set_target_properties(${target} PROPERTIES
     OUTPUT_NAME "${name}"
     PREFIX ""
     DEFINE_SYMBOL ""
-    CXX_VISIBILITY_PRESET hidden
-    VISIBILITY_INLINES_HIDDEN ON
     LINK_DEPENDS "${_BACKSTOP_CMAKE_DIR}/plugin.map"
-    LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib/backstop/plugins/${arg_KIND}s")
+    LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/lib/backstop/plugins/${arg_KIND}s"
+    BACKSTOP_MANIFEST "${manifest_file}")
   target_link_options(${target} PRIVATE
     "LINKER:--version-script=${_BACKSTOP_CMAKE_DIR}/plugin.map"
     "LINKER:-z,now,-z,relro,-z,nodelete")
@@ -58,28 +68,26 @@ function(backstop_add_plugin name)
     target_link_options(${target} PRIVATE "LINKER:-z,defs")
   endif()
   set_property(GLOBAL APPEND PROPERTY BACKSTOP_PLUGIN_TARGETS ${target})
-  set_target_properties(${target} PROPERTIES
-    BACKSTOP_TEST_SOURCES "${arg_SOURCES}"
-    BACKSTOP_TEST_LIBRARIES "${arg_LIBRARIES}"
-    BACKSTOP_TEST_MANIFEST "${manifest_file}")
   install(TARGETS ${target}
           LIBRARY DESTINATION "lib/backstop/plugins/${arg_KIND}s"
           COMPONENT runtime)
+  if(BACKSTOP_PROGRAM)
+    add_test(NAME "plugin.${name}.check"
+             COMMAND "${BACKSTOP_PROGRAM}" plugin check "$<TARGET_FILE:${target}>")
+    set_tests_properties("plugin.${name}.check" PROPERTIES TIMEOUT 600)
+  endif()
 endfunction()
 
 function(backstop_add_plugin_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBRARIES")
+  find_package(GTest REQUIRED)
+  find_package(tomlplusplus REQUIRED)
   set(plugin "backstop_plugin_${name}")
-  get_target_property(sources ${plugin} BACKSTOP_TEST_SOURCES)
-  get_target_property(libraries ${plugin} BACKSTOP_TEST_LIBRARIES)
-  get_target_property(manifest ${plugin} BACKSTOP_TEST_MANIFEST)
-  if(NOT libraries)
-    set(libraries "")
-  endif()
+  get_target_property(manifest ${plugin} BACKSTOP_MANIFEST)
   set(target "${name}_test")
-  add_executable(${target} ${sources} ${arg_SOURCES})
+  add_executable(${target} ${arg_SOURCES})
   target_compile_definitions(${target} PRIVATE "BACKSTOP_MANIFEST=\"${manifest}\"")
-  target_link_libraries(${target} PRIVATE backstop::sdk_testing ${libraries} ${arg_LIBRARIES}
+  target_link_libraries(${target} PRIVATE ${plugin}_objects backstop::sdk_testing ${arg_LIBRARIES}
                                           GTest::gtest_main GTest::gmock)
   # One ctest entry a program: every start costs half a second of LibTorch.
   add_test(NAME "plugin.${name}" COMMAND ${target})

@@ -13,13 +13,14 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "program.hpp"
+#include "cli_fixture.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
-using backstop::testing::Outcome;
+using backstop::testing::Cli;
 using backstop::testing::Process;
+using backstop::testing::read;
 using backstop::testing::Start;
 using ::testing::AllOf;
 using ::testing::AnyOf;
@@ -52,65 +53,45 @@ plugin = "tune"
 clean_images = 100
 )";
 
-class Cli : public ::testing::Test {
- protected:
-  Cli() {
-    std::string pattern = (fs::temp_directory_path() / "backstop-cli-XXXXXX").string();
-    folder_ = mkdtemp(pattern.data());
-  }
-  ~Cli() override { fs::remove_all(folder_); }
-
-  [[nodiscard]] Start start(std::vector<std::string> arguments) const {
-    Start result{BACKSTOP_PROGRAM, std::move(arguments)};
-    result.environment["XDG_DATA_HOME"] = (folder_ / "data").string();
-    result.environment["HOME"] = folder_.string();
-    return result;
-  }
-  [[nodiscard]] Outcome backstop(std::vector<std::string> arguments) const {
-    return Process(start(std::move(arguments))).wait();
-  }
-  [[nodiscard]] std::string write(const std::string& name, const std::string& text) const {
-    const fs::path path = folder_ / name;
-    fs::create_directories(path.parent_path());
-    std::ofstream(path) << text;
-    return path.string();
-  }
-
-  fs::path folder_;
-};
-
-std::string read(const fs::path& path) {
-  std::ostringstream text;
-  text << std::ifstream(path).rdbuf();
-  return text.str();
-}
-
 // -- help and version --
+
+/// "plugin check" without the space.
+std::string file_name(std::string command) {
+  std::replace(command.begin(), command.end(), ' ', '-');
+  return command;
+}
 
 class CliHelp : public Cli, public ::testing::WithParamInterface<const char*> {};
 
 /// With BACKSTOP_UPDATE_GOLDEN in the environment the golden file is written instead.
 TEST_P(CliHelp, IsTheGoldenText) {
   const std::string command = GetParam();
-  const auto outcome =
-      backstop(command == "backstop" ? std::vector<std::string>{"--help"}
-                                     : std::vector<std::string>{command, "--help"});
+  std::vector<std::string> words;
+  std::istringstream parts(command == "backstop" ? "" : command);
+  for (std::string word; parts >> word;) words.push_back(word);
+  words.emplace_back("--help");
+  const auto outcome = backstop(words);
   EXPECT_EQ(outcome.code, 0);
   EXPECT_EQ(outcome.err, "");
-  const fs::path golden = fs::path(BACKSTOP_GOLDEN) / (command + ".txt");
+  const fs::path golden = fs::path(BACKSTOP_GOLDEN) / (file_name(command) + ".txt");
   if (std::getenv("BACKSTOP_UPDATE_GOLDEN")) std::ofstream(golden) << outcome.out;
   EXPECT_EQ(outcome.out, read(golden));
 }
 
 TEST_P(CliHelp, FitsInto100Columns) {
-  std::istringstream text(read(fs::path(BACKSTOP_GOLDEN) / (std::string(GetParam()) + ".txt")));
+  std::istringstream text(read(fs::path(BACKSTOP_GOLDEN) / (file_name(GetParam()) + ".txt")));
   ASSERT_TRUE(text.peek() != std::istringstream::traits_type::eof());
   for (std::string line; std::getline(text, line);) EXPECT_LE(line.size(), 100U) << line;
 }
 
 INSTANTIATE_TEST_SUITE_P(Commands, CliHelp,
-                         ::testing::Values("backstop", "run", "check", "list", "inspect"),
-                         [](const auto& one) { return std::string(one.param); });
+                         ::testing::Values("backstop", "run", "check", "list", "inspect", "doctor",
+                                           "data", "new", "plugin check"),
+                         [](const auto& one) {
+                           std::string name = file_name(one.param);
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 TEST_F(Cli, HelpOfACommandCanBeAskedForInTwoWays) {
   EXPECT_EQ(backstop({"help", "run"}).out, backstop({"run", "--help"}).out);
@@ -122,7 +103,7 @@ TEST_F(Cli, ShowsItsVersionEverywhere) {
   EXPECT_EQ(outcome.code, 0);
   EXPECT_THAT(outcome.out,
               MatchesRegex("backstop [0-9.]+ \\(SDK ABI [0-9.]+, LibTorch [0-9.]+\\)\n"));
-  for (const char* command : {"run", "check", "list", "inspect"})
+  for (const char* command : {"run", "check", "list", "inspect", "doctor"})
     EXPECT_EQ(backstop({command, "--version"}).out, outcome.out) << command;
 }
 
@@ -185,6 +166,10 @@ INSTANTIATE_TEST_SUITE_P(
         UsageCase{"TwoArguments",
                   {"inspect", "a", "b"},
                   "`inspect` takes one PLUGIN, it was given 2: `a`, `b`",
+                  "hint:"},
+        UsageCase{"NeedlessArgument",
+                  {"doctor", "me"},
+                  "`doctor` takes no argument, it was given `me`",
                   "hint:"},
         UsageCase{"MisspeltKind",
                   {"list", "defence"},

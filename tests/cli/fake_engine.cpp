@@ -33,6 +33,21 @@ void wait_for_signal(const backstop::host::RunRequest& request, bool listen) {
 
 }  // namespace
 
+extern "C" __attribute__((visibility("default"))) void backstop_engine_describe(
+    backstop::host::EngineDescription& description) {
+  description.built_for = description.running = "1.13.0";
+  description.file = "/torch/libtorch_cpu.so";
+  description.capability = "AVX512";
+  description.blas = "netlib reference BLAS";
+  description.blas_file = "/blas/libblas.so.3";
+  description.reference_blas = true;
+  description.processor = "Fake";
+  description.threads = 3;
+  description.bfloat16 = "AMX";
+  description.bfloat16_width = 16;
+  description.device = "cpu";
+}
+
 extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
     const backstop::host::RunRequest& request, backstop::host::RunOutcome& outcome) {
   for (const auto& recipe : *request.recipes) {

@@ -207,11 +207,30 @@ TEST_F(WholeRun, MeasuresWhatTheDefenseLeaves) {
 }
 
 TEST_F(WholeRun, RestoresAndNamesGlobalState) {
-  const Outcome outcome = run({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
-                               "defense=[{ plugin = \"probe\", action = \"grab-state\" }, "
-                               "{ plugin = \"fine-tuning\", epochs = 1 }]"});
+  const std::string tuning = "{ plugin = \"fine-tuning\", epochs = 1 }]";
+  ASSERT_EQ(run({"--set", "defense=[" + tuning}).code, 0);
+  const Outcome outcome =
+      run({"--fresh", "--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
+           "defense=[{ plugin = \"probe\", action = \"grab-state\" }, " + tuning});
   EXPECT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_THAT(outcome.err, HasSubstr("defense `probe` left changed: gradient mode; restored"));
+  EXPECT_THAT(outcome.err,
+              HasSubstr("defense `probe` left changed: gradient mode, inference mode, autocast, "
+                        "number of threads, default type, deterministic algorithms, cuDNN's "
+                        "settings, oneDNN's use, precision of matrix products, floating-point "
+                        "mode, global random numbers (draw from Context::generator() instead), "
+                        "locale; restored"));
+  const auto tuned = [&](std::size_t run) {
+    return row(numbers(runs().at(run)), "fine-tuning")["metrics"];
+  };
+  EXPECT_EQ(tuned(0), tuned(1)) << "as if the probe had not been there";
+}
+
+TEST_F(WholeRun, SchedulerThatThrowsIsNamed) {
+  const Outcome outcome =
+      run({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
+           "defense.0.scheduler={ plugin = \"halving\", rate = 0.1, fail = true }"});
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_THAT(outcome.err, HasSubstr("scheduler `halving` failed in rate: told to"));
 }
 
 TEST_F(WholeRun, InterruptKeepsFinishedEpochs) {

@@ -104,7 +104,7 @@ TEST(Blended, TestsWithTheStrengthOfTheTrainingByDefault) {
   attack->prepare(context, {}, set);
   EXPECT_TRUE(attack->apply(context, all_of(set), Phase::test)
                   .equal(attack->apply(context, all_of(set), Phase::train)));
-  const at::Tensor mixed = all_of(set) * 0.8 + pattern_of("", set) * 0.2;
+  const at::Tensor mixed = all_of(set).mul(0.8).add(pattern_of("", set), 0.2);
   EXPECT_TRUE(attack->apply(context, all_of(set), Phase::test).allclose(mixed, 0, 1e-6));
 }
 

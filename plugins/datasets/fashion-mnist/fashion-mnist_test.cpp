@@ -42,7 +42,7 @@ TEST_F(RealFashionMnist, HasTheOfficialImages) {
 
 TEST_F(RealFashionMnist, StatisticsAreThoseOfTheTrainingImages) {
   const auto dataset = make<Dataset>(params);
-  const at::Tensor pixels = dataset->load(context, Split::train).images.to(at::kFloat) / 255;
+  const at::Tensor pixels = dataset->load(context, Split::train).images.to(at::kFloat).div(255);
   EXPECT_NEAR(dataset->statistics().mean[0], pixels.mean().item<double>(), 5e-5);
   EXPECT_NEAR(dataset->statistics().deviation[0], pixels.std().item<double>(), 5e-5);
 }

@@ -1,36 +1,19 @@
 // Writes IDX files for tests.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
 
 #include <zlib.h>
 
+#include "../files/testing.hpp"
+
 namespace backstop::idx {
 
-/// An empty folder that ends with the test.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "backstop-idx-XXXXXX").string();
-    if (!mkdtemp(name.data())) throw std::runtime_error("cannot make a temporary folder");
-    path_ = name;
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
+using files::TemporaryFolder;
+using files::write;
 
 inline std::string header(std::uint32_t magic, std::initializer_list<std::uint32_t> shape) {
   std::string bytes;
@@ -40,10 +23,6 @@ inline std::string header(std::uint32_t magic, std::initializer_list<std::uint32
   append(magic);
   for (std::uint32_t size : shape) append(size);
   return bytes;
-}
-
-inline void write(const std::filesystem::path& file, const std::string& bytes) {
-  std::ofstream(file, std::ios::binary | std::ios::trunc) << bytes;
 }
 
 inline std::string gzip(const std::string& bytes) {

@@ -3,8 +3,6 @@
 #include <random>
 #include <string>
 
-#include <unistd.h>
-
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -119,8 +117,7 @@ TEST_F(Idx, RefusesSymbolicLinkToItself) {
 }
 
 TEST_F(Idx, RefusesFileWithoutPermission) {
-  if (geteuid() == 0) GTEST_SKIP() << "root may read every file";
-  fs::permissions(folder / kImages, fs::perms::none);
+  const files::Unreadable unreadable(folder / kImages);
   expect_refused(kImages, "cannot be read: Permission denied");
 }
 
@@ -210,6 +207,11 @@ TEST_F(IdxGzip, RefusesWrongChecksum) {
   write(folder / packed_images, packed);
   expect_refused(packed_images,
                  "holds damaged gzip data, expected an intact stream with the right checksum");
+}
+
+TEST_F(IdxGzip, RefusesStreamOfNothing) {
+  write(folder / packed_images, gzip(""));
+  expect_refused(packed_images, "inflates to nothing, expected an IDX file");
 }
 
 TEST_F(IdxGzip, RefusesStreamThatInflatesToTooLittle) {

@@ -1,7 +1,7 @@
 // MNIST: handwritten digits.
 #include <array>
-#include <filesystem>
 #include <iterator>
+#include <span>
 #include <string_view>
 
 #include "../idx/idx.hpp"
@@ -17,12 +17,19 @@ constexpr std::array kNames = {"0"sv, "1"sv, "2"sv, "3"sv, "4"sv,
 
 class Mnist final : public backstop::Dataset {
  public:
-  explicit Mnist(const backstop::Params& params) : root_(params.string("root")) {}
+  explicit Mnist(const backstop::Params& params)
+      : reader_(params.string("root"), "MNIST/raw",
+                {"f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432"},
+                {"9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"},
+                "set `root` to the folder with MNIST's four IDX files "
+                "(train-images-idx3-ubyte.gz ...)") {}
 
   backstop::Samples load(backstop::Context&, backstop::Split split) override {
-    return backstop::idx::read_split(
-        root_, split,
-        "set `root` to the folder with MNIST's four IDX files (train-images-idx3-ubyte.gz ...)");
+    backstop::files::check_split(*this, "mnist", split);
+    return reader_.load(split);
+  }
+  std::span<const backstop::DataFile> files(backstop::Split split) const override {
+    return reader_.files(split);
   }
 
   std::int64_t classes() const override { return std::ssize(kNames); }
@@ -34,7 +41,7 @@ class Mnist final : public backstop::Dataset {
   backstop::ChannelStatistics statistics() const override { return {{0.1307}, {0.3081}}; }
 
  private:
-  std::filesystem::path root_;
+  backstop::idx::Reader reader_;
 };
 
 }  // namespace

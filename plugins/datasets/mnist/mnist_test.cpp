@@ -62,6 +62,32 @@ TEST_F(Mnist, RefusesTestFilesInPlaceOfTrainingFiles) {
   }
 }
 
+TEST_F(Mnist, FindsTheFilesWhereTorchvisionPutsThem) {
+  std::filesystem::create_directories(folder / "MNIST" / "raw");
+  for (const char* name : {"t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"}) {
+    std::filesystem::rename(folder / name, folder / "MNIST" / "raw" / name);
+    std::filesystem::remove(folder / ("train" + std::string(name).substr(4)));
+  }
+  const auto dataset = make<Dataset>(params);
+  EXPECT_EQ(dataset->load(context, Split::test).images.size(0), 10000);
+  ASSERT_EQ(dataset->files(Split::test).size(), 2U);
+  EXPECT_EQ(dataset->files(Split::test)[0].path,
+            (folder / "MNIST" / "raw" / "t10k-images-idx3-ubyte").string());
+}
+
+TEST_F(Mnist, KnowsTheMd5OfTheCompressedFiles) {
+  write(folder / "t10k-labels-idx1-ubyte.gz", "x");
+  const auto dataset = make<Dataset>(params);
+  const auto files = dataset->files(Split::test);
+  ASSERT_EQ(files.size(), 3U);
+  EXPECT_EQ(files[0].md5, "");
+  EXPECT_EQ(files[2].md5, "ec29112dd5afa0611ce80d1b7f02629c");
+}
+
+TEST_F(Mnist, RefusesSplitsThatItLacks) {
+  EXPECT_THROW(make<Dataset>(params)->load(context, Split::extra), backstop::ParameterError);
+}
+
 TEST_F(Mnist, DescribesItself) {
   const auto dataset = make<Dataset>(params);
   EXPECT_EQ(dataset->classes(), 10);

@@ -1,12 +1,23 @@
 // A defense that uses, or abuses, what the host offers.
+#include <chrono>
+#include <clocale>
+#include <csignal>
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/rand.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/DefaultDtype.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
@@ -26,7 +37,15 @@ class Probe final : public backstop::Defense {
            const backstop::DefenderData& data) override {
     if (action_ == "throw") throw std::runtime_error("the probe was told to");
     if (action_ == "throw-int") throw 42;  // NOLINT
-    if (action_ == "grab-state") c10::GradMode::set_enabled(false);
+    if (action_ == "grab-state") grab_state();
+    if (action_ == "segfault") std::raise(SIGSEGV);
+    if (action_ == "exit") std::exit(0);
+    if (action_ == "draw-globally") draw_globally(model);
+    if (action_ == "ignore-cancellation") std::this_thread::sleep_for(std::chrono::seconds(3));
+    if (action_ == "replace-cancellation" && ctx.cancelled()) throw std::runtime_error("tired");
+    if (action_ == "want-many-images" && data.clean().size() < 10)
+      throw std::runtime_error("too few images");
+    if (action_ == "remember") remember(model, data);
     if (action_ == "foreign-set") ctx.trainer().accuracy(model, Foreign());
     if (action_ == "record") record(ctx, data);
     if (action_ == "spoil") spoil(ctx, model, data);
@@ -43,6 +62,39 @@ class Probe final : public backstop::Defense {
     at::Tensor labels() const override { return {}; }
     at::Tensor indices() const override { return {}; }
   };
+
+  /// Everything that the host guards.
+  static void grab_state() {
+    static_cast<void>(at::rand({1}));
+    at::set_num_threads(at::get_num_threads() + 1);
+    at::globalContext().setDeterministicAlgorithms(true, false);
+    at::globalContext().setBenchmarkCuDNN(true);
+    at::globalContext().setUserEnabledMkldnn(false);
+    at::globalContext().setFloat32MatmulPrecision("medium");
+    at::autocast::set_cpu_enabled(true);
+    c10::set_default_dtype(c10::scalarTypeToTypeMeta(at::kDouble));
+    at::globalContext().setFlushDenormal(true);
+    std::setlocale(LC_ALL, "C.UTF-8");
+    new c10::InferenceMode();  // never ended; it ends gradient mode too
+  }
+
+  static void draw_globally(backstop::Model& model) {
+    const at::NoGradGuard no_gradients;
+    at::Tensor bias = model.layers().back().bias;
+    bias.copy_(at::rand(bias.sizes()));
+  }
+
+  /// A failure of one model spoils the next.
+  static void remember(backstop::Model& model, const backstop::DefenderData& data) {
+    static bool failed = false;
+    if (failed) {
+      const at::NoGradGuard no_gradients;
+      model.layers().back().bias.zero_();
+    }
+    failed = true;
+    model.forward(data.clean().images(at::zeros({1}, at::kLong)));
+    failed = false;
+  }
 
   static void record(backstop::Context& ctx, const backstop::DefenderData& data) {
     ctx.metric("answer", 42);

@@ -6,6 +6,10 @@
 //   backstop::testing::FakeContext context;
 //   auto attack = backstop::testing::make<backstop::Attack>(params);
 //   at::Tensor triggered = attack->apply(context, images, backstop::Phase::test);
+//
+// With it come at::arange, full, ones, rand, tensor and zeros; for any other function include its
+// own <ATen/ops/...>. Tensors' methods (a.sub(b), a.select(0, i)) need no header, their operators
+// (a - b, a[i]) need <ATen/TensorOperators.h>, which takes six seconds to compile.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +23,16 @@
 #include <utility>
 #include <vector>
 
-#include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <toml++/toml.h>
 
 #include "backstop/abi.h"
@@ -230,7 +242,9 @@ class FakeContext final : public Context {
   FakeTrainer& trainer() noexcept override { return trainer_; }
   bool cancelled() const noexcept override { return cancel; }
   void log(LogLevel, std::string_view message) noexcept override { messages.emplace_back(message); }
-  void progress(std::int64_t, std::int64_t, std::string_view) noexcept override {}
+  void progress(std::int64_t done, std::int64_t total, std::string_view) noexcept override {
+    progress_calls.emplace_back(done, total);
+  }
   void metric(std::string_view key, double value) override { metrics[std::string(key)] = value; }
   void artifact(std::string_view name, const at::Tensor& tensor) override {
     artifacts[std::string(name)] = tensor.clone();
@@ -252,6 +266,7 @@ class FakeContext final : public Context {
   void* query(std::string_view) noexcept override { return nullptr; }
 
   bool cancel = false;  ///< what cancelled() answers
+  std::vector<std::pair<std::int64_t, std::int64_t>> progress_calls;
   std::vector<std::string> messages;
   std::map<std::string, double> metrics;
   std::map<std::string, at::Tensor> artifacts;
@@ -273,8 +288,9 @@ class FakeEditor final : public TrainingSetEditor {
   void write(const at::Tensor& positions, const at::Tensor& images, const at::Tensor& labels,
              Role role) override {
     for (std::int64_t i = 0; i < positions.numel(); ++i) {
-      const auto position = positions[i].item<std::int64_t>();
-      written[position] = {images[i].clone(), labels[i].item<std::int64_t>(), role};
+      const auto position = positions.select(0, i).item<std::int64_t>();
+      written[position] = {images.select(0, i).clone(), labels.select(0, i).item<std::int64_t>(),
+                           role};
     }
   }
 

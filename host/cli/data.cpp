@@ -1,0 +1,245 @@
+// backstop data: is a dataset all there, and is it what it should be?
+#include <algorithm>
+#include <filesystem>
+#include <sstream>
+
+#include <boost/program_options/value_semantic.hpp>
+#include <nlohmann/json.hpp>
+
+#include "host/cli/command.hpp"
+#include "host/cli/engine_library.hpp"
+#include "host/cli/observer.hpp"
+#include "host/cli/plugin_probe.hpp"
+#include "host/cli/recipe_command.hpp"
+#include "host/cli/signals.hpp"
+#include "host/report/text.hpp"
+
+namespace backstop::host {
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kDescription =
+    "Reads a dataset whole and says what is in it: splits, images of each class, sizes, the\n"
+    "channels' mean and deviation, and for every file whether its MD5 is the published one.\n"
+    "PLUGIN is the dataset's name (`backstop list datasets`). The exit status is 4 when something\n"
+    "is missing or broken or a file is not what its makers published.\n";
+
+void add_options(boost::program_options::options_description& options) {
+  const auto text = [](const char* name) {
+    return boost::program_options::value<std::vector<std::string>>()->value_name(name);
+  };
+  auto add = options.add_options();
+  add("root", text("DIR"), "where the dataset's files are");
+  add("set", text("KEY=VALUE"), "give the plugin a parameter (`image_size=32`); may be repeated");
+  add("sheet", text("FILE.png"), "draw ten training images of each class into FILE.png");
+}
+
+// -- the plugin's parameters --
+
+CheckedRecipe parameters(const Invocation& invocation, const Catalog& catalog) {
+  const Manifest& manifest = catalog.require(Kind::dataset, invocation.arguments[0]).manifest;
+  toml::table given;
+  if (const auto root = invocation.one("root")) {
+    const auto& own = manifest.parameters;
+    if (std::none_of(own.begin(), own.end(), [](const auto& each) { return each.key == "root"; }))
+      throw HostError(
+          ExitCode::usage,
+          "option `--root` is given, but dataset `" + manifest.name + "` has no parameter `root`",
+          "`backstop inspect " + manifest.name + "` shows those that it has");
+    given.insert("root", *root);
+  }
+  CheckedRecipe checked = check_dataset(manifest, std::move(given), invocation.all("set"), catalog);
+  for (auto& diagnostic : checked.diagnostics)
+    if (diagnostic.message.starts_with("`root` is missing"))
+      diagnostic.hint = "say where its files are with --root DIR";
+  return checked;
+}
+
+/// Found before anything is read, which may take long.
+std::filesystem::path sheet_in(const Invocation& invocation) {
+  const std::filesystem::path sheet = invocation.one("sheet").value_or("");
+  std::error_code error;
+  const auto folder = sheet.has_parent_path() ? sheet.parent_path() : ".";
+  if (!sheet.empty() && !std::filesystem::is_directory(folder, error))
+    throw HostError(ExitCode::environment,
+                    "cannot write " + sheet.string() + ": " + folder.string() + " is no folder");
+  return sheet;
+}
+
+// -- what is said of it --
+
+std::string numbers(const json& values) {
+  std::string text;
+  if (values.is_array())
+    for (const auto& value : values)
+      text += (text.empty() ? "" : " ") + fixed(value.get<double>(), 4);
+  return text;
+}
+
+std::string size_of(const json& split) {
+  const auto side = [&](const char* key) { return std::to_string(split[key].get<std::int64_t>()); };
+  return side("channels") + " x " + side("height") + " x " + side("width");
+}
+
+std::string split_table(const json& report) {
+  std::vector<std::vector<Cell>> rows{
+      {{"split"}, {"images"}, {"size"}, {"mean of each channel"}, {"deviation"}}};
+  for (const auto& split : report["splits"]) {
+    const auto name = split["split"].get<std::string>();
+    if (split["status"] == "ok")
+      rows.push_back({{name},
+                      {grouped(split["images"].get<std::int64_t>())},
+                      {size_of(split)},
+                      {numbers(split["mean"])},
+                      {numbers(split["deviation"])}});
+    else
+      rows.push_back({{name}, {}, {split["status"] == "absent" ? "not there" : "cannot be read"}});
+  }
+  const auto& stated = report["stated"];
+  if (!stated.is_null())
+    rows.push_back({{"plugin"},
+                    {},
+                    {"normalises by"},
+                    {numbers(stated["mean"])},
+                    {numbers(stated["deviation"])}});
+  return columns(rows, "lrlll", "  ");
+}
+
+std::string class_table(const json& report) {
+  constexpr std::size_t kMostRows = 20;
+  const auto names = report["classes"].get<std::vector<std::string>>();
+  std::vector<Cell> header;
+  std::vector<std::vector<std::int64_t>> counts;
+  for (const auto& split : report["splits"]) {
+    if (!split["per_class"].is_array()) continue;
+    header.push_back({split["split"].get<std::string>()});
+    counts.push_back(split["per_class"].get<std::vector<std::int64_t>>());
+  }
+  if (counts.empty()) return {};
+  std::vector<std::vector<Cell>> rows;
+  const std::string alignment = "rl" + std::string(counts.size(), 'r');
+  if (names.size() <= kMostRows) {
+    rows.push_back({{"label"}, {"class"}});
+    rows.back().insert(rows.back().end(), header.begin(), header.end());
+    for (std::size_t label = 0; label < names.size(); ++label) {
+      rows.push_back({{std::to_string(label)}, {names[label]}});
+      for (const auto& of : counts) rows.back().push_back({grouped(of[label])});
+    }
+    return columns(rows, alignment, "  ");
+  }
+  rows.push_back(
+      {{"of " + std::to_string(names.size()) + " classes"}, {"fewest"}, {"median"}, {"most"}});
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    const auto fewest = std::min_element(counts[i].begin(), counts[i].end()) - counts[i].begin();
+    const auto most = std::max_element(counts[i].begin(), counts[i].end()) - counts[i].begin();
+    auto sorted = counts[i];
+    std::nth_element(sorted.begin(), sorted.begin() + std::ssize(sorted) / 2, sorted.end());
+    const auto cell = [&](std::ptrdiff_t label) {
+      const auto at = static_cast<std::size_t>(label);
+      return grouped(counts[i][at]) + " (" + names[at] + ")";
+    };
+    rows.push_back({header[i], {cell(fewest)}, {grouped(sorted[sorted.size() / 2])}, {cell(most)}});
+  }
+  return columns(rows, "llll", "  ") + "  `--json` has all of them\n";
+}
+
+std::string file_table(const json& report, bool color) {
+  constexpr int kMostUnknown = 8;  // of one split: a folder of images may list hundreds
+  std::vector<std::vector<Cell>> rows;
+  for (const auto& split : report["splits"]) {
+    const Cell name{split["split"].get<std::string>()};
+    int unknown = 0;
+    for (const auto& file : split["files"]) {
+      const auto status = file["status"].get<std::string>();
+      if (status == "unknown" && ++unknown > kMostUnknown) continue;
+      const bool bad = status == "differs" || status == "unreadable";
+      const std::string_view style = bad ? kRed : status == "matches" ? kGreen : "";
+      rows.push_back({name,
+                      {status, color ? style : ""},
+                      {file["md5"].is_string() ? file["md5"].get<std::string>() : ""},
+                      {file["path"].get<std::string>()}});
+    }
+    if (unknown > kMostUnknown)
+      rows.push_back(
+          {name,
+           {"unknown"},
+           {},
+           {std::to_string(unknown - kMostUnknown) + " more; `--json` has all of them"}});
+  }
+  return columns(rows, "llll", "  ");
+}
+
+std::string text_of(const json& report, const Manifest& manifest, bool color) {
+  std::string text = columns(
+      {{{manifest.name, color ? kBold : ""}, {manifest.version}, {manifest.summary}}}, "lll");
+  std::vector<std::vector<Cell>> facts;
+  for (const auto& [key, value] : report["parameters"].items())
+    if (value != "")
+      facts.push_back({{key}, {value.is_string() ? value.get<std::string>() : value.dump()}});
+  if (report["fingerprint"].is_string())
+    facts.push_back({{"fingerprint"}, {report["fingerprint"].get<std::string>()}});
+  text += columns(facts, "ll", "  ");
+  const auto section = [&](const char* title, const std::string& table) {
+    if (!table.empty()) text += std::string("\n") + title + "\n" + table;
+  };
+  section("SPLITS", split_table(report));
+  section("IMAGES PER CLASS", class_table(report));
+  section("FILES (MD5, against what their makers published)", file_table(report, color));
+  return text;
+}
+
+json parameters_of(const toml::table& dataset) {
+  std::ostringstream text;
+  text << toml::json_formatter(dataset);
+  json parameters = json::parse(text.str());
+  parameters.erase("plugin");
+  return parameters;
+}
+
+ExitCode data(const Invocation& invocation) {
+  const Catalog catalog = invocation.catalog();
+  const CheckedRecipe checked = parameters(invocation, catalog);
+  print_diagnostics(checked, invocation.color_err);
+  if (const ExitCode code = exit_code_of(checked); code != ExitCode::done) return code;
+  const toml::table& dataset = *checked.recipes[0].table["dataset"].as_table();
+
+  probe_plugins(checked.recipes, catalog);
+  DataRequest request;
+  request.sheet = sheet_in(invocation);
+  auto& engine_data = engine_function<void(const DataRequest&, DataOutcome&)>(kEngineData);
+  spdlog::set_level(spdlog::level::info);
+  ConsoleObserver observer({});
+  request.dataset = &dataset;
+  request.catalog = &catalog;
+  request.interrupted = &catch_signals();
+  request.observer = &observer;
+  DataOutcome outcome;
+  engine_data(request, outcome);
+  observer.end();
+  if (outcome.code == ExitCode::bug) {
+    print_internal_error(outcome.error);
+    return outcome.code;
+  }
+  if (!outcome.error.empty()) throw HostError(outcome.code, outcome.error, outcome.hint);
+  json& report = outcome.report;
+  const Manifest& manifest = catalog.require(Kind::dataset, invocation.arguments[0]).manifest;
+  report["parameters"] = parameters_of(dataset);
+  if (invocation.has("json"))
+    print_json(report, true);
+  else
+    print(text_of(report, manifest, invocation.color_out));
+  for (const auto& problem : report["problems"])
+    print_error(problem["message"].get<std::string>(), problem["hint"].get<std::string>());
+  if (report["sheet"].is_string())
+    spdlog::info("wrote {}", printable(report["sheet"].get<std::string>()));
+  return outcome.code;
+}
+
+}  // namespace
+
+const Command kData{"data",      "show whether a dataset is complete and right",
+                    "PLUGIN",    kDescription,
+                    add_options, data};
+
+}  // namespace backstop::host

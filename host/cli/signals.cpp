@@ -1,0 +1,28 @@
+#include "host/cli/signals.hpp"
+
+#include <csignal>
+
+namespace backstop::host {
+namespace {
+
+std::atomic<int> interrupted{0};
+static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may touch nothing else");
+
+extern "C" void on_signal(int number) {
+  if (interrupted.exchange(number) == 0) return;
+  std::signal(number, SIG_DFL);
+  std::raise(number);
+}
+
+}  // namespace
+
+const std::atomic<int>& catch_signals() {
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  action.sa_flags = SA_RESTART;
+  for (const int number : {SIGINT, SIGTERM}) sigaction(number, &action, nullptr);
+  std::signal(SIGXFSZ, SIG_IGN);
+  return interrupted;
+}
+
+}  // namespace backstop::host

@@ -1,0 +1,21 @@
+// Feeds pickles to the reader of CIFAR's Python version.
+#include <vector>
+
+#include "../files/fuzz.hpp"
+#include "backstop/error.hpp"
+#include "batch.hpp"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
+  using namespace backstop;
+  const files::FuzzFile input(bytes, size);
+  try {
+    const cifar::Batch batch({input.path(), {}}, cifar::Version::python, {1, 0, "labels", 10}, 100);
+    std::vector<std::uint8_t> images(static_cast<std::size_t>(batch.images() * cifar::kImageSize));
+    std::vector<std::int64_t> labels(static_cast<std::size_t>(batch.images()));
+    batch.read(0, batch.images(), images.data(), labels.data());
+    for (const std::int64_t label : labels)
+      if (label < 0 || label >= 10) std::abort();
+  } catch (const EnvironmentError&) {  // refused
+  }
+  return 0;
+}

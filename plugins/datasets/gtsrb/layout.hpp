@@ -1,0 +1,17 @@
+// Finds GTSRB's images and annotations, as the benchmark packs them or as they are on Kaggle:
+//
+//   Final_Training/Images/00000/ ... 00042/, each with GT-00000.csv    Train/0/ ... 42/, Train.csv
+//   Final_Test/Images/, GT-final_test.csv there or above               Test/, Test.csv
+#pragma once
+
+#include <filesystem>
+
+#include "../images/image_dataset.hpp"
+
+namespace backstop::gtsrb {
+
+/// `root` may also be the folder above. Every image has an annotation and the other way round.
+/// Throws EnvironmentError.
+images::Listing find_signs(const std::filesystem::path& root, bool crop);
+
+}  // namespace backstop::gtsrb

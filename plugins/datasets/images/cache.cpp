@@ -1,0 +1,210 @@
+#include "cache.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "backstop/error.hpp"
+#include "formats.hpp"
+
+namespace backstop::images {
+namespace {
+
+constexpr char kMagic[] = "backstop images";  // 16 bytes, with the zero
+constexpr std::uint32_t kVersion = 1;
+/// Read as another number where the bytes of numbers have another order.
+constexpr std::uint32_t kByteOrder = 0x01020304;
+
+/// What the file begins with; zeros fill the page.
+struct Fields {
+  char magic[16];
+  std::uint32_t version;
+  std::uint32_t byte_order;
+  std::int64_t train, test, side;
+  Digest listing;
+  Summary summary;
+  Digest checksum;  ///< of all before
+};
+static_assert(std::has_unique_object_representations_v<Fields> && sizeof(Fields) < kCacheHeader);
+
+Digest checksum_of(const Fields& fields) {
+  Sha256 sum;
+  sum.add(&fields, offsetof(Fields, checksum));
+  return sum.digest();
+}
+
+Fields fields_of(const CacheKey& key, const Summary& summary) {
+  Fields fields{};
+  std::memcpy(fields.magic, kMagic, sizeof kMagic);
+  fields.version = kVersion;
+  fields.byte_order = kByteOrder;
+  fields.train = key.train;
+  fields.test = key.test;
+  fields.side = key.side;
+  fields.listing = key.listing;
+  fields.summary = summary;
+  fields.checksum = checksum_of(fields);
+  return fields;
+}
+
+}  // namespace
+
+std::int64_t CacheKey::file_bytes() const {
+  return kCacheHeader + (train + test) * image_bytes();
+}
+
+CacheHeader write_header(const CacheKey& key, const Summary& summary) {
+  const Fields fields = fields_of(key, summary);
+  CacheHeader header{};
+  std::memcpy(header.data(), &fields, sizeof fields);
+  return header;
+}
+
+HeaderResult read_header(std::span<const std::uint8_t> header, std::int64_t file_bytes,
+                         const CacheKey& key) {
+  Fields found{};
+  if (header.size() < sizeof found)
+    return {{},
+            "has " + std::to_string(file_bytes) + " bytes, expected " +
+                std::to_string(key.file_bytes())};
+  std::memcpy(&found, header.data(), sizeof found);
+  if (std::memcmp(found.magic, kMagic, sizeof kMagic) != 0) return {{}, "is no cache of images"};
+  if (found.byte_order != kByteOrder) return {{}, "was written by a machine of another byte order"};
+  if (found.version != kVersion)
+    return {{},
+            "is of version " + std::to_string(found.version) + ", expected " +
+                std::to_string(kVersion)};
+  if (found.checksum != checksum_of(found)) return {{}, "has a damaged header"};
+  if (fields_of(key, found.summary).checksum != found.checksum)
+    return {{}, "is of other images than its name says"};
+  if (file_bytes != key.file_bytes())
+    return {{},
+            "has " + std::to_string(file_bytes) + " bytes, expected " +
+                std::to_string(key.file_bytes())};
+  return {found.summary, {}};
+}
+
+std::shared_ptr<const Cache> Cache::open(const std::filesystem::path& file, const CacheKey& key,
+                                         std::string& problem) {
+  problem.clear();
+  const auto fail = [&](int error) {
+    refuse(file.string(), "cannot be read: " + std::generic_category().message(error),
+           "check its permissions, remove it, or set `cache` to another folder");
+  };
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) {
+    if (errno == ENOENT) return nullptr;
+    fail(errno);
+  }
+  struct stat status {};
+  int error = fstat(descriptor, &status) == 0 ? 0 : errno;
+  if (error == 0 && !S_ISREG(status.st_mode)) error = S_ISDIR(status.st_mode) ? EISDIR : EINVAL;
+  CacheHeader bytes{};
+  const ssize_t got = error == 0 ? pread(descriptor, bytes.data(), bytes.size(), 0) : 0;
+  if (got < 0) error = errno;
+  HeaderResult result;
+  void* mapped = nullptr;
+  if (error == 0) {
+    result =
+        read_header(std::span(bytes).first(static_cast<std::size_t>(got)), status.st_size, key);
+    if (result.summary) {
+      mapped = mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_PRIVATE,
+                    descriptor, 0);
+      if (mapped == MAP_FAILED) error = errno;
+    }
+  }
+  close(descriptor);
+  if (error != 0) fail(error);
+  problem = result.problem;
+  if (!result.summary) return nullptr;
+  return std::shared_ptr<const Cache>(new Cache(static_cast<const std::uint8_t*>(mapped),
+                                                static_cast<std::size_t>(status.st_size),
+                                                *result.summary));
+}
+
+Cache::~Cache() {
+  munmap(const_cast<std::uint8_t*>(bytes_), size_);
+}
+
+CacheWriter::CacheWriter(std::filesystem::path file, const CacheKey& key)
+    : file_(std::move(file)), key_(key) {
+  std::error_code error;
+  std::filesystem::create_directories(file_.parent_path(), error);
+  if (error) fail("cannot be made: there is no folder for it", error.value());
+  temporary_ = (file_.parent_path() /
+                ("." + file_.filename().string() + "." + std::to_string(std::random_device()())))
+                   .string();
+  descriptor_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail("cannot be made", errno);
+  // Reserved now: a disk that fills up in the middle would be found an hour later.
+  if (fallocate(descriptor_, 0, 0, key_.file_bytes()) != 0 && errno != EOPNOTSUPP) {
+    const int reason = errno;
+    close(descriptor_);
+    unlink(temporary_.c_str());
+    fail("needs " + std::to_string(key_.file_bytes()) + " bytes", reason);
+  }
+}
+
+CacheWriter::~CacheWriter() {
+  close(descriptor_);
+  if (!temporary_.empty()) unlink(temporary_.c_str());
+}
+
+void CacheWriter::write(std::int64_t position, std::span<const std::uint8_t> pixels) {
+  put(kCacheHeader + position * key_.image_bytes(), pixels);
+}
+
+void CacheWriter::finish(const Summary& summary) {
+  put(0, write_header(key_, summary));
+  // On the disk before it has its name, or a power failure leaves a whole header over holes.
+  if (fdatasync(descriptor_) != 0) fail("cannot be written", errno);
+  if (rename(temporary_.c_str(), file_.c_str()) != 0) fail("cannot be put in its place", errno);
+  temporary_.clear();
+}
+
+void CacheWriter::put(std::int64_t at, std::span<const std::uint8_t> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t done = pwrite(descriptor_, bytes.data(), bytes.size(), at);
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) fail("needs " + std::to_string(key_.file_bytes()) + " bytes", errno);
+    at += done;
+    bytes = bytes.subspan(static_cast<std::size_t>(done));
+  }
+}
+
+void CacheWriter::fail(const std::string& what, int error) const {
+  refuse(file_.string(), what + ": " + std::generic_category().message(error),
+         "set `cache` to a folder on a disk with room, or to \"\" to keep the images in memory");
+}
+
+std::filesystem::path default_cache_folder() {
+  const auto from = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::filesystem::path(value ? value : "");
+  };
+  std::filesystem::path base = from("XDG_CACHE_HOME");
+  if (!base.is_absolute()) {
+    base = from("HOME");
+    if (!base.is_absolute())
+      throw EnvironmentError(
+          "no folder for decoded images is known: neither XDG_CACHE_HOME nor "
+          "HOME is set",
+          "set `cache` to a folder, or to \"\" to keep the images in memory");
+    base /= ".cache";
+  }
+  return base / "backstop" / "datasets";
+}
+
+}  // namespace backstop::images

@@ -1,0 +1,214 @@
+#include "cache.hpp"
+
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include "../files/testing.hpp"
+#include "backstop/error.hpp"
+
+namespace backstop::images {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+/// A cache of three training images and one test image, 2 x 2.
+class ImagesCache : public ::testing::Test {
+ protected:
+  ImagesCache() {
+    key.listing.fill(7);
+    key.train = 3;
+    key.test = 1;
+    key.side = 2;
+    summary.sum = {1, 2, 3};
+    summary.test.fill(9);
+  }
+
+  void write() const {
+    CacheWriter writer(file, key);
+    for (const std::int64_t position : {2, 0, 3, 1})
+      writer.write(position, std::vector<std::uint8_t>(12, static_cast<std::uint8_t>(position)));
+    writer.finish(summary);
+  }
+
+  /// Expects that the file is refused for this reason.
+  void expect_problem(const std::string& expected) const {
+    std::string problem;
+    EXPECT_EQ(Cache::open(file, key, problem), nullptr);
+    EXPECT_EQ(problem, expected);
+  }
+
+  void change(std::size_t at) const {
+    std::string bytes = files::read(file);
+    bytes[at] = static_cast<char>(bytes[at] ^ 1);
+    files::write(file, bytes);
+  }
+
+  const files::TemporaryFolder folder;
+  const fs::path file = folder / "inner/a.cache";
+  CacheKey key;
+  Summary summary;
+};
+
+TEST_F(ImagesCache, GivesBackWhatWasWritten) {
+  write();
+  std::string problem;
+  const auto cache = Cache::open(file, key, problem);
+  ASSERT_NE(cache, nullptr) << problem;
+  EXPECT_EQ(cache->summary(), summary);
+  for (std::int64_t i = 0; i < 4 * 12; ++i) EXPECT_EQ(cache->images()[i], i / 12);
+  EXPECT_EQ(fs::file_size(file), static_cast<std::uintmax_t>(key.file_bytes()));
+}
+
+TEST_F(ImagesCache, StaysMappedWhenTheFileIsReplaced) {
+  write();
+  std::string problem;
+  const auto cache = Cache::open(file, key, problem);
+  write();
+  fs::remove(file);
+  EXPECT_EQ(cache->images()[47], 3);
+}
+
+TEST_F(ImagesCache, IsNotThereWithoutAProblem) {
+  expect_problem("");
+}
+
+TEST_F(ImagesCache, KnowsFilesThatWereCutShort) {
+  write();
+  for (const std::uintmax_t size : {4143U, 4096U, 500U, 8U, 0U}) {
+    fs::resize_file(file, size);
+    expect_problem("has " + std::to_string(size) + " bytes, expected 4144");
+  }
+}
+
+TEST_F(ImagesCache, KnowsFilesThatAreTooLong) {
+  write();
+  fs::resize_file(file, 4145);
+  expect_problem("has 4145 bytes, expected 4144");
+}
+
+TEST_F(ImagesCache, KnowsOtherFilesVersionsAndDamage) {
+  write();
+  change(3);
+  expect_problem("is no cache of images");
+  change(3);
+  change(16);
+  expect_problem("is of version 0, expected 1");
+  change(16);
+  change(20);
+  expect_problem("was written by a machine of another byte order");
+  change(20);
+  change(100);
+  expect_problem("has a damaged header");
+  change(100);
+  std::string problem;
+  EXPECT_NE(Cache::open(file, key, problem), nullptr);
+}
+
+TEST_F(ImagesCache, KnowsTheCacheOfOtherImages) {
+  write();
+  using Change = void (*)(CacheKey&);
+  for (const Change other :
+       {Change([](CacheKey& k) { k.listing[31] = 0; }), Change([](CacheKey& k) { ++k.train; }),
+        Change([](CacheKey& k) { ++k.test; }), Change([](CacheKey& k) { ++k.side; })}) {
+    CacheKey changed = key;
+    other(changed);
+    std::string problem;
+    EXPECT_EQ(Cache::open(file, changed, problem), nullptr);
+    EXPECT_EQ(problem, "is of other images than its name says");
+  }
+}
+
+TEST_F(ImagesCache, NoByteOfTheHeaderCanChangeUnnoticed) {
+  write();
+  const std::string bytes = files::read(file);
+  const auto open = [&](const std::string& changed) {
+    const auto* data = reinterpret_cast<const std::uint8_t*>(changed.data());
+    return read_header({data, static_cast<std::size_t>(kCacheHeader)}, std::ssize(changed), key)
+        .summary.has_value();
+  };
+  ASSERT_TRUE(open(bytes));
+  std::size_t noticed = 0;
+  for (; noticed < kCacheHeader; ++noticed) {
+    std::string changed = bytes;
+    changed[noticed] = static_cast<char>(changed[noticed] ^ 0x10);
+    if (open(changed)) break;
+  }
+  EXPECT_GT(noticed, 200U);
+  EXPECT_THAT(bytes.substr(noticed, kCacheHeader - noticed), ::testing::Each('\0'));
+}
+
+TEST_F(ImagesCache, RefusesFolderInPlaceOfFile) {
+  fs::create_directories(file);
+  std::string problem;
+  EXPECT_THROW(Cache::open(file, key, problem), EnvironmentError);
+}
+
+TEST_F(ImagesCache, LeavesNothingWhenItIsNotFinished) {
+  { CacheWriter writer(file, key); }
+  EXPECT_TRUE(fs::is_empty(file.parent_path()));
+}
+
+TEST_F(ImagesCache, SaysHowManyBytesAFullDiskLacks) {
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit limit = before;
+  limit.rlim_cur = 4100;
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  std::string message, hint;
+  try {
+    write();
+  } catch (const EnvironmentError& error) {
+    message = error.what();
+    hint = error.hint();
+  }
+  setrlimit(RLIMIT_FSIZE, &before);
+  EXPECT_EQ(message, file.string() + ": needs 4144 bytes: File too large");
+  EXPECT_THAT(hint, HasSubstr("set `cache` to a folder on a disk with room"));
+  EXPECT_TRUE(fs::is_empty(file.parent_path()));
+}
+
+TEST_F(ImagesCache, NeedsAFolderThatCanBeMade) {
+  files::write(folder / "inner", "a file");
+  try {
+    write();
+    FAIL();
+  } catch (const EnvironmentError& error) {
+    EXPECT_THAT(error.what(), StartsWith(file.string() + ": cannot be made"));
+  }
+}
+
+TEST(ImagesCacheFolder, IsTheUsers) {
+  const auto restore = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::pair<const char*, std::string>(name, value ? value : "");
+  };
+  const auto before = {restore("XDG_CACHE_HOME"), restore("HOME")};
+  setenv("XDG_CACHE_HOME", "/somewhere", 1);
+  EXPECT_EQ(default_cache_folder(), "/somewhere/backstop/datasets");
+  setenv("XDG_CACHE_HOME", "not/absolute", 1);
+  setenv("HOME", "/home/me", 1);
+  EXPECT_EQ(default_cache_folder(), "/home/me/.cache/backstop/datasets");
+  unsetenv("HOME");
+  EXPECT_THROW(default_cache_folder(), EnvironmentError);
+  for (const auto& [name, value] : before) {
+    if (value.empty()) {
+      unsetenv(name);
+    } else {
+      setenv(name, value.c_str(), 1);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace backstop::images

@@ -1,0 +1,63 @@
+// Lists folders and reads files: one system call an entry, and every failure a sentence.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace backstop::images {
+
+/// What tells a file from a changed one without reading it.
+struct Stamp {
+  std::int64_t size = 0;
+  std::int64_t modified = 0;  ///< nanoseconds
+  std::int64_t changed = 0;   ///< likewise; no program can set it back
+  bool operator==(const Stamp&) const = default;
+};
+
+struct Entry {
+  std::string name;
+  bool is_folder = false;
+  Stamp stamp;
+};
+
+/// What is in a folder, sorted by name; entries that start with a dot come without stamp. Symbolic
+/// links are followed. Throws EnvironmentError for a folder or an entry that cannot be looked at,
+/// and for what is neither file nor folder.
+std::vector<Entry> list_folder(const std::filesystem::path& folder);
+
+[[nodiscard]] bool is_folder(const std::filesystem::path& path);
+[[nodiscard]] bool is_file(const std::filesystem::path& path);
+
+/// A file's bytes. Throws EnvironmentError when it cannot be read, has more than kMaximumFile
+/// bytes, or, with a stamp, is no longer what list_folder() saw.
+std::vector<std::uint8_t> read_file(const std::filesystem::path& file,
+                                    const Stamp* expected = nullptr);
+inline constexpr std::int64_t kMaximumFile = 128 << 20;
+
+struct Line {
+  std::int64_t number = 0;  ///< from 1
+  std::string_view text;    ///< without its ending
+};
+
+/// The lines of a text, whatever they end with: LF or CR LF. A UTF-8 mark at the start and empty
+/// lines at the end are left out.
+std::vector<Line> lines_of(std::string_view text);
+/// The fields of a line: one more than there are separators.
+std::vector<std::string_view> fields_of(std::string_view line, char separator);
+
+/// A text file in memory.
+class TextFile {
+ public:
+  explicit TextFile(const std::filesystem::path& file) : bytes_(read_file(file)) {}
+  [[nodiscard]] std::string_view text() const {
+    return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()};
+  }
+
+ private:
+  std::vector<std::uint8_t> bytes_;
+};
+
+}  // namespace backstop::images

@@ -1,0 +1,81 @@
+// A dataset made of image files: what the plugins share. A plugin lists its files; this decodes
+// them on all cores, once, to squares of one size, keeps them in a cache file, and hands that out.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backstop/dataset.hpp"
+#include "backstop/params.hpp"
+#include "decode.hpp"
+#include "folder.hpp"
+
+namespace backstop::images {
+
+/// What is known of an image before it is read.
+struct Annotation {
+  std::string place;  ///< "FILE line N", for errors
+  std::int64_t width = 0, height = 0;
+  std::optional<Box> crop;  ///< within the size
+};
+
+struct Item {
+  std::string path;  ///< below the listing's root
+  Stamp stamp;
+  std::int64_t label = 0;
+  std::optional<Annotation> annotation;
+};
+
+struct Listing {
+  std::filesystem::path root;
+  std::vector<std::string> class_names;
+  std::vector<Item> train, test;                     ///< in the order of the tensors
+  std::vector<std::string> train_files, test_files;  ///< that say what the images are; may be empty
+  std::vector<std::string> notes;                    ///< what the user has to know
+};
+
+/// The listing's images, uint8 [3, side, side] each, and what is known of them afterwards. The
+/// parameters that it reads are `root`, `image_size` and `cache`.
+class ImageDataset : public Dataset {
+ public:
+  Samples load(Context& ctx, Split split) final;
+  [[nodiscard]] std::int64_t classes() const final;
+  [[nodiscard]] std::string_view class_name(std::int64_t label) const final;
+  /// Over the training images, as they are after cropping and resizing; computed while decoding. A
+  /// deviation is at least one grey level. Decodes, without progress, when load() was not called.
+  [[nodiscard]] ChannelStatistics statistics() const final;
+  [[nodiscard]] std::span<const DataFile> files(Split split) const final;
+  /// Of the decoded pixels and the labels: the same on every machine.
+  [[nodiscard]] std::string_view fingerprint(Split split) const final;
+
+ protected:
+  /// `name` is the plugin's.
+  ImageDataset(const Params& params, std::string name);
+  ImageDataset(const ImageDataset&) = delete;
+  ImageDataset& operator=(const ImageDataset&) = delete;
+  ~ImageDataset();
+
+  /// What there is to decode. Called once.
+  virtual Listing list() const = 0;
+  [[nodiscard]] const std::filesystem::path& root() const { return root_; }
+
+ private:
+  struct Loaded;
+  const Listing& listing() const;
+  const Loaded& loaded(Context* ctx) const;
+
+  std::filesystem::path root_;
+  std::string name_;
+  std::int64_t side_;
+  std::optional<std::filesystem::path> cache_folder_;       ///< none: in memory
+  mutable std::optional<Listing> listing_;                  ///< without items once they are loaded
+  mutable std::vector<DataFile> train_files_, test_files_;  ///< of the listing
+  mutable std::unique_ptr<const Loaded> loaded_;
+};
+
+}  // namespace backstop::images

@@ -1,0 +1,97 @@
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstring>
+#include <new>
+#include <string_view>
+
+#include <png.h>
+
+#include "formats.hpp"
+
+namespace backstop::images {
+namespace {
+
+/// libpng reports errors by jumping out of its calls: nothing in the functions that it is called
+/// from may need a destructor.
+struct Reader {
+  Bytes rest;
+  std::array<char, 128> message{};
+  png_structp png = nullptr;
+  png_infop info = nullptr;
+
+  explicit Reader(Bytes bytes) : rest(bytes) {
+    png = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, &on_error, &on_warning);
+    if (png) info = png_create_info_struct(png);
+    if (!info) {
+      png_destroy_read_struct(&png, nullptr, nullptr);
+      throw std::bad_alloc();
+    }
+  }
+  Reader(const Reader&) = delete;
+  Reader& operator=(const Reader&) = delete;
+  ~Reader() { png_destroy_read_struct(&png, &info, nullptr); }
+
+  bool read_header() {
+    if (setjmp(png_jmpbuf(png)) != 0) return false;  // NOLINT(cert-err52-cpp)
+    png_set_read_fn(png, this, &on_read);
+    png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // ours come with a better text
+    // Nothing but pixels is looked at: no gamma, no profiles, no compressed texts.
+    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
+    png_read_info(png, info);
+    return true;
+  }
+
+  bool read_pixels(png_bytepp rows, std::size_t row_bytes) {
+    if (setjmp(png_jmpbuf(png)) != 0) return false;  // NOLINT(cert-err52-cpp)
+    png_set_expand(png);
+    png_set_scale_16(png);
+    png_set_gray_to_rgb(png);
+    png_set_strip_alpha(png);
+    png_set_interlace_handling(png);
+    png_read_update_info(png, info);
+    if (png_get_rowbytes(png, info) != row_bytes) png_error(png, "rows are not RGB");
+    png_read_image(png, rows);
+    png_read_end(png, nullptr);
+    return true;
+  }
+
+  [[noreturn]] static void on_error(png_structp png, png_const_charp text) {
+    auto& reader = *static_cast<Reader*>(png_get_error_ptr(png));
+    const std::string_view message = text;
+    message.copy(reader.message.data(), reader.message.size() - 1);
+    png_longjmp(png, 1);
+  }
+
+  /// What libpng warns of is not in the pixels: a wrong checksum or order of other chunks.
+  static void on_warning(png_structp, png_const_charp) {}
+
+  static void on_read(png_structp png, png_bytep to, std::size_t size) {
+    auto& reader = *static_cast<Reader*>(png_get_io_ptr(png));
+    if (size > reader.rest.size()) png_error(png, "it ends too early");
+    std::memcpy(to, reader.rest.data(), size);
+    reader.rest = reader.rest.subspan(size);
+  }
+};
+
+}  // namespace
+
+Image decode_png(const std::string& file, Bytes bytes) {
+  Reader reader(bytes);
+  const auto fail = [&] {
+    refuse(file,
+           std::string("is a damaged PNG (") + reader.message.data() + "), expected an intact one",
+           kCopyAgain);
+  };
+  if (!reader.read_header()) fail();
+  Image image = make_image(file, png_get_image_height(reader.png, reader.info),
+                           png_get_image_width(reader.png, reader.info));
+  const auto row_bytes = static_cast<std::size_t>(3 * image.width);
+  std::vector<png_bytep> rows;
+  for (std::size_t at = 0; at < image.rgb.size(); at += row_bytes)
+    rows.push_back(image.rgb.data() + at);
+  if (!reader.read_pixels(rows.data(), row_bytes)) fail();
+  return image;
+}
+
+}  // namespace backstop::images

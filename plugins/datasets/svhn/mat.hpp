@@ -1,0 +1,51 @@
+// Reads a .mat file of SVHN's cropped digits: X, uint8 [32, 32, 3, images] in MATLAB's order, which
+// is column by column, and y, a label of 1 to 10 for each image. MATLAB's format 5, compressed or
+// not.
+//
+// libmatio trusts its input: it compares no checksum, does not say when data ends early, and
+// structures and cells send it deep. So each file is walked first: every variable must be an intact
+// array of bytes or doubles, and no larger than SVHN's. What passes is read by libmatio.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <matio.h>
+
+#include "../files/file.hpp"
+
+namespace backstop::svhn {
+
+inline constexpr std::int64_t kSide = 32;
+inline constexpr std::int64_t kImageSize = 3 * kSide * kSide;
+inline constexpr std::int64_t kClasses = 10;
+
+class MatFile {
+ public:
+  /// Looks at a file that may hold up to `most` images. Throws EnvironmentError.
+  MatFile(const files::File& file, std::int64_t most);
+
+  [[nodiscard]] std::int64_t images() const noexcept { return images_; }
+
+  /// All images, row by row: uint8 [images, 3, 32, 32].
+  void read_images(std::uint8_t* to);
+  /// All labels, 0 .. 9: SVHN's 10 is the digit 0. Throws EnvironmentError for any other.
+  void read_labels(std::int64_t* to);
+
+ private:
+  struct Close {
+    void operator()(mat_t* file) const noexcept { Mat_Close(file); }
+    void operator()(matvar_t* variable) const noexcept { Mat_VarFree(variable); }
+  };
+
+  void check_images(const matvar_t& variable, std::uint64_t size, std::int64_t most);
+  void check_labels(const matvar_t& variable) const;
+
+  const files::File& file_;
+  std::unique_ptr<mat_t, Close> mat_;
+  std::unique_ptr<matvar_t, Close> x_, y_;
+  std::int64_t images_ = 0;
+};
+
+}  // namespace backstop::svhn

@@ -1,0 +1,31 @@
+// Everything that crosses between a plugin and the host, reachable from one function: what abidiff
+// compares with baseline.abi. A new interface or option struct gets a parameter here.
+#include "backstop/abi.h"
+#include "backstop/attack.hpp"
+#include "backstop/context.hpp"
+#include "backstop/dataset.hpp"
+#include "backstop/defense.hpp"
+#include "backstop/error.hpp"
+#include "backstop/image_set.hpp"
+#include "backstop/model.hpp"
+#include "backstop/params.hpp"
+#include "backstop/scheduler.hpp"
+#include "backstop/trainer.hpp"
+
+extern "C" void backstop_abi_probe(
+    // C
+    backstop_plugin_entry, backstop_plugin_descriptor*, backstop_error*,
+    // implemented by plugins
+    backstop::Attack*, backstop::Defense*, backstop::Scheduler*, backstop::Dataset*,
+    backstop::TrainingStep*, backstop::ActivationSink*,
+    // implemented by the host
+    backstop::Context*, backstop::DefenderData*, backstop::ImageSet*, backstop::Model*,
+    backstop::Params*, backstop::StateReader*, backstop::StateWriter*, backstop::Trainer*,
+    backstop::TrainingSetEditor*,
+    // passed by either
+    backstop::Batch*, backstop::ChannelStatistics*, backstop::DataFile*, backstop::Layer*,
+    backstop::OptimizerOptions*, backstop::Samples*, backstop::Threat*, backstop::TrainingOptions*,
+    backstop::TrainingPosition*,
+    // exceptions
+    backstop::Error*, backstop::ParameterError*, backstop::EnvironmentError*,
+    backstop::Cancelled*) {}

@@ -1,0 +1,7 @@
+#pragma once
+
+namespace at {
+
+struct Generator;
+
+}  // namespace at

@@ -1,0 +1,165 @@
+// `backstop plugin check` against a defense that makes the mistake it is told to make.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/cli/program.hpp"
+
+namespace backstop::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+Outcome check(const std::string& file, std::vector<std::string> more = {}) {
+  std::vector<std::string> arguments{"plugin", "check", file};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return Process({BACKSTOP_PROGRAM, arguments, {{"HOME", "/"}, {"BACKSTOP_PLUGIN_PATH", ""}}})
+      .wait();
+}
+
+const std::string kProbe = BACKSTOP_TEST_PLUGINS "/probe.so";
+const std::string kHalving = BACKSTOP_TEST_PLUGINS "/halving.so";
+
+std::string bad(const std::string& name) {
+  return BACKSTOP_BAD_PLUGINS "/" + name + ".so";
+}
+
+/// What the probe is found to do wrong: the names of the tests that fail, and what they say.
+struct Findings {
+  std::vector<std::string> failed;
+  std::string messages;
+  int code = 0;
+};
+
+Findings findings(const std::string& action, std::vector<std::string> more = {}) {
+  more.insert(more.end(), {"--json", "--set", "action=" + action});
+  const Outcome outcome = check(kProbe, more);
+  Findings found;
+  found.code = outcome.code;
+  const auto json = nlohmann::json::parse(outcome.out);
+  for (const auto& test : json["tests"]) {
+    if (test["result"] != "failed") continue;
+    found.failed.push_back(test["test"]);
+    found.messages += test["message"].get<std::string>() + "\n";
+  }
+  EXPECT_EQ(json["failed"], found.failed.size());
+  return found;
+}
+
+using Names = std::vector<std::string>;
+
+TEST(PluginCheck, PassesADefenseThatKeepsItsPromises) {
+  const Outcome outcome = check(kProbe);
+  EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("exports exactly one symbol ................................. "
+                                     "ok\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("10 passed, 0 failed\n"));
+}
+
+TEST(PluginCheck, PassesAScheduler) {
+  const Outcome outcome = check(kHalving, {"--set", "rate=0.1"});
+  EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("gives rates that depend on the position alone"));
+}
+
+TEST(PluginCheck, WithoutARequiredParameterMostIsNotChecked) {
+  const Outcome outcome = check(BACKSTOP_PLUGINS "/schedulers/step.so");
+  EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("not checked\n    it has no default for `milestones`\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("3 passed, 0 failed, 5 not checked\n"));
+}
+
+TEST(PluginCheck, NamesWhatIsLeftChanged) {
+  const Findings found = findings("grab-state");
+  EXPECT_THAT(found.failed, ::testing::Contains("state"));
+  EXPECT_THAT(found.messages, HasSubstr("left changed: gradient mode, inference mode"));
+  EXPECT_EQ(found.code, 1);
+}
+
+TEST(PluginCheck, FindsGlobalRandomNumbers) {
+  const Findings found = findings("draw-globally");
+  EXPECT_THAT(found.failed, ::testing::IsSupersetOf({"deterministic", "state"}));
+  EXPECT_THAT(found.messages, HasSubstr("max difference"));
+  EXPECT_THAT(found.messages, HasSubstr("in `weights linear.bias`"));
+}
+
+TEST(PluginCheck, FindsADefenseThatGoesOnWhenCancelled) {
+  const Findings found = findings("ignore-cancellation");
+  EXPECT_EQ(found.failed, Names{"cancellation"});
+  EXPECT_THAT(found.messages, HasSubstr("it went on for"));
+}
+
+TEST(PluginCheck, FindsACancellationThatBecomesAnError) {
+  const Findings found = findings("replace-cancellation");
+  EXPECT_EQ(found.failed, Names{"cancellation"});
+  EXPECT_THAT(found.messages, HasSubstr("cancelled, it ended with another error"));
+}
+
+TEST(PluginCheck, FindsADefenseThatNeedsManyImages) {
+  const Findings found = findings("want-many-images");
+  EXPECT_EQ(found.failed, Names{"images"});
+  EXPECT_THAT(found.messages, HasSubstr("with 7 images of 3 channels: defense `probe` failed in "
+                                        "run: too few images"));
+}
+
+TEST(PluginCheck, FindsADefenseThatRemembersAFailure) {
+  const Findings found = findings("remember");
+  EXPECT_EQ(found.failed, Names{"failures"});
+  EXPECT_THAT(found.messages, HasSubstr("after a model failed, a new object gives other results"));
+}
+
+TEST(PluginCheck, SurvivesACrash) {
+  const Findings found = findings("segfault");
+  EXPECT_EQ(found.failed, (Names{"deterministic", "state", "cancellation", "images", "failures"}));
+  EXPECT_THAT(found.messages, HasSubstr("it crashed: SIGSEGV"));
+}
+
+TEST(PluginCheck, FindsExit) {
+  const Findings found = findings("exit", {"--time-limit", "30"});
+  EXPECT_THAT(found.failed, ::testing::Contains("state"));
+  EXPECT_THAT(found.messages, HasSubstr("it ended the process with exit status 0"));
+}
+
+TEST(PluginCheck, OneTestInThisProcess) {
+  const Outcome outcome = check(kProbe, {"--test", "images", "--set", "action=throw"});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.out, HasSubstr("the probe was told to"));
+  const Outcome unknown = check(kProbe, {"--test", "image"});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("there is no test `image` for a plugin of this kind"));
+}
+
+TEST(PluginCheck, CrashAndHangOnLoad) {
+  const Outcome crash = check(bad("aborts-on-load"), {"--json"});
+  EXPECT_EQ(crash.code, 1);
+  EXPECT_THAT(crash.out, HasSubstr("it crashed: SIGABRT"));
+  const Outcome hang = check(bad("hangs-on-load"), {"--json", "--time-limit", "1"});
+  EXPECT_EQ(hang.code, 1);
+  EXPECT_THAT(hang.out, HasSubstr("it did not end within 1 s"));
+}
+
+TEST(PluginCheck, SecondSymbol) {
+  const Outcome outcome = check(bad("exports-more"), {"--test", "symbols"});
+  EXPECT_EQ(outcome.code, 1) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("it also exports "));
+}
+
+TEST(PluginCheck, RefusedPluginIsNotTested) {
+  const Outcome outcome = check(bad("wrong-abi"));
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_THAT(outcome.err, HasSubstr("wrong-abi.so cannot be used: built for SDK ABI"));
+  EXPECT_EQ(check("no/such.so").code, 3);
+}
+
+TEST(PluginCheck, WrongTimeLimit) {
+  const Outcome outcome = check(kProbe, {"--time-limit", "soon"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("`--time-limit` is `soon`"));
+}
+
+}  // namespace
+}  // namespace backstop::testing

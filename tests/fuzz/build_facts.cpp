@@ -1,0 +1,18 @@
+// Any text for the build's facts: facts, and a verdict on them, or a HostError.
+#include <cstddef>
+#include <cstdint>
+
+#include "host/catalog/catalog.hpp"
+#include "host/error.hpp"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace backstop::host;
+  try {
+    const auto facts = parse_build_facts({reinterpret_cast<const char*>(data), size}, "facts");
+    const auto refusal = incompatibility(facts, own_build_facts());
+    if (refusal && (refusal->message.empty() || refusal->hint.empty())) __builtin_trap();
+  } catch (const HostError& e) {
+    if (e.code() != ExitCode::plugin || *e.what() == '\0') __builtin_trap();
+  }
+  return 0;
+}
