@@ -19,11 +19,19 @@ const Command* find_command(const std::string& name) {
   return nullptr;
 }
 
+/// `plugin check` is one command: its first word alone is none, whatever follows it.
+const Command* command_of_two_words(const std::string& first) {
+  for (const auto* command : commands())
+    if (std::string_view(command->name).starts_with(first + " ")) return command;
+  return nullptr;
+}
+
 const Command& require_command(const std::string& name) {
   if (const auto* command = find_command(name)) return *command;
   std::vector<std::string> names{"help"};
   for (const auto* command : commands()) names.emplace_back(command->name);
-  const auto meant = nearest(name, names);
+  auto meant = nearest(name, names);
+  if (const auto* command = command_of_two_words(name)) meant = command->name;
   const std::string what = name.starts_with('-') ? "option" : "command";
   throw HostError(
       ExitCode::usage, "there is no " + what + " `" + name + "`",
@@ -62,7 +70,7 @@ ExitCode dispatch(std::vector<std::string> words) {
     print(completions(words));
     return ExitCode::done;
   }
-  if (!words.empty()) {  // `plugin check` is one command
+  if (!words.empty()) {
     if (const auto* command = find_command(first + " " + words.front())) {
       words.erase(words.begin());
       return run_command(*command, words);

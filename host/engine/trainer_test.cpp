@@ -276,6 +276,26 @@ TEST(Detection, CountsAgainstPoisonAndNotCover) {
   EXPECT_EQ(result["false_positive_rate"], 2.0 / 7);
 }
 
+TEST(StageContext, DetachesWhatPluginsHandOver) {
+  Fixture f;
+  const at::Tensor graph = at::rand({2, 3, 8, 8}).set_requires_grad(true) * 0.5;
+  const at::Tensor labels = at::zeros({2}, at::kLong);
+  f.context.artifact("pattern", graph);
+  EXPECT_FALSE(tensor_named(f.context.artifacts(), "pattern").requires_grad());
+  f.context.set_classes(2);
+  const ImageSet& made = f.context.image_set(graph, labels);
+  EXPECT_FALSE(made.images(at::arange(2, at::kLong)).requires_grad());
+  f.context.flag_poison(graph.flatten().narrow(0, 0, 2));
+  EXPECT_FALSE(f.context.flagged().requires_grad());
+  TensorState state;
+  state.tensor("mask", graph);
+  EXPECT_FALSE(state.tensor("mask").requires_grad());
+  const ImageStore data = bright_and_dark(2);
+  TrainingSetCopy editor(data);
+  editor.write(at::arange(2, at::kLong), graph, labels, Role::poison);
+  EXPECT_FALSE(tensor_named(editor.record(), "images").requires_grad());
+}
+
 TEST(TrainingSetCopy, RefusesWhatDoesNotFit) {
   const ImageStore data = bright_and_dark(10);
   TrainingSetCopy editor(data);

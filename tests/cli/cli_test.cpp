@@ -98,6 +98,13 @@ TEST_F(Cli, HelpOfACommandCanBeAskedForInTwoWays) {
   EXPECT_EQ(backstop({"help"}).out, backstop({"-h"}).out);
 }
 
+TEST_F(Cli, HalfACommandOfTwoWordsNamesTheWhole) {
+  const auto outcome = backstop({"plugin", "chek", "x.so"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("there is no command `plugin`\nhint: did you mean `plugin "
+                                     "check`?"));
+}
+
 TEST_F(Cli, ShowsItsVersionEverywhere) {
   const auto outcome = backstop({"--version"});
   EXPECT_EQ(outcome.code, 0);

@@ -1,0 +1,76 @@
+// A folder of images, 32x32 PPM: the first start decodes them into the cache file, the second maps
+// it. The promise for the second is a second with 100,000 images.
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include <benchmark/benchmark.h>
+
+#include "backstop/dataset.hpp"
+#include "backstop/testing/fakes.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+class ImageFolder {
+ public:
+  explicit ImageFolder(std::int64_t images) {
+    std::string pattern = (fs::temp_directory_path() / "backstop-images-XXXXXX").string();
+    path_ = mkdtemp(pattern.data());
+    std::string image = "P6 32 32 255\n" + std::string(3 * 32 * 32, '\0');
+    for (std::int64_t i = 0; i < images; ++i) {
+      const fs::path folder = path_ / "images" / ("class-" + std::to_string(i % 10));
+      if (i < 10) fs::create_directories(folder);
+      image.replace(13, 8, std::to_string(10'000'000 + i));  // no two are equal
+      std::ofstream(folder / (std::to_string(i) + ".ppm"), std::ios::binary) << image;
+    }
+  }
+  ~ImageFolder() { fs::remove_all(path_); }
+  ImageFolder(const ImageFolder&) = delete;
+  ImageFolder& operator=(const ImageFolder&) = delete;
+
+  /// As a run starts: from the parameters to both splits and their statistics.
+  void start() const {
+    const backstop::testing::FakeParams params{"root = \"" + (path_ / "images").string() +
+                                               "\"\nimage_size = 32\ncache = \"" +
+                                               cache().string() + "\""};
+    const auto dataset = backstop::testing::make<backstop::Dataset>(params);
+    backstop::testing::FakeContext context;
+    benchmark::DoNotOptimize(dataset->load(context, backstop::Split::train));
+    benchmark::DoNotOptimize(dataset->load(context, backstop::Split::test));
+    benchmark::DoNotOptimize(dataset->statistics());
+  }
+  [[nodiscard]] fs::path cache() const { return path_ / "cache"; }
+
+ private:
+  fs::path path_;
+};
+
+void first_start(benchmark::State& state) {
+  const ImageFolder folder(state.range(0));
+  for (auto _ : state) {
+    folder.start();
+    state.PauseTiming();
+    fs::remove_all(folder.cache());
+    state.ResumeTiming();
+  }
+  state.SetItemsProcessed(state.iterations() * state.range(0));
+}
+BENCHMARK(first_start)->Arg(10'000)->Unit(benchmark::kMillisecond)->UseRealTime()->Iterations(3);
+
+void second_start(benchmark::State& state) {
+  const ImageFolder folder(state.range(0));
+  folder.start();
+  for (auto _ : state) folder.start();
+}
+BENCHMARK(second_start)
+    ->Arg(10'000)
+    ->Arg(100'000)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime()
+    ->Iterations(5);
+
+}  // namespace
