@@ -33,7 +33,7 @@ enum {
 /* Values of backstop_error.code. */
 enum {
   BACKSTOP_OK = 0,
-  BACKSTOP_ERROR_PLUGIN = 1,      /* a mistake of the plugin, or an exception that it did not expect */
+  BACKSTOP_ERROR_PLUGIN = 1,      /* a mistake of the plugin, or an exception it did not expect */
   BACKSTOP_ERROR_PARAMETER = 2,   /* the recipe asks for something that cannot be */
   BACKSTOP_ERROR_ENVIRONMENT = 3, /* data missing or broken, disk full, no permission */
   BACKSTOP_ERROR_CANCELLED = 4
