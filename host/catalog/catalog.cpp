@@ -59,14 +59,6 @@ fs::path given_folder(const std::string& text) {
   return folder;
 }
 
-bool writable_by_everyone(const fs::path& path) {
-  std::error_code error;
-  const fs::perms mode = fs::status(path, error).permissions();
-  if (error) return false;
-  const auto has = [&](fs::perms bit) { return (mode & bit) != fs::perms::none; };
-  return has(fs::perms::others_write) && !has(fs::perms::sticky_bit);
-}
-
 std::optional<Refusal> unsafe(const std::vector<fs::path>& paths) {
   for (const fs::path& path : paths) {
     if (!writable_by_everyone(path)) continue;
@@ -186,6 +178,14 @@ class Sha256 {
 };
 
 }  // namespace
+
+bool writable_by_everyone(const fs::path& path) {
+  std::error_code error;
+  const fs::perms mode = fs::status(path, error).permissions();
+  if (error) return false;
+  const auto has = [&](fs::perms bit) { return (mode & bit) != fs::perms::none; };
+  return has(fs::perms::others_write) && !has(fs::perms::sticky_bit);
+}
 
 std::optional<Refusal> incompatibility(const BuildFacts& plugin, const BuildFacts& host) {
   const auto plugin_abi = major_minor(plugin.abi), host_abi = major_minor(host.abi);

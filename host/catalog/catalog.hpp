@@ -36,6 +36,10 @@ struct SearchPath {
   bool given = false;  ///< by `--plugin-path`: whoever runs the command vouches for it
 };
 
+/// Whether anybody may put a file there; a folder like /tmp, where nobody may replace another's, is
+/// none.
+bool writable_by_everyone(const std::filesystem::path& path);
+
 /// Why a plugin with these facts cannot run in a host with those, if it cannot.
 std::optional<Refusal> incompatibility(const BuildFacts& plugin, const BuildFacts& host);
 

@@ -20,7 +20,6 @@ namespace {
 
 using boost::dll::shared_library;
 
-constexpr const char* kEntry = "backstop_plugin_v1";
 constexpr const char* kRebuild = "rebuild the plugin with the SDK of this host";
 
 struct Loaded {
@@ -72,7 +71,7 @@ std::uint32_t descriptor_kind(Kind kind) {
 }
 
 void check(const PluginEntry& entry, const backstop_plugin_descriptor* descriptor) {
-  if (descriptor == nullptr) refuse(entry, std::string(kEntry) + "() returns a null pointer");
+  if (descriptor == nullptr) refuse(entry, std::string(kPluginEntry) + "() returns a null pointer");
   if (descriptor->magic != BACKSTOP_PLUGIN_MAGIC) {
     refuse(entry, "its descriptor's magic number is " + std::to_string(descriptor->magic) +
                       ", expected " + std::to_string(BACKSTOP_PLUGIN_MAGIC));
@@ -113,12 +112,12 @@ const backstop_plugin_descriptor& load_library(const PluginEntry& entry) {
   Loaded& loaded = registry[entry.path];
   if (!loaded.library.is_loaded()) loaded.library = open(entry);
   if (loaded.descriptor == nullptr) {
-    if (!loaded.library.has(kEntry)) {
-      refuse(entry, "it does not export " + std::string(kEntry),
+    if (!loaded.library.has(kPluginEntry)) {
+      refuse(entry, "it does not export " + std::string(kPluginEntry),
              "end the plugin's source with BACKSTOP_PLUGIN(Interface, Class)");
     }
     const backstop_plugin_descriptor* descriptor =
-        loaded.library.get<const backstop_plugin_descriptor*()>(kEntry)();
+        loaded.library.get<const backstop_plugin_descriptor*()>(kPluginEntry)();
     check(entry, descriptor);
     loaded.descriptor = descriptor;
   }

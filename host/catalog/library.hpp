@@ -6,6 +6,9 @@
 
 namespace backstop::host {
 
+/// What every plugin exports, and nothing else.
+inline constexpr const char* kPluginEntry = "backstop_plugin_v1";
+
 /// Opens the library (absolute path, all symbols now, never unmapped) and returns its descriptor
 /// after comparing it with the entry. Throws HostError(plugin) naming file and reason. Loading the
 /// same file again returns the same descriptor.

@@ -161,13 +161,6 @@ EngineHealth examine_engine() {
 
 // -- plugins and data --
 
-bool writable_by_everyone(const fs::path& folder) {
-  std::error_code error;
-  const fs::perms mode = fs::status(folder, error).permissions();
-  const auto has = [mode](fs::perms bit) { return (mode & bit) != fs::perms::none; };
-  return !error && has(fs::perms::others_write) && !has(fs::perms::sticky_bit);
-}
-
 void examine_folders(Health& health, const std::vector<std::string>& plugin_path) {
   std::vector<PluginFolder> folders;
   std::vector<SearchPath> paths;

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "host/catalog/elf_symbols.hpp"
+#include "host/catalog/library.hpp"
 #include "host/cli/command.hpp"
 #include "host/cli/engine_library.hpp"
 #include "host/cli/library_search.hpp"
@@ -30,8 +31,6 @@ constexpr const char* kDescription =
     "is a name, KIND/NAME, or the path of an .so file. No code of the plugin is run; when it "
     "cannot\n"
     "be used, the reason is shown and the exit status is 3.\n";
-
-constexpr std::string_view kEntry = "backstop_plugin_v1";
 
 std::string joined(const std::vector<std::string>& words) {
   std::string text;
@@ -119,8 +118,9 @@ std::optional<Refusal> unloadable(const Details& details) {
                        " not on this machine",
                    "install the package that has it (`apt-file search " + names.front() +
                        "`), or put its folder into LD_LIBRARY_PATH"};
-  if (std::find(details.exports.begin(), details.exports.end(), kEntry) == details.exports.end())
-    return Refusal{"does not export " + std::string(kEntry),
+  if (std::find(details.exports.begin(), details.exports.end(), kPluginEntry) ==
+      details.exports.end())
+    return Refusal{"does not export " + std::string(kPluginEntry),
                    "end the plugin's source with BACKSTOP_PLUGIN(Interface, Class)"};
   return std::nullopt;
 }
@@ -222,8 +222,8 @@ std::string utc(std::time_t time, const char* format) {
 std::string exports_of(const std::vector<std::string>& exports) {
   std::vector<std::string> others;
   for (const auto& symbol : exports)
-    if (symbol != kEntry) others.push_back(symbol);
-  std::string text(others.size() == exports.size() ? std::string_view("nothing") : kEntry);
+    if (symbol != kPluginEntry) others.push_back(symbol);
+  std::string text(others.size() == exports.size() ? std::string_view("nothing") : kPluginEntry);
   if (others.empty()) return text;
   constexpr std::size_t kShown = 5;
   const std::size_t count = others.size();

@@ -161,7 +161,7 @@ Verdict loads(const Subject& subject) {
 Verdict symbols(const Subject& subject) {
   std::string extra;
   for (const auto& symbol : exported_symbols(subject.entry.path))
-    if (symbol != "backstop_plugin_v1") extra += (extra.empty() ? "" : ", ") + symbol;
+    if (symbol != kPluginEntry) extra += (extra.empty() ? "" : ", ") + symbol;
   if (extra.empty()) return {};
   return failed("it also exports " + extra,
                 "build it with backstop_add_plugin(), which hides everything else");
@@ -203,10 +203,17 @@ Verdict refusals(const Subject& subject) {
     if (!parameter.choices.empty()) value("\"no-such-choice\"");
     if (parameter.type != ParameterType::string) value("{ wrong = \"type\" }");
   }
+  // Whatever else is wrong (a parameter without a default), the error has to be about this value.
+  const auto refused = [&](const std::string& one) {
+    const auto diagnostics = subject.check({one}).diagnostics;
+    return std::any_of(diagnostics.begin(), diagnostics.end(), [&](const Diagnostic& each) {
+      return each.severity == Diagnostic::Severity::error && !each.environment &&
+             each.file.ends_with(one);
+    });
+  };
   std::string accepted;
   for (const auto& one : wrong)
-    if (exit_code_of(subject.check({one})) != ExitCode::usage)
-      accepted += (accepted.empty() ? "" : ", ") + one;
+    if (!refused(one)) accepted += (accepted.empty() ? "" : ", ") + one;
   if (accepted.empty()) return {};
   return failed("accepted: " + accepted);
 }

@@ -11,6 +11,7 @@
 #include "backstop/attack.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/defense.hpp"
+#include "host/engine/data.hpp"
 #include "host/engine/libtorch.hpp"
 #include "host/engine/stage_context.hpp"
 
@@ -276,29 +277,18 @@ class Exercise {
 
   void load(const PluginObject& plugin) {
     auto& dataset = plugin.as<Dataset>();
-    std::int64_t classes = 0, channels = 0;
+    std::int64_t channels = 0;
     call(plugin, "describe", context_, [&] {
-      classes = dataset.classes();
-      for (std::int64_t label = 0; label < classes; ++label)
+      for (std::int64_t label = 0; label < dataset.classes(); ++label)
         if (dataset.class_name(label).empty())
           broke_promise("class " + std::to_string(label) + " has no name");
     });
     for (const Split split : {Split::train, Split::test}) {
-      const Samples samples =
-          call(plugin, "load", context_, [&] { return dataset.load(context_, split); });
-      const at::Tensor &images = samples.images, &labels = samples.labels;
-      if (!images.defined() || images.scalar_type() != at::kByte || images.dim() != 4 ||
-          (images.size(1) != 1 && images.size(1) != 3) || images.numel() == 0)
-        broke_promise("load() returned images that are not uint8 [N, 1 or 3, H, W]");
-      if (!labels.defined() || labels.scalar_type() != at::kLong || labels.dim() != 1 ||
-          labels.size(0) != images.size(0))
-        broke_promise("load() returned labels that are not int64, one an image");
-      if (labels.min().item<std::int64_t>() < 0 || labels.max().item<std::int64_t>() >= classes)
-        broke_promise("load() returned a label outside 0 .. " + std::to_string(classes - 1));
-      channels = images.size(1);
+      const Samples samples = load_split(plugin, split, context_);
+      channels = samples.images.size(1);
       const std::string name = split == Split::train ? "training" : "test";
-      keep(name + " images", images);
-      keep(name + " labels", labels);
+      keep(name + " images", samples.images);
+      keep(name + " labels", samples.labels);
     }
     call(plugin, "statistics", context_, [&] {
       const ChannelStatistics statistics = dataset.statistics();
