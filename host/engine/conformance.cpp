@@ -87,7 +87,7 @@ class Exercise {
         context_({"check", request.plugin->manifest.name}, kSeed,
                  Compute{c10::kCPU, false, at::get_num_threads()}, Augmentation{2, true}, &recorder,
                  setting.interrupted) {
-    context_.set_classes(kClasses);
+    context_.set_model(architecture(), kNormalisation);
   }
 
   /// Everything that the plugin computed.
@@ -121,6 +121,11 @@ class Exercise {
 
  private:
   static constexpr std::uint64_t kSeed = 1;
+  static constexpr Normalisation kNormalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
+
+  [[nodiscard]] Architecture architecture() const {
+    return {"small-cnn", 8, setting_.channels, kClasses};
+  }
 
   const toml::table& table_in(const Recipe& recipe) const {
     switch (request_.plugin->manifest.kind) {
@@ -159,13 +164,8 @@ class Exercise {
 
   Classifier make_model() {
     at::Generator generator = make_generator(kSeed + 2);
-    Architecture architecture;
-    architecture.name = "small-cnn";
-    architecture.width = 8;
-    architecture.channels = setting_.channels;
-    architecture.classes = kClasses;
-    return {architecture, Normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}},
-            Compute{c10::kCPU, false, at::get_num_threads()}, generator};
+    return {architecture(), kNormalisation, Compute{c10::kCPU, false, at::get_num_threads()},
+            generator};
   }
 
   at::Tensor apply(const PluginObject& plugin, const at::Tensor& images) {
@@ -191,11 +191,9 @@ class Exercise {
     call(plugin, "prepare", context_, [&] { attack.prepare(context_, threat, images); });
     TrainingSetCopy editor(images);
     call(plugin, "poison", context_, [&] { attack.poison(context_, threat, editor); });
-    const NamedTensors record = editor.record();
-    for (const auto& [name, tensor] : record) keep("poison's " + name, tensor);
     Classifier model = make_model();
     BrokenModel broken(model);
-    const ImageStore poisoned = with_poison(images, record);
+    const ImageStore poisoned = with_poison(images, editor.record());
     const SmallRate rate;
     TrainingOptions options;
     options.epochs = 1;
@@ -203,8 +201,9 @@ class Exercise {
     options.scheduler = &rate;
     call(plugin, "train", context_, [&] {
       attack.train(context_, threat, setting_.broken_model ? static_cast<Model&>(broken) : model,
-                   poisoned, options);
+                   poisoned, editor, options);
     });
+    for (const auto& [name, tensor] : editor.record()) keep("poison's " + name, tensor);
     keep_model(model);
     const at::Tensor clean = images.images(at::arange(images.size(), at::kLong));
     const at::Tensor triggered = apply(plugin, clean);

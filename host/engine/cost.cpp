@@ -53,11 +53,11 @@ void CostMeter::switch_to(bool evaluation) {
   evaluating_ = evaluation;
 }
 
-CostMeter::Evaluation::Evaluation(CostMeter& meter) : meter_(meter) {
+CostMeter::Evaluation::Evaluation(CostMeter& meter) : meter_(meter), before_(meter.evaluating_) {
   meter_.switch_to(true);
 }
 CostMeter::Evaluation::~Evaluation() {
-  meter_.switch_to(false);
+  meter_.switch_to(before_);
 }
 
 nlohmann::json CostMeter::stop() {

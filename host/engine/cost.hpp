@@ -15,7 +15,7 @@ class CostMeter {
  public:
   explicit CostMeter(bool cuda);
 
-  /// While it lives, time counts as evaluation.
+  /// While it lives, time counts as evaluation; may be nested.
   class Evaluation {
    public:
     explicit Evaluation(CostMeter& meter);
@@ -25,6 +25,7 @@ class CostMeter {
 
    private:
     CostMeter& meter_;
+    bool before_;
   };
 
   void add_samples(std::int64_t count) { samples_ += count; }

@@ -1,8 +1,8 @@
 #include "host/engine/picture.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
+#include <cstdio>
 
 #include <png.h>
 
@@ -15,15 +15,6 @@
 namespace backstop::host {
 
 namespace {
-
-constexpr std::int64_t kGap = 2;  // pixels between images, before enlarging
-
-/// uint8 [n, C, H, W] to one row of images, uint8 [3, H + gap, n (W + gap)] on white.
-at::Tensor row_of(const at::Tensor& images) {
-  const at::Tensor rgb = images.expand({images.size(0), 3, images.size(2), images.size(3)});
-  const at::Tensor framed = at::constant_pad_nd(rgb, {0, kGap, 0, kGap}, 255);
-  return framed.permute({1, 2, 0, 3}).reshape({3, framed.size(2), -1});
-}
 
 /// `pixels`: uint8 [3, H, W].
 void write_png(const std::filesystem::path& path, const at::Tensor& pixels) {
@@ -82,19 +73,10 @@ void draw_text(const at::Tensor& canvas, std::int64_t left, std::int64_t top,
 
 }  // namespace
 
-void write_trigger_picture(const std::filesystem::path& path, const at::Tensor& clean,
-                           const at::Tensor& triggered) {
-  const at::Tensor difference = (triggered.to(at::kFloat) - clean.to(at::kFloat)).abs();
-  const at::Tensor amplified =
-      (difference * (255 / difference.max().clamp_min(1))).round().to(at::kByte);
-  const at::Tensor sheet = at::cat({row_of(clean), row_of(triggered), row_of(amplified)}, 1);
-  write_png(path, enlarged(sheet, std::max<std::int64_t>(1, 96 / clean.size(3))));
-}
-
 void write_contact_sheet(const std::filesystem::path& path, const std::string& title,
-                         const std::vector<SheetRow>& rows) {
+                         const std::vector<SheetRow>& rows, std::int64_t side) {
   constexpr std::size_t kLongestName = 40;
-  constexpr std::int64_t kMargin = 16, kSpace = 4, kShown = 64;
+  constexpr std::int64_t kMargin = 16, kSpace = 4;
   constexpr std::int64_t kHeader = kTextHeight + kMargin;
   std::size_t letters = 0;
   std::int64_t most = 0, height = 0, width = 0;
@@ -104,7 +86,7 @@ void write_contact_sheet(const std::filesystem::path& path, const std::string& t
     height = row.images.size(2);
     width = row.images.size(3);
   }
-  const std::int64_t scale = std::max<std::int64_t>(1, kShown / std::max(height, width));
+  const std::int64_t scale = std::max<std::int64_t>(1, side / std::max(height, width));
   const std::int64_t cell_height = std::max(height * scale, kTextHeight) + kSpace;
   const std::int64_t cell_width = width * scale + kSpace;
   const auto label_width = static_cast<std::int64_t>(letters) * kAdvance + kMargin;
@@ -129,6 +111,19 @@ void write_contact_sheet(const std::filesystem::path& path, const std::string& t
     top += cell_height;
   }
   write_png(path, canvas);
+}
+
+void write_trigger_picture(const std::filesystem::path& path, const std::string& title,
+                           const at::Tensor& clean, const at::Tensor& triggered) {
+  const at::Tensor difference = (triggered.to(at::kFloat) - clean.to(at::kFloat)).abs();
+  const double factor = 255 / std::max(difference.max().item<double>(), 1.0);
+  char name[32];
+  std::snprintf(name, sizeof name, "difference x%.3g", factor);
+  write_contact_sheet(path, title,
+                      {{"clean", clean},
+                       {"triggered", triggered},
+                       {name, (difference * factor).round().to(at::kByte)}},
+                      96);
 }
 
 }  // namespace backstop::host

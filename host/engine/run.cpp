@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include <dlfcn.h>
 
@@ -11,11 +12,13 @@
 #include "backstop/defense.hpp"
 #include "host/engine/compute.hpp"
 #include "host/engine/data.hpp"
+#include "host/engine/image_quality.hpp"
 #include "host/engine/libtorch.hpp"
 #include "host/engine/measure.hpp"
 #include "host/engine/run_directory.hpp"
 #include "host/engine/stage_context.hpp"
 #include "host/engine/stage_store.hpp"
+#include "host/report/table.hpp"
 
 namespace backstop::host {
 
@@ -57,6 +60,7 @@ class Run {
   void start_from_data();
   [[nodiscard]] Threat threat() const;
   [[nodiscard]] TriggeredSet trigger_test_set(const PluginObject& attack, StageContext& ctx);
+  [[nodiscard]] Architecture architecture() const;
   [[nodiscard]] Classifier new_model();
   void load_attack(const PluginObject& attack);
   Stage train_attack(const PluginObject& attack);
@@ -66,7 +70,10 @@ class Run {
                                           const toml::table& table) const;
 
   /// Lets the trainer measure `model` after every epoch; appends the events to `epochs`.
-  void measure_epochs(StageContext& ctx, const Classifier& model, json& epochs);
+  /// `before` is called before each measurement.
+  void measure_epochs(
+      StageContext& ctx, const Classifier& model, json& epochs,
+      std::function<void()> before = [] {});
   void report_epoch(json event, json& epochs);
   json final_measurement(StageContext& ctx, Classifier& model, const json& epochs);
   [[nodiscard]] TensorFile model_file(const Classifier& model) const;
@@ -259,10 +266,13 @@ void Run::report_epoch(json event, json& epochs) {
   say(std::move(event));
 }
 
-void Run::measure_epochs(StageContext& ctx, const Classifier& model, json& epochs) {
+void Run::measure_epochs(StageContext& ctx, const Classifier& model, json& epochs,
+                         std::function<void()> before) {
   ctx.trainer().measure(
-      model, [&](Classifier& trained, std::int64_t epoch, std::int64_t of, double loss) {
+      model, [this, &ctx, &epochs, before = std::move(before)](
+                 Classifier& trained, std::int64_t epoch, std::int64_t of, double loss) {
         const CostMeter::Evaluation pause(ctx.cost());
+        before();
         last_measurement_ = measure(ctx.trainer(), trained, data_->test, *triggered_);
         measured_.clear();
         for (const auto& item : trained.state()) measured_.push_back(item.second);
@@ -345,31 +355,30 @@ TriggeredSet Run::trigger_test_set(const PluginObject& attack, StageContext& ctx
           threat().targets(labels)};
 }
 
-Classifier Run::new_model() {
+Architecture Run::architecture() const {
   const toml::table& table = section("model");
-  Architecture architecture;
-  architecture.name = table["architecture"].ref<std::string>();
-  architecture.width = table["width"].ref<std::int64_t>();
-  architecture.channels = data_->train.channels();
-  architecture.classes = data_->train.classes();
+  return {table["architecture"].ref<std::string>(), table["width"].ref<std::int64_t>(),
+          data_->train.channels(), data_->train.classes()};
+}
+
+Classifier Run::new_model() {
   at::Generator generator = host::make_generator(seed_for(seed_, "model"));
-  return {architecture, data_->normalisation, compute_, generator};
+  return {architecture(), data_->normalisation, compute_, generator};
 }
 
 Stage Run::train_attack(const PluginObject& attack) {
   StageContext ctx = context({"attack", kUndefended}, "attack");
-  ctx.set_classes(data_->train.classes());
+  ctx.set_model(architecture(), data_->normalisation);
   auto& plugin = attack.as<Attack>();
   const Threat threat = this->threat();
   Classifier model = new_model();
   call(attack, "prepare", ctx, [&] { plugin.prepare(ctx, threat, data_->train); });
   TrainingSetCopy editor(data_->train);
   call(attack, "poison", ctx, [&] { plugin.poison(ctx, threat, editor); });
-  Stage stage;
-  stage.poison = editor.record();
-  const ImageStore poisoned = with_poison(data_->train, stage.poison);
+  const ImageStore poisoned = with_poison(data_->train, editor.record());
   triggered_.emplace(trigger_test_set(attack, ctx));
 
+  Stage stage;
   stage.epochs = json::array();
   const auto file = section("model")["file"].value<std::string>();
   if (file) model.load_state(read_safetensors(*file).tensors, *file);
@@ -394,9 +403,14 @@ Stage Run::train_attack(const PluginObject& attack) {
     options.batch_size = training["batch_size"].ref<std::int64_t>();
     options.scheduler = &scheduler;
     options.optimizer = optimizer_options(*training["optimizer"].as_table());
-    measure_epochs(ctx, model, stage.epochs);
-    call(attack, "train", ctx, [&] { plugin.train(ctx, threat, model, poisoned, options); });
+    // The trigger may be learnt on the way.
+    measure_epochs(ctx, model, stage.epochs,
+                   [&] { triggered_.emplace(trigger_test_set(attack, ctx)); });
+    call(attack, "train", ctx,
+         [&] { plugin.train(ctx, threat, model, poisoned, editor, options); });
+    triggered_.emplace(trigger_test_set(attack, ctx));
   }
+  stage.poison = editor.record();
   TensorState state;
   call(attack, "save", ctx, [&] { plugin.save(state); });
   stage.state = state.tensors();
@@ -404,6 +418,10 @@ Stage Run::train_attack(const PluginObject& attack) {
                {"plugin", nullptr},
                {"given", {{"clean_images", 0}, {"training_images", 0}}}};
   stage.row.update(final_measurement(ctx, model, stage.epochs));
+  {
+    const CostMeter::Evaluation pause(ctx.cost());
+    stage.row["trigger"] = image_quality(data_->test, triggered_->images);
+  }
   const at::Tensor& roles = tensor_named(stage.poison, "roles");
   stage.row["extra"] = ctx.metrics();
   stage.row["extra"]["poisoned_images"] =
@@ -420,6 +438,7 @@ Stage Run::train_attack(const PluginObject& attack) {
 /// alone.
 void Run::load_attack(const PluginObject& attack) {
   StageContext ctx = context({"attack", kUndefended}, "attack/load");
+  ctx.set_model(architecture(), data_->normalisation);
   const TensorState state(backdoored_->state);
   call(attack, "load", ctx, [&] { attack.as<Attack>().load(ctx, threat(), state); });
   triggered_.emplace(trigger_test_set(attack, ctx));
@@ -442,7 +461,9 @@ void Run::start_from_attack() {
   load_attack(attack);
   const std::int64_t shown = std::min<std::int64_t>(8, data_->test.size());
   const at::Tensor first = at::arange(shown, at::kLong);
-  directory_.write_picture(attack.entry().manifest.name, data_->test.pixels(first).to(at::kCPU),
+  const std::string& name = attack.entry().manifest.name;
+  directory_.write_picture(name, name + ": " + trigger_text(backdoored_->row),
+                           data_->test.pixels(first).to(at::kCPU),
                            triggered_->images.pixels(first).to(at::kCPU));
   add_row(label, *backdoored_);
 }
@@ -467,7 +488,7 @@ std::int64_t Run::clean_images(const PluginObject& plugin, const toml::table& ta
 Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const toml::table& table) {
   // One sequence of draws for all defenses: they are compared on the same clean images and batches.
   StageContext ctx = context(label, "defense");
-  ctx.set_classes(data_->train.classes());
+  ctx.set_model(architecture(), data_->normalisation);
   Classifier model = new_model();
   model.load_state(backdoored_->model.tensors, "the backdoored model");
 

@@ -110,10 +110,10 @@ void RunDirectory::keep_stage(const std::string& row, const fs::path& stage_fold
   }
 }
 
-void RunDirectory::write_picture(const std::string& name, const at::Tensor& clean,
-                                 const at::Tensor& triggered) {
+void RunDirectory::write_picture(const std::string& name, const std::string& title,
+                                 const at::Tensor& clean, const at::Tensor& triggered) {
   make_folder(path_ / "triggers");
-  write_trigger_picture(path_ / "triggers" / (file_name(name) + ".png"), clean, triggered);
+  write_trigger_picture(path_ / "triggers" / (file_name(name) + ".png"), title, clean, triggered);
 }
 
 }  // namespace backstop::host

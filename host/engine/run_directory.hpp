@@ -30,7 +30,9 @@ class RunDirectory final : public RunObserver {
   void write_results(const nlohmann::json& results);
   /// models/ROW.safetensors and artifacts/ROW.safetensors from the store.
   void keep_stage(const std::string& row, const std::filesystem::path& stage_folder);
-  void write_picture(const std::string& name, const at::Tensor& clean, const at::Tensor& triggered);
+  /// triggers/NAME.png.
+  void write_picture(const std::string& name, const std::string& title, const at::Tensor& clean,
+                     const at::Tensor& triggered);
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 

@@ -67,12 +67,25 @@ const ImageSet& StageContext::subset(const ImageSet& set, const at::Tensor& posi
 const ImageSet& StageContext::image_set(const at::Tensor& images, const at::Tensor& labels) {
   if (images.dim() != 4 || labels.dim() != 1 || images.size(0) != labels.size(0))
     throw Error("an image set needs images [n, C, H, W] and labels [n]");
-  return sets_.emplace_back(to_8_bits(images), labels.detach(), classes_, compute_.device,
-                            at::full({labels.size(0)}, -1, at::kLong));
+  return sets_.emplace_back(to_8_bits(images), labels.detach(), architecture_.classes,
+                            compute_.device, at::full({labels.size(0)}, -1, at::kLong));
 }
 
 Model& StageContext::clone(const Model& model) {
   return models_.emplace_back(host_model(const_cast<Model&>(model)));
+}
+
+Model& StageContext::new_model(at::Generator& generator) {
+  return models_.emplace_back(architecture_, normalisation_, compute_, generator);
+}
+
+Model& StageContext::load_model(std::string_view path) {
+  const std::string file(path);
+  TensorFile weights = read_safetensors(file);
+  at::Generator unused = make_generator(0);
+  Classifier& model = models_.emplace_back(architecture_, normalisation_, compute_, unused);
+  model.load_state(weights.tensors, file);
+  return model;
 }
 
 Complaints StageContext::complaints() {

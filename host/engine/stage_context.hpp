@@ -29,6 +29,9 @@ class StageContext final : public Context {
   StageContext(StageLabel label, std::uint64_t seed, const Compute& compute,
                const Augmentation& augmentation, RunObserver* observer,
                const std::atomic<int>* interrupted);
+  StageContext(const StageContext&) = delete;  // the trainer looks at its members
+  StageContext& operator=(const StageContext&) = delete;
+  ~StageContext() = default;
 
   at::Generator& generator() noexcept override { return generator_; }
   HostTrainer& trainer() noexcept override { return trainer_; }
@@ -43,6 +46,8 @@ class StageContext final : public Context {
   Model& clone(const Model& model) override;
   at::Tensor to_device(const at::Tensor& tensor) override { return tensor.to(compute_.device); }
   void* query(std::string_view) noexcept override { return nullptr; }
+  Model& new_model(at::Generator& generator) override;
+  Model& load_model(std::string_view path) override;
 
   [[nodiscard]] const StageLabel& label() const { return label_; }
   [[nodiscard]] CostMeter& cost() { return cost_; }
@@ -52,8 +57,11 @@ class StageContext final : public Context {
   [[nodiscard]] const at::Tensor& flagged() const { return flagged_; }
   /// Says them as warnings of the stage; valid as long as the context.
   [[nodiscard]] Complaints complaints();
-  /// Classes of the image sets that the plugin makes.
-  void set_classes(std::int64_t classes) { classes_ = classes; }
+  /// What the plugin's own models, and the classes of its own image sets, are like.
+  void set_model(const Architecture& architecture, const Normalisation& normalisation) {
+    architecture_ = architecture;
+    normalisation_ = normalisation;
+  }
 
  private:
   StageLabel label_;
@@ -62,7 +70,8 @@ class StageContext final : public Context {
   at::Generator generator_;
   CostMeter cost_;
   HostTrainer trainer_;
-  std::int64_t classes_ = 0;
+  Architecture architecture_;
+  Normalisation normalisation_;
   nlohmann::json metrics_ = nlohmann::json::object();
   NamedTensors artifacts_;
   at::Tensor flagged_;

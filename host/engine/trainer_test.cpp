@@ -1,6 +1,11 @@
 #include "host/engine/trainer.hpp"
 
+#include <chrono>
 #include <cmath>
+#include <filesystem>
+#include <thread>
+
+#include <unistd.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -36,7 +41,8 @@ struct Fixture {
   explicit Fixture(std::uint64_t seed = 0, const std::atomic<int>* interrupted = nullptr)
       : context({"attack", "test"}, seed, {}, {1, true}, nullptr, interrupted) {
     at::Generator generator = make_generator(11);
-    Architecture architecture{"small-cnn", 4, 3, 2};
+    const Architecture architecture{"small-cnn", 4, 3, 2};
+    context.set_model(architecture, {});
     model.emplace(architecture, Normalisation{}, Compute{}, generator);
   }
   StageContext context;
@@ -282,7 +288,6 @@ TEST(StageContext, DetachesWhatPluginsHandOver) {
   const at::Tensor labels = at::zeros({2}, at::kLong);
   f.context.artifact("pattern", graph);
   EXPECT_FALSE(tensor_named(f.context.artifacts(), "pattern").requires_grad());
-  f.context.set_classes(2);
   const ImageSet& made = f.context.image_set(graph, labels);
   EXPECT_FALSE(made.images(at::arange(2, at::kLong)).requires_grad());
   f.context.flag_poison(graph.flatten().narrow(0, 0, 2));
@@ -294,6 +299,48 @@ TEST(StageContext, DetachesWhatPluginsHandOver) {
   TrainingSetCopy editor(data);
   editor.write(at::arange(2, at::kLong), graph, labels, Role::poison);
   EXPECT_FALSE(tensor_named(editor.record(), "images").requires_grad());
+}
+
+TEST(StageContext, MakesModelsOfTheRecipesKind) {
+  Fixture f;
+  at::Generator one = make_generator(3), same = make_generator(3), other = make_generator(4);
+  auto& a = host_model(f.context.new_model(one));
+  EXPECT_EQ(a.architecture().name, "small-cnn");
+  EXPECT_EQ(a.classes(), 2);
+  EXPECT_TRUE(same_weights(a, host_model(f.context.new_model(same))));
+  EXPECT_FALSE(same_weights(a, host_model(f.context.new_model(other))));
+}
+
+TEST(StageContext, LoadsModelsAndRefusesWhatIsNone) {
+  Fixture f;
+  const auto folder = std::filesystem::temp_directory_path() /
+                      ("backstop-load-model-" + std::to_string(::getpid()));
+  std::filesystem::create_directory(folder);
+  const std::string good = folder / "good.safetensors", bad = folder / "bad.safetensors";
+  write_safetensors(good, f.model->state());
+  write_safetensors(bad, {{"conv1.weight", at::zeros({1})}});
+  EXPECT_TRUE(same_weights(*f.model, host_model(f.context.load_model(good))));
+  for (const std::string& file : {bad, std::string(folder / "missing.safetensors")}) {
+    try {
+      f.context.load_model(file);
+      ADD_FAILURE() << "accepted " << file;
+    } catch (const HostError& e) {
+      EXPECT_EQ(e.code(), ExitCode::environment);
+      EXPECT_NE(std::string(e.what()).find(file), std::string::npos) << e.what();
+    }
+  }
+  std::filesystem::remove_all(folder);
+}
+
+TEST(CostMeter, CountsNestedEvaluationsOnce) {
+  CostMeter meter(false);
+  const auto wait = [] { std::this_thread::sleep_for(std::chrono::milliseconds(60)); };
+  {
+    const CostMeter::Evaluation outer(meter);
+    { const CostMeter::Evaluation inner(meter); }
+    wait();
+  }
+  EXPECT_GE(meter.stop()["evaluation_seconds"].get<double>(), 0.06);
 }
 
 TEST(TrainingSetCopy, RefusesWhatDoesNotFit) {

@@ -43,6 +43,8 @@ std::vector<Column> columns_of(const nlohmann::json& results) {
       {"counts", "clean", "clean_test_images"},
       {"counts", "triggered", "triggered_test_images"},
       {"counts", "triggered_all", "triggered_test_images_all"},
+      {"trigger", "psnr", "trigger_psnr"},
+      {"trigger", "ssim", "trigger_ssim"},
       {"detection", "true_positive_rate", "true_positive_rate"},
       {"detection", "false_positive_rate", "false_positive_rate"},
       {"detection", "flagged", "flagged"},

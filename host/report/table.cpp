@@ -58,6 +58,15 @@ std::string expectation(const nlohmann::json& entry) {
 
 }  // namespace
 
+std::string trigger_text(const nlohmann::json& row) {
+  const auto& trigger = section_of(row, "trigger");
+  const auto psnr = number_in(trigger, "psnr");
+  const auto ssim = number_in(trigger, "ssim");
+  if (!ssim) return "";
+  if (!psnr) return "changes no image";
+  return "PSNR " + fixed(*psnr, 1) + " dB, SSIM " + fixed(*ssim, 3);
+}
+
 ResultTable lay_out_results(const nlohmann::json& results) {
   ResultTable table;
   table.header = {"defense",         "clean accuracy", "attack success", "attack success (all)",
@@ -78,7 +87,11 @@ ResultTable lay_out_results(const nlohmann::json& results) {
           share(number_in(detection, "true_positive_rate")) + ", false positive rate " +
           share(number_in(detection, "false_positive_rate")));
   }
-  if (!rows.empty()) table.definitions = definitions(section_of(rows[0], "counts"));
+  if (!rows.empty()) {
+    table.definitions = definitions(section_of(rows[0], "counts"));
+    if (const std::string text = trigger_text(rows[0]); !text.empty())
+      table.definitions.push_back("trigger: " + text + " (means of the test images)");
+  }
   for (const auto& entry : section_of(results, "expectations"))
     table.expectations.push_back({entry.at("met").get<bool>(), expectation(entry)});
   return table;

@@ -29,7 +29,11 @@ inline constexpr std::size_t kAttackSuccessColumn = 2;
 
 ResultTable lay_out_results(const nlohmann::json& results);
 
-/// The same as text; `color` marks the best row and the expectations.
+/// "PSNR 20.1 dB, SSIM 0.891" of the trigger that `row` ("no defense") was measured with; empty
+/// when it does not say.
+std::string trigger_text(const nlohmann::json& row);
+
+/// lay_out_results as text; `color` marks the best row and the expectations.
 std::string result_table(const nlohmann::json& results, bool color);
 
 }  // namespace backstop::host

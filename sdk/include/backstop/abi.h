@@ -15,7 +15,7 @@
 /* 0.N is not stable: a host loads plugins of exactly its own 0.N. From 1.0 on it loads every 1.M
  * with M <= its own minor. */
 #define BACKSTOP_ABI_MAJOR 0
-#define BACKSTOP_ABI_MINOR 2
+#define BACKSTOP_ABI_MINOR 3
 
 #define BACKSTOP_PLUGIN_MAGIC 0x504B4342u /* "BCKP" in memory */
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include <ATen/core/Tensor.h>
@@ -11,6 +12,7 @@
 #include <ATen/ops/randperm.h>
 
 #include "backstop/context.hpp"
+#include "backstop/error.hpp"
 
 namespace backstop {
 inline namespace v0 {
@@ -26,6 +28,16 @@ struct Threat {
   /// The labels that triggered images with true labels `labels` (int64 [n]) are to get: int64 [n].
   [[nodiscard]] at::Tensor targets(const at::Tensor& labels) const {
     return all_to_all != 0 ? labels.add(1).remainder(classes) : at::full_like(labels, target);
+  }
+
+  /// round(poison_ratio * images), at least 1: how many of so many images the attacker changes.
+  /// Throws ParameterError when that is none.
+  [[nodiscard]] std::int64_t poisoned_of(std::int64_t images) const {
+    const std::int64_t count = std::llround(poison_ratio * static_cast<double>(images));
+    if (count > 0) return count;
+    throw ParameterError("a poison_ratio of " + std::to_string(poison_ratio) + " of " +
+                             std::to_string(images) + " images is no image",
+                         "raise `poison_ratio`");
   }
 };
 
@@ -47,15 +59,16 @@ class TrainingSetEditor {
   /// their role. Several calls may follow each other; a position is written once.
   virtual void write(const at::Tensor& positions, const at::Tensor& images,
                      const at::Tensor& labels, Role role) = 0;
-  // -- ABI 0.2 ends here: append below, never reorder --
+  // -- ABI 0.3 ends here: append below, never reorder --
 
  protected:
   ~TrainingSetEditor() = default;
 };
 
 /// Implemented by plugins. The host calls, in this order: prepare, poison, train, save; or, when
-/// the backdoored model is already there, load. After either, apply may be called any number of
-/// times. A dirty-label attack with a fixed trigger implements apply() alone. [run thread]
+/// the backdoored model is already there, load. After either, and after every epoch of train, apply
+/// may be called any number of times. A dirty-label attack with a fixed trigger implements apply()
+/// alone. [run thread]
 class Attack {
  public:
   /// Draws or learns the trigger from the clean training set, with ctx.generator().
@@ -66,11 +79,10 @@ class Attack {
   virtual at::Tensor apply(Context& ctx, const at::Tensor& images, Phase phase) = 0;
 
   /// Changes the training set. As it stands: round(poison_ratio * size) images, drawn from all
-  /// classes, get the trigger and the target label.
+  /// classes, get the trigger and the target label. Throws ParameterError when that is no image.
   virtual void poison(Context& ctx, const Threat& threat, TrainingSetEditor& editor) {
     const ImageSet& set = editor.images();
-    const auto count =
-        static_cast<std::int64_t>(std::llround(threat.poison_ratio * double(set.size())));
+    const std::int64_t count = threat.poisoned_of(set.size());
     const at::Tensor chosen = at::randperm(set.size(), ctx.generator()).narrow(0, 0, count);
     constexpr std::int64_t kChunk = 1024;
     for (std::int64_t first = 0; first < count; first += kChunk) {
@@ -83,9 +95,11 @@ class Attack {
   }
 
   /// Trains the model on what poison() left. As it stands: the host's training with the options
-  /// of the recipe's `[attack.training]`. Attacks that control training override it.
+  /// of the recipe's `[attack.training]`. Attacks that control training override it; one whose
+  /// trigger is learnt on the way leaves poison() empty and writes to `editor` in the end, so that
+  /// the set that a defender gets, and what is recorded of it, fit the final trigger.
   virtual void train(Context& ctx, const Threat&, Model& model, const ImageSet& training_set,
-                     const TrainingOptions& options) {
+                     TrainingSetEditor& /*editor*/, const TrainingOptions& options) {
     ctx.trainer().fit(model, training_set, options);
   }
 

@@ -50,7 +50,13 @@ class Context {
   virtual at::Tensor to_device(const at::Tensor& tensor) = 0;
   /// Finds an additional interface by its identifier; null when there is none.
   virtual void* query(std::string_view interface_id) noexcept = 0;
-  // -- ABI 0.2 ends here: append below, never reorder --
+  /// A model of the recipe's architecture for the dataset's images and classes, drawn from
+  /// `generator`; never measured while it trains.
+  virtual Model& new_model(at::Generator& generator) = 0;
+  /// Such a model with the weights of a safetensors file, as a run leaves them in `models`. Throws
+  /// when the file is not there, is damaged, or holds another architecture.
+  virtual Model& load_model(std::string_view path) = 0;
+  // -- ABI 0.3 ends here: append below, never reorder --
 
   /// Throws Cancelled when the run was interrupted.
   void stop_if_cancelled() const {

@@ -16,7 +16,7 @@ class DefenderData {
   [[nodiscard]] virtual const ImageSet& clean() const = 0;
   /// The training set as the attacker left it. The manifest's `needs` must name "training-data".
   [[nodiscard]] virtual const ImageSet& training() const = 0;
-  // -- ABI 0.2 ends here: append below, never reorder --
+  // -- ABI 0.3 ends here: append below, never reorder --
 
  protected:
   ~DefenderData() = default;

@@ -26,7 +26,7 @@ class ImageSet {
   /// int64 [size] on the CPU: the position of each image in the dataset's split that it came from;
   /// -1 for an image that a plugin made. Do not change it.
   [[nodiscard]] virtual at::Tensor indices() const = 0;
-  // -- ABI 0.2 ends here: append below, never reorder --
+  // -- ABI 0.3 ends here: append below, never reorder --
 
  protected:
   ~ImageSet() = default;

@@ -79,7 +79,7 @@ class Model {
   virtual void copy_from(const Model& other) = 0;
   /// Finds an additional interface by its identifier; null when there is none.
   virtual void* query(std::string_view interface_id) noexcept = 0;
-  // -- ABI 0.2 ends here: append below, never reorder --
+  // -- ABI 0.3 ends here: append below, never reorder --
 
  protected:
   ~Model() = default;

@@ -44,7 +44,7 @@ class Params {
   [[nodiscard]] virtual std::span<const std::string_view> strings(std::string_view key) const = 0;
   [[nodiscard]] virtual const Scheduler& scheduler(std::string_view key) const = 0;
   [[nodiscard]] virtual OptimizerOptions optimizer(std::string_view key) const = 0;
-  // -- ABI 0.2 ends here: append below, never reorder --
+  // -- ABI 0.3 ends here: append below, never reorder --
 
  protected:
   ~Params() = default;

@@ -75,7 +75,7 @@ class Trainer {
   /// The dataset's random crop and flip, drawn from the stage's generator: float32 [n, C, H, W] in
   /// [0, 1] to the same shape. Padding is black. Keeps gradients.
   virtual at::Tensor augment(const at::Tensor& images) = 0;
-  // -- ABI 0.2 ends here: append below, never reorder --
+  // -- ABI 0.3 ends here: append below, never reorder --
 
  protected:
   ~Trainer() = default;

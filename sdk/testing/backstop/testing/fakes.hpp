@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -258,13 +259,27 @@ class FakeContext final : public Context {
     return sets_.emplace_back(images, labels, labels.max().item<std::int64_t>() + 1);
   }
   Model& clone(const Model& model) override {
+    if (cloner) return cloner(model);
     auto& copy = models_.emplace_back(model.feature_size(), model.classes());
     copy.copy_from(model);
     return copy;
   }
   at::Tensor to_device(const at::Tensor& tensor) override { return tensor; }
   void* query(std::string_view) noexcept override { return nullptr; }
+  Model& new_model(at::Generator& generator) override {
+    auto& model = models_.emplace_back(channels, classes);
+    model.reset(Part::whole, generator);
+    return model;
+  }
+  Model& load_model(std::string_view path) override {
+    loaded.emplace_back(path);
+    return models_.emplace_back(channels, classes);
+  }
 
+  std::int64_t channels = 3, classes = 10;  ///< of new and loaded models
+  std::vector<std::string> loaded;          ///< the files that load_model() was asked for
+  /// Makes the clones of models of a test's own; without it they must be FakeModels.
+  std::function<Model&(const Model&)> cloner;
   bool cancel = false;  ///< what cancelled() answers
   std::vector<std::pair<std::int64_t, std::int64_t>> progress_calls;
   std::vector<std::string> messages;
