@@ -23,9 +23,9 @@ constexpr std::string_view kTypeNames[] = {"boolean", "integer", "float",     "s
 
 const Names kNeeds = {"clean-data", "training-data", "features", "cuda"};
 /// Keys of the recipe's tables that the host reads itself.
-const Names kReservedKeys = {"name",         "plugin",         "limit",       "test_limit",
-                             "augmentation", "poison_ratio",   "target",      "labels",
-                             "training",     "clean_fraction", "clean_images"};
+const Names kReservedKeys = {"name",       "plugin",       "file",           "limit",
+                             "test_limit", "augmentation", "poison_ratio",   "target",
+                             "labels",     "training",     "clean_fraction", "clean_images"};
 const Names kManifestKeys = {"name",      "kind",  "version",    "summary",     "license",
                              "reference", "needs", "parameters", "augmentation"};
 const Names kParameterKeys = {"type",

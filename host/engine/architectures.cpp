@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "host/engine/libtorch.hpp"
 #include "host/error.hpp"
 
 namespace backstop::host {
@@ -208,6 +209,7 @@ void Network::make_head(std::int64_t features, std::int64_t classes) {
 }
 
 void Network::replace_head(std::int64_t classes) {
+  const DefaultGeneratorGuard guard;
   head_ = replace_module(head_name(), nn::Linear(head_->options.in_features(), classes));
 }
 
@@ -217,6 +219,7 @@ const std::vector<std::string>& architecture_names() {
 }
 
 std::shared_ptr<Network> make_network(const Architecture& architecture) {
+  const DefaultGeneratorGuard guard;
   if (architecture.name == "preact-resnet18") return std::make_shared<PreActResNet18>(architecture);
   if (architecture.name == "resnet18") return std::make_shared<ResNet18>(architecture);
   if (architecture.name == "small-cnn") return std::make_shared<SmallCnn>(architecture);

@@ -133,6 +133,15 @@ TEST(Classifier, DrawsTheSameWeightsFromTheSameSeed) {
   EXPECT_FALSE(first[0].second.equal(other[0].second));
 }
 
+TEST_P(EveryArchitecture, LeavesTheGlobalGeneratorAlone) {
+  const TorchState before = TorchState::now();
+  Classifier model = make(GetParam());
+  const Classifier copy = model;
+  at::Generator generator = make_generator(1);
+  model.replace_head(3, generator);
+  EXPECT_EQ(before.differences(TorchState::now()), std::vector<std::string>{});
+}
+
 TEST(Classifier, NormalisesWithTheDatasetsStatistics) {
   Classifier model = make("small-cnn");
   const at::Tensor images = at::rand({3, 3, 16, 16});

@@ -161,6 +161,7 @@ at::Tensor ImageStore::batch(const at::Tensor& positions, const Normalisation& n
 }
 
 at::Tensor apply_augmentation(const at::Tensor& images, const Draws& draws) {
+  if (!draws.dx.defined() && !draws.dy.defined() && !draws.flip.defined()) return images;
   const std::int64_t n = images.size(0), height = images.size(2), width = images.size(3);
   const auto device = images.device();
   at::Tensor y = at::arange(height, at::kLong).expand({n, height});

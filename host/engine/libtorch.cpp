@@ -133,6 +133,14 @@ at::Generator make_generator(std::uint64_t seed) {
   return at::detail::createCPUGenerator(seed);
 }
 
+DefaultGeneratorGuard::DefaultGeneratorGuard()
+    : state_(at::detail::getDefaultCPUGenerator().get_state()) {}
+
+DefaultGeneratorGuard::~DefaultGeneratorGuard() {
+  at::Generator generator = at::detail::getDefaultCPUGenerator();
+  generator.set_state(state_);
+}
+
 TorchState TorchState::now() {
   TorchState state;
   for (const Setting& setting : kSettings) state.settings_.push_back(setting.get());

@@ -33,6 +33,19 @@ class AutocastGuard {
 /// A generator on the CPU that shares nothing with the global ones.
 at::Generator make_generator(std::uint64_t seed);
 
+/// Puts the CPU's default generator back at its end: LibTorch's modules draw their first weights
+/// from it, whatever becomes of them.
+class DefaultGeneratorGuard {
+ public:
+  DefaultGeneratorGuard();
+  ~DefaultGeneratorGuard();
+  DefaultGeneratorGuard(const DefaultGeneratorGuard&) = delete;
+  DefaultGeneratorGuard& operator=(const DefaultGeneratorGuard&) = delete;
+
+ private:
+  at::Tensor state_;
+};
+
 /// Every piece of global state that a plugin can leave changed, and that would change what
 /// everybody else computes: LibTorch's modes (of this thread) and settings (of the process), its
 /// default generators, the floating-point mode and the C locale.

@@ -62,6 +62,8 @@ class Run {
   [[nodiscard]] TriggeredSet trigger_test_set(const PluginObject& attack, StageContext& ctx);
   [[nodiscard]] Architecture architecture() const;
   [[nodiscard]] Classifier new_model();
+  /// Poisons the training set; the trigger is learnt, drawn, or comes from `attack.file`.
+  void make_trigger(const PluginObject& attack, StageContext& ctx, TrainingSetCopy& editor);
   void load_attack(const PluginObject& attack);
   Stage train_attack(const PluginObject& attack);
   void start_from_attack();
@@ -85,6 +87,8 @@ class Run {
   [[nodiscard]] json plugins_in(const toml::table& table, Kind kind) const;
   [[nodiscard]] json files_in(const toml::table& table, Kind kind) const;
   void add_row(const StageLabel& label, const Stage& stage);
+  /// A defense's pictures, below the true trigger.
+  void show(const StageLabel& label, const NamedTensors& pictures);
   [[nodiscard]] json expectations() const;
   void say(json event) { directory_.event(event); }
 
@@ -366,15 +370,31 @@ Classifier Run::new_model() {
   return {architecture(), data_->normalisation, compute_, generator};
 }
 
+void Run::make_trigger(const PluginObject& attack, StageContext& ctx, TrainingSetCopy& editor) {
+  auto& plugin = attack.as<Attack>();
+  if (const auto file = section("attack")["file"].value<std::string>()) {
+    const AttackFile learnt = read_attack_file(*file);
+    const TensorState state(learnt.state);
+    call(attack, "load", ctx, [&] { plugin.load(ctx, threat(), state); });
+    editor.restore(learnt.poison, *file);
+    return;
+  }
+  call(attack, "prepare", ctx, [&] { plugin.prepare(ctx, threat(), data_->train); });
+  call(attack, "poison", ctx, [&] { plugin.poison(ctx, threat(), editor); });
+  if (section("model")["file"])
+    ctx.log(LogLevel::warning,
+            "the model comes from a file, its trigger does not: it is made anew from the seed; "
+            "`attack.file` names what an attack has learnt");
+}
+
 Stage Run::train_attack(const PluginObject& attack) {
   StageContext ctx = context({"attack", kUndefended}, "attack");
   ctx.set_model(architecture(), data_->normalisation);
   auto& plugin = attack.as<Attack>();
   const Threat threat = this->threat();
   Classifier model = new_model();
-  call(attack, "prepare", ctx, [&] { plugin.prepare(ctx, threat, data_->train); });
   TrainingSetCopy editor(data_->train);
-  call(attack, "poison", ctx, [&] { plugin.poison(ctx, threat, editor); });
+  make_trigger(attack, ctx, editor);
   const ImageStore poisoned = with_poison(data_->train, editor.record());
   triggered_.emplace(trigger_test_set(attack, ctx));
 
@@ -431,6 +451,7 @@ Stage Run::train_attack(const PluginObject& attack) {
   stage.row["cost"] = ctx.cost().stop();
   stage.model = model_file(model);
   stage.artifacts = ctx.artifacts();
+  stage.pictures = ctx.pictures();
   return stage;
 }
 
@@ -454,15 +475,18 @@ void Run::start_from_attack() {
   attack_key_["files"] = files_in(table, Kind::attack);
   if (const auto file = section("model")["file"].value<std::string>())
     attack_key_["model_file"] = sha256_of_file(*file);
+  if (const auto file = table["file"].value<std::string>())
+    attack_key_["attack_file"] = sha256_of_file(*file);
   static_cast<void>(threat());  // a wrong target is found before anything is trained
   backdoored_ =
       stage(label, attack_key_, [&] { return train_attack(object(Kind::attack, table)); });
+  directory_.keep_attack(label.name, store_.folder_of(label.stage, attack_key_));
   const PluginObject attack = object(Kind::attack, table);
   load_attack(attack);
   const std::int64_t shown = std::min<std::int64_t>(8, data_->test.size());
   const at::Tensor first = at::arange(shown, at::kLong);
   const std::string& name = attack.entry().manifest.name;
-  directory_.write_picture(name, name + ": " + trigger_text(backdoored_->row),
+  directory_.write_trigger(name, name + ": " + trigger_text(backdoored_->row),
                            data_->test.pixels(first).to(at::kCPU),
                            triggered_->images.pixels(first).to(at::kCPU));
   add_row(label, *backdoored_);
@@ -528,6 +552,7 @@ Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const tom
   stage.row["cost"] = ctx.cost().stop();
   stage.model = model_file(model);
   stage.artifacts = ctx.artifacts();
+  stage.pictures = ctx.pictures();
   return stage;
 }
 
@@ -541,6 +566,20 @@ void Run::add_row(const StageLabel& label, const Stage& stage) {
       undefended - row["metrics"]["clean_accuracy"].get<double>();
   results_["rows"].push_back(std::move(row));
   directory_.write_results(results_);
+}
+
+void Run::show(const StageLabel& label, const NamedTensors& pictures) {
+  const at::Tensor first = at::arange(std::min<std::int64_t>(3, data_->test.size()), at::kLong);
+  std::vector<SheetRow> rows = {
+      {"clean", data_->test.pixels(first).to(at::kCPU)},
+      {"with the true trigger", triggered_->images.pixels(first).to(at::kCPU)}};
+  for (const auto& [name, images] : pictures) {
+    if (images.sizes().slice(1) != rows[0].images.sizes().slice(1))
+      throw HostError(ExitCode::plugin, "the picture `" + name + "` of defense `" + label.name +
+                                            "` is not of the dataset's size");
+    rows.push_back({name, images});
+  }
+  directory_.write_picture(label.name, rows);
 }
 
 json Run::expectations() const {
@@ -588,8 +627,10 @@ json Run::execute() try {
     key["defense"].erase("name");
     for (auto& plugin : key["plugins"]) plugin.erase("path");
     key["files"] = files_in(table, Kind::defense);
-    add_row(label,
-            stage(label, key, [&] { return defend(object(Kind::defense, table), label, table); }));
+    const Stage defended =
+        stage(label, key, [&] { return defend(object(Kind::defense, table), label, table); });
+    if (!defended.pictures.empty()) show(label, defended.pictures);
+    add_row(label, defended);
   }
   results_["expectations"] = expectations();
   directory_.describe({{"status", "finished"}, {"finished", utc_now()}});

@@ -6,7 +6,6 @@
 #include <ctime>
 
 #include "host/catalog/catalog.hpp"
-#include "host/engine/picture.hpp"
 #include "host/report/csv.hpp"
 #include "host/report/html.hpp"
 
@@ -42,6 +41,16 @@ std::string file_name(std::string text) {
       text.begin(), text.end(),
       [](unsigned char c) { return std::isalnum(c) == 0 && c != '.' && c != '-'; }, '-');
   return text;
+}
+
+/// Names without ".png", sorted.
+std::vector<std::string> pictures_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  if (fs::exists(folder))
+    for (const auto& picture : fs::directory_iterator(folder))
+      names.push_back(picture.path().stem().string());
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 fs::path new_run_folder(const fs::path& out, const std::string& name, const std::string& recipe) {
@@ -96,9 +105,8 @@ void RunDirectory::write_results(const nlohmann::json& results) {
   content.environment = facts_;
   content.metrics = read_file(path_ / "metrics.jsonl");
   content.recipe = recipe_;
-  if (fs::exists(path_ / "triggers"))
-    for (const auto& picture : fs::directory_iterator(path_ / "triggers"))
-      content.triggers.push_back(picture.path().stem().string());
+  content.triggers = pictures_in(path_ / "triggers");
+  content.pictures = pictures_in(path_ / "pictures");
   write_file(path_ / "report.html", html_report(content));
 }
 
@@ -110,10 +118,20 @@ void RunDirectory::keep_stage(const std::string& row, const fs::path& stage_fold
   }
 }
 
-void RunDirectory::write_picture(const std::string& name, const std::string& title,
+void RunDirectory::keep_attack(const std::string& row, const fs::path& stage_folder) {
+  link_or_copy(stage_folder / kAttackFile,
+               path_ / "models" / (file_name(row) + ".attack.safetensors"));
+}
+
+void RunDirectory::write_trigger(const std::string& name, const std::string& title,
                                  const at::Tensor& clean, const at::Tensor& triggered) {
   make_folder(path_ / "triggers");
   write_trigger_picture(path_ / "triggers" / (file_name(name) + ".png"), title, clean, triggered);
+}
+
+void RunDirectory::write_picture(const std::string& row, const std::vector<SheetRow>& rows) {
+  make_folder(path_ / "pictures");
+  write_contact_sheet(path_ / "pictures" / (file_name(row) + ".png"), row, rows);
 }
 
 }  // namespace backstop::host

@@ -5,11 +5,13 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "host/engine/engine.hpp"
 #include "host/engine/files.hpp"
+#include "host/engine/picture.hpp"
 #include "host/engine/stage_store.hpp"
 
 namespace backstop::host {
@@ -30,9 +32,13 @@ class RunDirectory final : public RunObserver {
   void write_results(const nlohmann::json& results);
   /// models/ROW.safetensors and artifacts/ROW.safetensors from the store.
   void keep_stage(const std::string& row, const std::filesystem::path& stage_folder);
+  /// models/ROW.attack.safetensors: what the attack has learnt and poisoned.
+  void keep_attack(const std::string& row, const std::filesystem::path& stage_folder);
   /// triggers/NAME.png.
-  void write_picture(const std::string& name, const std::string& title, const at::Tensor& clean,
+  void write_trigger(const std::string& name, const std::string& title, const at::Tensor& clean,
                      const at::Tensor& triggered);
+  /// pictures/ROW.png.
+  void write_picture(const std::string& row, const std::vector<SheetRow>& rows);
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 

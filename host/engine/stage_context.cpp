@@ -88,6 +88,13 @@ Model& StageContext::load_model(std::string_view path) {
   return model;
 }
 
+void StageContext::picture(std::string_view name, const at::Tensor& images) {
+  if (images.dim() != 4 || images.size(1) != architecture_.channels)
+    throw Error("the picture `" + std::string(name) + "` needs images [k, C, H, W] with " +
+                std::to_string(architecture_.channels) + " channels");
+  pictures_.emplace_back(name, to_8_bits(images.detach()).to(at::kCPU));
+}
+
 Complaints StageContext::complaints() {
   const auto report = [](void* user, const std::string& message) {
     static_cast<StageContext*>(user)->log(LogLevel::warning, message);
@@ -134,6 +141,31 @@ NamedTensors TrainingSetCopy::record() const {
           {"images", at::cat(images_).index_select(0, order)},
           {"labels", at::cat(labels_).index_select(0, order)},
           {"roles", at::cat(roles_).index_select(0, order)}};
+}
+
+void TrainingSetCopy::restore(const NamedTensors& record, const std::string& file) try {
+  const at::Tensor& positions = tensor_named(record, "positions");
+  const at::Tensor& images = tensor_named(record, "images");
+  const at::Tensor& labels = tensor_named(record, "labels");
+  const at::Tensor& roles = tensor_named(record, "roles");
+  const bool sound = positions.scalar_type() == at::kLong && labels.scalar_type() == at::kLong &&
+                     images.scalar_type() == at::kByte && roles.scalar_type() == at::kByte &&
+                     positions.dim() == 1 && roles.sizes() == positions.sizes() &&
+                     labels.sizes() == positions.sizes() && images.dim() == 4 &&
+                     images.size(0) == positions.size(0) &&
+                     roles.ge(static_cast<std::int64_t>(Role::poison)).all().item<bool>() &&
+                     roles.le(static_cast<std::int64_t>(Role::cover)).all().item<bool>();
+  if (!sound) throw Error("positions, images, labels and roles do not fit each other");
+  for (const Role role : {Role::poison, Role::cover}) {
+    const at::Tensor rows = roles.eq(static_cast<std::int64_t>(role)).nonzero().squeeze(1);
+    write(positions.index_select(0, rows), images.index_select(0, rows).to(at::kFloat).div(255),
+          labels.index_select(0, rows), role);
+  }
+  static_cast<void>(this->record());
+} catch (const Error& e) {
+  throw HostError(ExitCode::environment,
+                  file + " does not fit the training set: " + std::string(e.what()),
+                  "it must come from a run on the same dataset, with the same choice of images");
 }
 
 ImageStore with_poison(const ImageStore& clean, const NamedTensors& record) {

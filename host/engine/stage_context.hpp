@@ -48,11 +48,14 @@ class StageContext final : public Context {
   void* query(std::string_view) noexcept override { return nullptr; }
   Model& new_model(at::Generator& generator) override;
   Model& load_model(std::string_view path) override;
+  void picture(std::string_view name, const at::Tensor& images) override;
 
   [[nodiscard]] const StageLabel& label() const { return label_; }
   [[nodiscard]] CostMeter& cost() { return cost_; }
   [[nodiscard]] const nlohmann::json& metrics() const { return metrics_; }
   [[nodiscard]] const NamedTensors& artifacts() const { return artifacts_; }
+  /// By name, uint8 [k, C, H, W].
+  [[nodiscard]] const NamedTensors& pictures() const { return pictures_; }
   /// What flag_poison got; undefined when it was not called.
   [[nodiscard]] const at::Tensor& flagged() const { return flagged_; }
   /// Says them as warnings of the stage; valid as long as the context.
@@ -74,6 +77,7 @@ class StageContext final : public Context {
   Normalisation normalisation_;
   nlohmann::json metrics_ = nlohmann::json::object();
   NamedTensors artifacts_;
+  NamedTensors pictures_;
   at::Tensor flagged_;
   std::list<ImageStore> sets_;
   std::list<Classifier> models_;
@@ -98,6 +102,9 @@ class TrainingSetCopy final : public TrainingSetEditor {
   /// positions int64 [m], images uint8 [m, C, H, W], labels int64 [m], roles uint8 [m]; by
   /// position.
   [[nodiscard]] NamedTensors record() const;
+  /// Writes what record() gave. It may come from anybody: throws HostError(environment), which
+  /// names `file`, when it does not fit the training set.
+  void restore(const NamedTensors& record, const std::string& file);
 
  private:
   const ImageStore& clean_;

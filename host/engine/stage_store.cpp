@@ -13,10 +13,36 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kRecordFile = "stage.json";
-constexpr const char* kStateFile = "state.safetensors";
-constexpr const char* kPoisonFile = "poison.safetensors";
+// What comes before the tensors' names in kAttackFile.
+constexpr std::string_view kStatePrefix = "state.", kPoisonPrefix = "poison.";
+constexpr const char* kPicturesFile = "pictures.safetensors";
+
+NamedTensors with_prefixes(const NamedTensors& state, const NamedTensors& poison) {
+  NamedTensors all;
+  for (const auto& [name, tensor] : state)
+    all.emplace_back(std::string(kStatePrefix) + name, tensor);
+  for (const auto& [name, tensor] : poison)
+    all.emplace_back(std::string(kPoisonPrefix) + name, tensor);
+  return all;
+}
 
 }  // namespace
+
+AttackFile read_attack_file(const fs::path& path) {
+  AttackFile file;
+  for (auto& [name, tensor] : read_safetensors(path).tensors) {
+    if (name.starts_with(kStatePrefix))
+      file.state.emplace_back(name.substr(kStatePrefix.size()), std::move(tensor));
+    else if (name.starts_with(kPoisonPrefix))
+      file.poison.emplace_back(name.substr(kPoisonPrefix.size()), std::move(tensor));
+    else
+      throw HostError(ExitCode::environment,
+                      path.string() + " holds `" + name +
+                          "`, which is neither what an attack has learnt nor what it poisoned",
+                      "a run leaves such a file as models/no-defense.attack.safetensors");
+  }
+  return file;
+}
 
 StageStore::StageStore(fs::path folder) : root_(std::move(folder)) {}
 
@@ -35,9 +61,11 @@ std::optional<Stage> StageStore::load(const fs::path& folder) const {
   stage.row = record["row"];
   stage.epochs = record["epochs"];
   stage.model = read_safetensors(folder / kModelFile);
-  stage.state = read_safetensors(folder / kStateFile).tensors;
-  stage.poison = read_safetensors(folder / kPoisonFile).tensors;
+  AttackFile attack = read_attack_file(folder / kAttackFile);
+  stage.state = std::move(attack.state);
+  stage.poison = std::move(attack.poison);
   stage.artifacts = read_safetensors(folder / kArtifactsFile).tensors;
+  stage.pictures = read_safetensors(folder / kPicturesFile).tensors;
   return stage;
 }
 
@@ -48,9 +76,9 @@ void StageStore::save(const fs::path& folder, const nlohmann::json& key, const S
   make_folder(unfinished);
   try {
     write_safetensors(unfinished / kModelFile, stage.model.tensors, stage.model.metadata);
-    write_safetensors(unfinished / kStateFile, stage.state);
-    write_safetensors(unfinished / kPoisonFile, stage.poison);
+    write_safetensors(unfinished / kAttackFile, with_prefixes(stage.state, stage.poison));
     write_safetensors(unfinished / kArtifactsFile, stage.artifacts);
+    write_safetensors(unfinished / kPicturesFile, stage.pictures);
     const nlohmann::json record = {{"key", key}, {"row", stage.row}, {"epochs", stage.epochs}};
     write_file(unfinished / kRecordFile, record.dump(2) + "\n");
     fs::remove_all(folder);

@@ -20,6 +20,7 @@ struct Stage {
   NamedTensors state;      ///< what the plugin saved (attack)
   NamedTensors poison;     ///< what the attack wrote into the training set (attack)
   NamedTensors artifacts;  ///< what the plugin recorded
+  NamedTensors pictures;   ///< and has to show: uint8 [k, C, H, W]
 };
 
 class StageStore {
@@ -41,6 +42,14 @@ class StageStore {
 };
 
 inline constexpr const char* kModelFile = "model.safetensors";
+inline constexpr const char* kAttackFile = "attack.safetensors";
 inline constexpr const char* kArtifactsFile = "artifacts.safetensors";
+
+/// `state` and `poison` of an attack's stage, as the file kAttackFile has them.
+struct AttackFile {
+  NamedTensors state, poison;
+};
+/// Of the stage store or of anybody. Throws HostError(environment).
+AttackFile read_attack_file(const std::filesystem::path& path);
 
 }  // namespace backstop::host

@@ -355,6 +355,48 @@ TEST(TrainingSetCopy, RefusesWhatDoesNotFit) {
   EXPECT_THROW(static_cast<void>(editor.record()), Error) << "the same position twice";
 }
 
+TEST(TrainingSetCopy, RestoresItsRecord) {
+  const ImageStore data = bright_and_dark(10);
+  at::Generator generator = make_generator(5);
+  TrainingSetCopy editor(data), again(data);
+  editor.write(at::tensor({7, 2}, at::kLong), at::rand({2, 3, 8, 8}, generator),
+               at::tensor({0, 1}, at::kLong), Role::poison);
+  editor.write(at::tensor({4}, at::kLong), at::rand({1, 3, 8, 8}, generator),
+               at::tensor({0}, at::kLong), Role::cover);
+  const NamedTensors record = editor.record();
+  again.restore(record, "x.attack.safetensors");
+  const NamedTensors restored = again.record();
+  for (std::size_t i = 0; i < record.size(); ++i)
+    EXPECT_TRUE(restored[i].second.equal(record[i].second)) << record[i].first;
+}
+
+TEST(TrainingSetCopy, RefusesARecordOfOtherData) {
+  const ImageStore data = bright_and_dark(10), fewer = bright_and_dark(5);
+  TrainingSetCopy editor(data);
+  editor.write(at::tensor({7}, at::kLong), at::ones({1, 3, 8, 8}), at::tensor({0}, at::kLong),
+               Role::poison);
+  const NamedTensors record = editor.record();
+  const auto refused = [&](const ImageStore& set, const NamedTensors& given) {
+    TrainingSetCopy copy(set);
+    try {
+      copy.restore(given, "x.attack.safetensors");
+    } catch (const HostError& e) {
+      return e.code() == ExitCode::environment;
+    }
+    return false;
+  };
+  EXPECT_TRUE(refused(fewer, record));
+  for (std::size_t i = 0; i < record.size(); ++i) {
+    NamedTensors changed = record;
+    changed[i].second = at::zeros({2}, record[i].second.options());
+    EXPECT_TRUE(refused(data, changed)) << record[i].first;
+    changed[i].second = record[i].second.to(at::kDouble);
+    EXPECT_TRUE(refused(data, changed)) << record[i].first;
+    changed.erase(changed.begin() + static_cast<std::ptrdiff_t>(i));
+    EXPECT_TRUE(refused(data, changed)) << record[i].first;
+  }
+}
+
 TEST(TrainingSetCopy, LeavesTheCleanSetAlone) {
   const ImageStore data = bright_and_dark(10);
   const at::Tensor all = at::arange(10, at::kLong), before = data.pixels(all).clone();

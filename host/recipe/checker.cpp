@@ -752,6 +752,10 @@ toml::table Checker::recipe(const toml::table& given) {
                   host_section(given, "model", sections().model, top));
   resolved.insert(ordered_key("attack", index++),
                   plugin_section(Kind::attack, given, "training", sections().training, top));
+  if (const auto* attack = given["attack"].as_table();
+      attack != nullptr && attack->contains("file") && !given["model"]["file"])
+    report(place_of(*attack->get("file"), top), "`attack.file` is given, `model.file` is not",
+           "both come from one run: models/no-defense.safetensors is the model");
   resolved.insert(ordered_key("defense", index++), defenses(given, top));
   toml::table compute = host_section(given, "compute", sections().compute, top);
   if (const auto device = compute["device"].value<std::string>(); device && !is_device(*device))

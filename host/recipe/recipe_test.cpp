@@ -369,6 +369,17 @@ TEST_F(Recipes, ModelFileMustBeThere) {
   EXPECT_EQ(problems_of(kValidRecipe, {"model.file=" + file_}), "");
 }
 
+TEST_F(Recipes, WhatAnAttackHasLearntGoesWithItsModel) {
+  EXPECT_THAT(problems_of(kValidRecipe, {"attack.file=" + file_}),
+              HasSubstr("`attack.file` is given, `model.file` is not"));
+  EXPECT_EQ(problems_of(kValidRecipe, {"attack.file=" + file_, "model.file=" + file_}), "");
+}
+
+TEST_F(Recipes, APoisonRatioPoisonsSomething) {
+  EXPECT_THAT(problems_of(kValidRecipe, {"attack.poison_ratio=0"}),
+              HasSubstr("`poison_ratio` is 0"));
+}
+
 TEST_F(Recipes, ReportsDefenseDataThatCannotBe) {
   EXPECT_EQ(problems_with("clean_images = 500", "clean_images = 0\nclean_fraction = 0"),
             "25:16+1 `clean_images` and `clean_fraction` are both given | leave out one of them\n"
@@ -477,7 +488,7 @@ TEST_F(Recipes, OverridesThatLeadNowhereAreReported) {
   EXPECT_EQ(problem("model.widht=2"),
             "--set model.widht=2 unknown key `widht` in [model] | did you mean `width`?\n");
   EXPECT_EQ(problem("attack.poison_ratio=2"),
-            "--set attack.poison_ratio=2 `poison_ratio` is 2, it must be at least 0 and at most "
+            "--set attack.poison_ratio=2 `poison_ratio` is 2, it must be more than 0 and at most "
             "1\n");
   EXPECT_EQ(problem("attack.target.x=1"),
             "--set attack.target.x=1 `target` is a table, it must be an integer\n");

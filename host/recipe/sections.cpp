@@ -113,9 +113,15 @@ Sections make_sections() {
       integer("width", 64, 1, 1024, "Channels of the network's first stage"),
       std::move(file),
   };
+  Parameter learnt = optional(
+      parameter("file", ParameterType::path,
+                "What the attack has learnt, and what it poisoned, instead of making them anew"));
+  learnt.must_exist = true;
   made.attack = {
       text("plugin", "The attack"),
-      number("poison_ratio", 0.1, 0, 1, "Share of the training set that the attacker changes"),
+      std::move(learnt),
+      above_minimum(
+          number("poison_ratio", 0.1, 0, 1, "Share of the training set that the attacker changes")),
       integer("target", 0, 0, {}, "Class that triggered images are to go to"),
       choice("labels", {"all-to-one", "all-to-all"}, "all-to-all: class y goes to y + 1"),
   };

@@ -229,6 +229,17 @@ std::string environment_section(nlohmann::json environment) {
   return html + "</table></div>\n";
 }
 
+/// FOLDER/NAME.png for each name, under a heading.
+std::string gallery(const std::string& heading, const std::string& folder,
+                    const std::vector<std::string>& names) {
+  std::string html = names.empty() ? "" : element("h2", heading) + "\n";
+  for (const auto& name : names)
+    html += "<figure><img src=\"" + folder + "/" + url_path(name) + ".png\" alt=\"" +
+            html_escape(heading + ": " + name) + "\">" + element("figcaption", name) +
+            "</figure>\n";
+  return html;
+}
+
 }  // namespace
 
 std::string html_escape(std::string_view text) {
@@ -273,11 +284,8 @@ std::string html_report(const ReportContent& content) {
   if (!curves.empty()) html += "<h2>By epoch</h2>\n";
   for (const auto& curve : curves) html += figure(curve);
 
-  if (!content.triggers.empty()) html += "<h2>Triggers</h2>\n";
-  for (const auto& trigger : content.triggers)
-    html += "<figure><img src=\"triggers/" + url_path(trigger) + ".png\" alt=\"" +
-            html_escape("trigger: " + trigger) + "\">" + element("figcaption", trigger) +
-            "</figure>\n";
+  html += gallery("Triggers", "triggers", content.triggers);
+  html += gallery("What defenses found", "pictures", content.pictures);
 
   html += "<h2>Recipe</h2>\n" + element("pre", content.recipe) + "\n";
   return html + environment_section(content.environment) + "</body>\n</html>\n";

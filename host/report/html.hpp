@@ -15,6 +15,7 @@ struct ReportContent {
   std::string metrics;                ///< metrics.jsonl: `epoch` events, one a line
   std::string recipe;                 ///< recipe.toml
   std::vector<std::string> triggers;  ///< NAME of each triggers/NAME.png
+  std::vector<std::string> pictures;  ///< NAME of each pictures/NAME.png
 };
 
 /// A line of `metrics` that is not whole JSON (the run was killed while it was written) is left

@@ -160,12 +160,14 @@ TEST(Html, EscapesEverything) {
   content.results["rows"][1]["name"] = "<script>";
   content.recipe = "name = \"</pre><script>\"";
   content.triggers = {"\"><script>"};
+  content.pictures = {"neural-cleanse"};
   content.environment = {{"<script>", "<script>"}, {"plugins", {{{"name", "<script>"}}}}};
   content.metrics = R"({"event":"epoch","stage":"<script>","name":"<script>","epoch":0,)"
                     R"("clean_accuracy":0.5,"attack_success_rate":0.5})";
   const std::string html = html_report(content);
   EXPECT_THAT(html, AllOf(Not(HasSubstr("<script")), HasSubstr("&lt;script&gt;"),
-                          HasSubstr("src=\"triggers/%22%3E%3Cscript%3E.png\"")));
+                          HasSubstr("src=\"triggers/%22%3E%3Cscript%3E.png\""),
+                          HasSubstr("src=\"pictures/neural-cleanse.png\"")));
 }
 
 TEST(Html, DrawsACurveForEachStage) {

@@ -27,6 +27,9 @@ TEST_F(WholeRun, LeavesEverythingThatAReaderNeeds) {
   const auto results = nlohmann::json::parse(read(folder / "results.json"));
   ASSERT_EQ(results["rows"].size(), 3u);
   EXPECT_EQ(row(results, "no defense")["extra"]["poisoned_images"], 51);  // round(0.2 * 256)
+  EXPECT_EQ(row(results, "no defense")["trigger"]["changed_images"], 128);
+  EXPECT_GT(row(results, "no defense")["trigger"]["psnr"], 5);
+  EXPECT_GT(row(results, "no defense")["trigger"]["ssim"], 0.5);
   EXPECT_EQ(row(results, "plain")["given"]["clean_images"], 128);
   EXPECT_EQ(row(results, "super")["given"]["clean_images"], 100);
   EXPECT_EQ(row(results, "plain")["cost"]["samples_seen"], 256);
@@ -165,8 +168,34 @@ TEST_F(WholeRun, StartsFromAModelFile) {
   const auto loaded = row(numbers(runs().at(1)), "no defense");
   EXPECT_EQ(loaded["metrics"], trained["metrics"]);
   EXPECT_EQ(loaded["cost"]["samples_seen"], 0);
+  EXPECT_THAT(outcome.err, HasSubstr("its trigger does not: it is made anew from the seed"));
   EXPECT_EQ(row(numbers(runs().at(1)), "plain")["metrics"],
             row(numbers(runs().at(0)), "plain")["metrics"]);
+}
+
+TEST_F(WholeRun, StartsFromWhatAnAttackHasLearnt) {
+  // WaNet's warp is drawn, and it poisons while it trains: neither can be had from the recipe
+  // alone.
+  const std::vector<std::string> wanet = {"--set", "attack.plugin=wanet", "--set",
+                                          "attack.strength=2"};
+  ASSERT_EQ(run(wanet).code, 0);
+  std::vector<std::string> again = wanet;
+  const fs::path models = runs().at(0) / "models";
+  for (const std::string& setting :
+       {"model.file=" + (models / "no-defense.safetensors").string(),
+        "attack.file=" + (models / "no-defense.attack.safetensors").string()}) {
+    again.push_back("--set");
+    again.push_back(setting);
+  }
+  const Outcome outcome = run(again);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, Not(HasSubstr("made anew")));
+  const auto trained = row(numbers(runs().at(0)), "no defense");
+  const auto loaded = row(numbers(runs().at(1)), "no defense");
+  EXPECT_EQ(loaded["metrics"], trained["metrics"]);
+  EXPECT_EQ(loaded["trigger"], trained["trigger"]);
+  EXPECT_EQ(loaded["extra"]["poisoned_images"], 51);  // round(0.2 * 256)
+  EXPECT_EQ(loaded["extra"]["cover_images"], 102);
 }
 
 TEST_F(WholeRun, MatrixRunsTheProduct) {
@@ -191,6 +220,8 @@ TEST_F(WholeRun, RecordsWhatADefenseReports) {
   const double fpr = probe["detection"]["false_positive_rate"];
   EXPECT_NEAR(tpr * 51 + fpr * 205, 128, 1e-6) << "51 of 256 images are poisoned";
   EXPECT_GT(fs::file_size(runs().at(0) / "artifacts/probe.safetensors"), 12u);
+  EXPECT_GT(fs::file_size(runs().at(0) / "pictures/probe.png"), 100u);
+  EXPECT_THAT(read(runs().at(0) / "report.html"), HasSubstr("src=\"pictures/probe.png\""));
   // It changed nothing, so what is measured is the backdoored model.
   EXPECT_EQ(probe["metrics"]["clean_accuracy"],
             row(results, "no defense")["metrics"]["clean_accuracy"]);

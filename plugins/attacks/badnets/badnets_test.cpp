@@ -1,6 +1,10 @@
+#include <filesystem>
+#include <string>
+
 #include <gtest/gtest.h>
 
 #include "backstop/testing/fakes.hpp"
+#include "testing.hpp"
 
 using backstop::Attack;
 using backstop::Phase;
@@ -27,7 +31,7 @@ at::Tensor all_of(const FakeImageSet& set) {
 }
 
 // Black images with the trigger that the recipe asks for.
-at::Tensor triggered(const char* recipe, at::IntArrayRef shape, double background = 0) {
+at::Tensor triggered(const std::string& recipe, at::IntArrayRef shape, double background = 0) {
   const FakeParams params{recipe};
   FakeContext context;
   const auto attack = make<Attack>(params);
@@ -38,25 +42,40 @@ at::Tensor triggered(const char* recipe, at::IntArrayRef shape, double backgroun
 }
 
 at::Tensor black_with_white(at::IntArrayRef shape, std::int64_t top, std::int64_t left,
-                            std::int64_t size) {
+                            std::int64_t height, std::int64_t width) {
   at::Tensor images = at::zeros(shape);
-  images.narrow(2, top, size).narrow(3, left, size).fill_(1);
+  images.narrow(2, top, height).narrow(3, left, width).fill_(1);
   return images;
 }
+
+at::Tensor black_with_white(at::IntArrayRef shape, std::int64_t top, std::int64_t left,
+                            std::int64_t size) {
+  return black_with_white(shape, top, left, size, size);
+}
+
+std::string refusal(const std::string& recipe) {
+  try {
+    triggered(recipe, {1, 1, 8, 8});
+  } catch (const backstop::Error& e) {
+    return e.what();
+  }
+  return "accepted";
+}
+
+using BadNetsImage = backstop::pattern::PngTest;
 
 }  // namespace
 
 TEST(BadNets, PaintsAWhiteCornerByDefault) {
   EXPECT_TRUE(triggered("", {2, 1, 28, 28}).equal(black_with_white({2, 1, 28, 28}, 25, 25, 3)));
   EXPECT_TRUE(triggered("", {2, 3, 32, 32}).equal(black_with_white({2, 3, 32, 32}, 29, 29, 3)));
+  EXPECT_TRUE(triggered("", {2, 3, 96, 96}).equal(black_with_white({2, 3, 96, 96}, 93, 93, 3)));
 }
 
 TEST(BadNets, PutsThePatchWhereItIsAskedTo) {
   const std::int64_t shape[] = {1, 3, 8, 10};
   const std::string patch = "patch_size = 2\nmargin = 1\nposition = ";
-  const auto at = [&](const char* position) {
-    return triggered((patch + position).c_str(), shape);
-  };
+  const auto at = [&](const char* position) { return triggered(patch + position, shape); };
   EXPECT_TRUE(at("\"bottom-right\"").equal(black_with_white(shape, 5, 7, 2)));
   EXPECT_TRUE(at("\"bottom-left\"").equal(black_with_white(shape, 5, 1, 2)));
   EXPECT_TRUE(at("\"top-left\"").equal(black_with_white(shape, 1, 1, 2)));
@@ -218,4 +237,108 @@ TEST(BadNets, PoisonsEveryClassWithTheNextOne) {
   attack->poison(context, threat, editor);
   EXPECT_EQ(editor.written.size(), 40U);
   for (const auto& [position, entry] : editor.written) EXPECT_EQ(entry.label, (position + 1) % 4);
+}
+
+TEST(BadNets, PaintsAPatchThatIsNotSquare) {
+  const std::int64_t shape[] = {1, 3, 8, 10};
+  const std::string patch = "patch_size = 2\npatch_width = 5\nmargin = 1\nposition = ";
+  EXPECT_TRUE(
+      triggered(patch + "\"bottom-right\"", shape).equal(black_with_white(shape, 5, 4, 2, 5)));
+  EXPECT_TRUE(
+      triggered(patch + "\"bottom-left\"", shape).equal(black_with_white(shape, 5, 1, 2, 5)));
+  EXPECT_TRUE(triggered(patch + "\"top-right\"", shape).equal(black_with_white(shape, 1, 4, 2, 5)));
+  EXPECT_TRUE(triggered(patch + "\"center\"", shape).equal(black_with_white(shape, 3, 2, 2, 5)));
+  const at::Tensor board =
+      triggered("pattern = \"checkerboard\"\npatch_size = 2\npatch_width = 3", {1, 1, 2, 3}, 0.5);
+  EXPECT_TRUE(board.equal(at::tensor({1.F, 0.F, 1.F, 0.F, 1.F, 0.F}).view({1, 1, 2, 3})));
+  EXPECT_EQ(triggered("pattern = \"random\"\npatch_size = 2\npatch_width = 3", {1, 3, 4, 4})
+                .ne(0)
+                .sum()
+                .item<std::int64_t>(),
+            18);
+}
+
+TEST(BadNets, PutsThePatchAtARowAndColumn) {
+  const std::int64_t shape[] = {1, 3, 8, 10};
+  const std::string patch = "position = \"custom\"\npatch_size = 2\nmargin = 3\n";
+  EXPECT_TRUE(
+      triggered(patch + "row = 4\ncolumn = 7", shape).equal(black_with_white(shape, 4, 7, 2)));
+  EXPECT_TRUE(
+      triggered(patch + "row = 0\ncolumn = 0", shape).equal(black_with_white(shape, 0, 0, 2)));
+  EXPECT_TRUE(
+      triggered(patch + "row = 6\ncolumn = 8", shape).equal(black_with_white(shape, 6, 8, 2)));
+}
+
+TEST(BadNets, RefusesAPlaceThatIsMissingUnusedOrOutside) {
+  EXPECT_EQ(refusal("position = \"custom\"\ncolumn = 1"),
+            "position is \"custom\", but there is no `row`");
+  EXPECT_EQ(refusal("position = \"custom\"\nrow = 1"),
+            "position is \"custom\", but there is no `column`");
+  EXPECT_EQ(refusal("row = 1"), "row is 1, but position is \"bottom-right\"");
+  EXPECT_EQ(refusal("column = 2\nposition = \"center\""),
+            "column is 2, but position is \"center\"");
+  EXPECT_EQ(refusal("position = \"custom\"\nrow = 5\ncolumn = 6"),
+            "a patch of 3 x 3 pixels at row 5, column 6 does not fit into images of 8 x 8");
+  EXPECT_EQ(refusal("position = \"custom\"\nrow = 6\ncolumn = 5"),
+            "a patch of 3 x 3 pixels at row 6, column 5 does not fit into images of 8 x 8");
+  EXPECT_EQ(refusal("patch_width = 9"),
+            "a patch of 3 x 9 pixels with a margin of 0 does not fit into images of 8 x 8");
+}
+
+TEST(BadNets, TestsWithAnotherOpacityIfAsked) {
+  FakeContext context;
+  const at::Tensor images = at::zeros({1, 1, 4, 4});
+  const FakeImageSet set{images, at::zeros({1}, at::kLong), 2};
+  const auto brightest = [&](const char* recipe, Phase phase) {
+    const FakeParams params{recipe};
+    const auto attack = make<Attack>(params);
+    attack->prepare(context, {}, set);
+    return attack->apply(context, images, phase).max().item<float>();
+  };
+  EXPECT_EQ(brightest("opacity = 0.25\ntest_opacity = 0.75", Phase::train), 0.25F);
+  EXPECT_EQ(brightest("opacity = 0.25\ntest_opacity = 0.75", Phase::test), 0.75F);
+  EXPECT_EQ(brightest("opacity = 0.25", Phase::test), 0.25F);
+}
+
+TEST_F(BadNetsImage, IsPaintedInColourAtThePatchsSize) {
+  write_png(PNG_FORMAT_RGB, 1, 2, {255, 0, 51, 0, 255, 102});
+  const at::Tensor out = triggered(recipe() + "patch_size = 1\npatch_width = 2", {1, 3, 3, 4}, 0.5);
+  at::Tensor expected = at::full({1, 3, 3, 4}, 0.5);
+  expected.narrow(2, 2, 1).narrow(3, 2, 2).copy_(
+      at::tensor({1.F, 0.F, 0.F, 1.F, 0.2F, 0.4F}).view({1, 3, 1, 2}));
+  EXPECT_TRUE(out.allclose(expected, 0, 1e-6));
+  EXPECT_TRUE(out.narrow(2, 0, 2).equal(expected.narrow(2, 0, 2)));
+}
+
+TEST_F(BadNetsImage, IsResizedAndGreyWhereTheImagesAre) {
+  // Black, white: as a patch of 4 x 4 pixels its left half is dark, its right half bright.
+  write_png(PNG_FORMAT_RGB, 1, 2, {0, 0, 0, 255, 255, 255});
+  const at::Tensor out = triggered(recipe() + "patch_size = 4", {1, 1, 28, 28}, 0.5);
+  const at::Tensor patch = out.narrow(2, 24, 4).narrow(3, 24, 4);
+  const at::Tensor row = at::tensor({0.F, 0.25F, 0.75F, 1.F});
+  EXPECT_TRUE(patch.allclose(row.expand({1, 1, 4, 4}), 0, 1e-5));
+  EXPECT_EQ(out.ne(0.5).sum().item<std::int64_t>(), 16);
+}
+
+TEST_F(BadNetsImage, IsNotNeededAgainAfterLoading) {
+  write_png(PNG_FORMAT_GRAY, 1, 1, {51});
+  const FakeParams params{recipe()};
+  FakeContext context;
+  const auto attack = make<Attack>(params);
+  const FakeImageSet set = image_set(2, 3);
+  attack->prepare(context, {}, set);
+  FakeState state;
+  attack->save(state);
+  std::filesystem::remove(file());
+  const auto again = make<Attack>(params);
+  again->load(context, {}, state);
+  EXPECT_TRUE(again->apply(context, all_of(set), Phase::test)
+                  .equal(attack->apply(context, all_of(set), Phase::test)));
+}
+
+TEST_F(BadNetsImage, IsRefusedWhenItIsMissingOrUnused) {
+  EXPECT_EQ(refusal("pattern = \"image\""), "pattern is \"image\", but there is no `image`");
+  EXPECT_EQ(refusal("image = \"a.png\""), "image is \"a.png\", but pattern is \"white\"");
+  write_bytes("no PNG");
+  EXPECT_THROW(triggered(recipe(), {1, 1, 8, 8}), backstop::EnvironmentError);
 }

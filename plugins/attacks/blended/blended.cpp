@@ -8,131 +8,38 @@
 // without high frequencies; "image" takes a picture of yours.
 //
 // The pattern is kept with the model. Images of another size get it resized.
-#include <cstdint>
-#include <optional>
-#include <string>
-#include <string_view>
-#include <vector>
-
-#include <png.h>
-
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/_upsample_bilinear2d_aa.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/rand.h>
-#include <ATen/ops/upsample_bilinear2d.h>
-
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
+#include "pattern.hpp"
 
 namespace {
-
-// A picture is unpacked whole before it is shrunk: of this size it takes 192 MiB.
-constexpr std::uint32_t kLargestSide = 4096;
-// "smooth" draws a grid with this many points a side and interpolates between them.
-constexpr std::int64_t kSmoothPoints = 5;
-
-// Linear interpolation; when shrinking, over all pixels that a new one covers.
-at::Tensor resized(const at::Tensor& pattern, std::int64_t height, std::int64_t width) {
-  if (pattern.size(1) == height && pattern.size(2) == width) return pattern;
-  return at::_upsample_bilinear2d_aa(pattern.unsqueeze(0), {height, width}, false).squeeze(0);
-}
-
-// The PNG file as float [channels, height, width] in [0, 1]. Files may be hostile.
-at::Tensor read_png(const std::string& file, std::int64_t channels) {
-  png_image image{};
-  image.version = PNG_IMAGE_VERSION;
-  const auto fail = [&](const std::string& reason) {
-    png_image_free(&image);
-    throw backstop::EnvironmentError("cannot use " + file + " as the pattern: " + reason,
-                                     "`image` must be a PNG file");
-  };
-  if (png_image_begin_read_from_file(&image, file.c_str()) == 0) fail(image.message);
-  if (image.width > kLargestSide || image.height > kLargestSide)
-    fail("it has " + std::to_string(image.height) + " x " + std::to_string(image.width) +
-         " pixels, at most " + std::to_string(kLargestSide) + " a side are read");
-  image.format = channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB;
-  const auto height = static_cast<std::int64_t>(image.height);
-  const auto width = static_cast<std::int64_t>(image.width);
-  std::vector<png_byte> pixels(PNG_IMAGE_SIZE(image));
-  const png_color black{};  // what shows through transparent pixels
-  if (png_image_finish_read(&image, &black, pixels.data(), 0, nullptr) == 0) fail(image.message);
-  return at::from_blob(pixels.data(), {height, width, channels}, at::kByte)
-      .permute({2, 0, 1})
-      .contiguous()
-      .to(at::kFloat)
-      .div_(255);
-}
 
 class Blended final : public backstop::Attack {
  public:
   explicit Blended(const backstop::Params& params)
       : alpha_(params.number("alpha")),
         test_alpha_(params.has("test_alpha") ? params.number("test_alpha") : alpha_),
-        kind_(params.string("pattern")) {
-    if (params.has("image")) image_ = params.string("image");
-    if (kind_ == "image" && !image_)
-      throw backstop::ParameterError("pattern is \"image\", but there is no `image`",
-                                     "name a PNG file: image = \"pattern.png\"");
-    if (kind_ != "image" && image_)
-      throw backstop::ParameterError(
-          "image is \"" + *image_ + "\", but pattern is \"" + std::string(kind_) + "\"",
-          "write pattern = \"image\", or leave `image` out");
-  }
+        pattern_(params) {}
 
   void prepare(backstop::Context& ctx, const backstop::Threat&,
                const backstop::ImageSet& training_set) override {
-    const std::int64_t channels = training_set.channels();
-    const std::int64_t height = training_set.height();
-    const std::int64_t width = training_set.width();
-    if (kind_ == "image")
-      pattern_ = resized(read_png(*image_, channels), height, width);
-    else if (kind_ == "smooth")
-      pattern_ = smooth(ctx.generator(), channels, height, width);
-    else
-      pattern_ = at::rand({channels, height, width}, ctx.generator());
+    pattern_.draw(ctx.generator(), training_set);
   }
 
   at::Tensor apply(backstop::Context&, const at::Tensor& images, backstop::Phase phase) override {
-    if (pattern_.size(0) != images.size(1))
-      throw backstop::ParameterError(
-          "the pattern has " + std::to_string(pattern_.size(0)) + " channels, the images have " +
-              std::to_string(images.size(1)),
-          "use the model on images with as many channels as those it was trained on");
-    const double alpha = phase == backstop::Phase::train ? alpha_ : test_alpha_;
-    // Two roundings and no fused multiply-add: the same bits at every place of every batch.
-    const at::Tensor share = resized(pattern_, images.size(2), images.size(3)).mul(alpha);
-    return images.mul(1 - alpha).add_(share.to(images.device())).clamp_(0, 1);
+    return pattern_.blended_into(images, phase == backstop::Phase::train ? alpha_ : test_alpha_);
   }
 
-  void save(backstop::StateWriter& state) const override { state.tensor("pattern", pattern_); }
-
+  void save(backstop::StateWriter& state) const override { pattern_.save(state); }
   void load(backstop::Context&, const backstop::Threat&,
             const backstop::StateReader& state) override {
-    at::Tensor pattern = state.tensor("pattern");
-    if (pattern.dim() != 3 || pattern.numel() == 0)
-      throw backstop::EnvironmentError("the saved pattern has " + std::to_string(pattern.dim()) +
-                                           " dimensions and " + std::to_string(pattern.numel()) +
-                                           " values, it must have 3 dimensions and not be empty",
-                                       "the model's state is damaged: train it again");
-    pattern_ = pattern.to(at::kFloat);
+    pattern_.load(state);
   }
 
  private:
-  static at::Tensor smooth(at::Generator& generator, std::int64_t channels, std::int64_t height,
-                           std::int64_t width) {
-    const at::Tensor points = at::rand({1, channels, kSmoothPoints, kSmoothPoints}, generator);
-    const at::Tensor drawn = at::upsample_bilinear2d(points, {height, width}, true).squeeze(0);
-    // Interpolation pulls towards the middle; the pattern is to be as strong as the others.
-    const at::Tensor low = drawn.amin({1, 2}, true);
-    return drawn.sub(low).div_(drawn.amax({1, 2}, true).sub_(low).clamp_min_(1e-6));
-  }
-
   double alpha_;
   double test_alpha_;
-  std::string_view kind_;
-  std::optional<std::string> image_;
-  at::Tensor pattern_;  // [C, H, W] in [0, 1]
+  backstop::pattern::Pattern pattern_;
 };
 
 }  // namespace

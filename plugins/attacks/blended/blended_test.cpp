@@ -1,15 +1,10 @@
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
 #include <string>
-#include <vector>
-
-#include <png.h>
 
 #include <gtest/gtest.h>
 
 #include "backstop/testing/fakes.hpp"
+#include "testing.hpp"
 
 using backstop::Attack;
 using backstop::Phase;
@@ -46,39 +41,7 @@ at::Tensor pattern_of(const std::string& recipe, const FakeImageSet& set, std::u
   return state.tensor("pattern");
 }
 
-class BlendedImage : public ::testing::Test {
- protected:
-  void SetUp() override {
-    std::string name = (std::filesystem::temp_directory_path() / "backstop-XXXXXX").string();
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder_ = name;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
-  std::string file() const { return (folder_ / "pattern.png").string(); }
-  std::string recipe() const { return "pattern = \"image\"\nimage = \"" + file() + "\""; }
-
-  void write_png(std::uint32_t format, std::uint32_t height, std::uint32_t width,
-                 const std::vector<png_byte>& pixels) const {
-    png_image image{};
-    image.version = PNG_IMAGE_VERSION;
-    image.format = format;
-    image.height = height;
-    image.width = width;
-    ASSERT_EQ(pixels.size(), PNG_IMAGE_SIZE(image));
-    ASSERT_NE(png_image_write_to_file(&image, file().c_str(), 0, pixels.data(), 0, nullptr), 0);
-  }
-  void write_bytes(const std::string& bytes) const {
-    std::ofstream(file(), std::ios::binary) << bytes;
-  }
-  std::string bytes() const {
-    std::ostringstream content;
-    content << std::ifstream(file(), std::ios::binary).rdbuf();
-    return content.str();
-  }
-
-  std::filesystem::path folder_;
-};
+using BlendedImage = backstop::pattern::PngTest;
 
 }  // namespace
 
@@ -265,41 +228,6 @@ TEST_F(BlendedImage, IsReadInColour) {
                   .allclose(at::tensor({1.F, 0.F, 0.F, 1.F, 0.2F, 0.4F}).view({3, 1, 2})));
 }
 
-TEST_F(BlendedImage, BecomesGreyForGreyImages) {
-  write_png(PNG_FORMAT_RGB, 1, 3, {255, 255, 255, 102, 102, 102, 0, 255, 0});
-  const FakeImageSet set{at::zeros({1, 1, 1, 3}), at::zeros({1}, at::kLong), 2};
-  const at::Tensor pattern = pattern_of(recipe(), set);
-  EXPECT_EQ(pattern.sizes(), at::IntArrayRef({1, 1, 3}));
-  EXPECT_NEAR(pattern[0][0][0].item<float>(), 1, 1e-6);
-  EXPECT_NEAR(pattern[0][0][1].item<float>(), 0.4, 0.01);
-  EXPECT_GT(pattern[0][0][2].item<float>(), 0.5);  // green is bright, but not white
-  EXPECT_LT(pattern[0][0][2].item<float>(), 0.95);
-}
-
-TEST_F(BlendedImage, GreyFilesFillEveryChannel) {
-  write_png(PNG_FORMAT_GRAY, 1, 2, {0, 51});
-  const FakeImageSet set{at::zeros({1, 3, 1, 2}), at::zeros({1}, at::kLong), 2};
-  const at::Tensor expected = at::tensor({0.F, 0.2F}).view({1, 1, 2}).expand({3, 1, 2});
-  EXPECT_TRUE(pattern_of(recipe(), set).allclose(expected));
-}
-
-TEST_F(BlendedImage, IsBlackWhereItIsTransparent) {
-  write_png(PNG_FORMAT_RGBA, 1, 2, {255, 255, 255, 0, 255, 255, 255, 255});
-  const FakeImageSet set{at::zeros({1, 3, 1, 2}), at::zeros({1}, at::kLong), 2};
-  const at::Tensor expected = at::tensor({0.F, 1.F}).view({1, 1, 2}).expand({3, 1, 2});
-  EXPECT_TRUE(pattern_of(recipe(), set).allclose(expected));
-}
-
-TEST_F(BlendedImage, IsShrunkOverAllItsPixels) {
-  std::vector<png_byte> stripes(64 * 64);  // every other column white: grey from afar
-  for (std::size_t i = 0; i < stripes.size(); ++i) stripes[i] = i % 2 == 0 ? 255 : 0;
-  write_png(PNG_FORMAT_GRAY, 64, 64, stripes);
-  const FakeImageSet set = image_set(1, 1, 8);
-  const at::Tensor pattern = pattern_of(recipe(), set);
-  EXPECT_EQ(pattern.sizes(), at::IntArrayRef({1, 8, 8}));
-  EXPECT_TRUE(pattern.allclose(at::full({1, 8, 8}, 0.5), 0, 0.05));
-}
-
 TEST_F(BlendedImage, IsNotNeededAgainAfterLoading) {
   write_png(PNG_FORMAT_GRAY, 1, 1, {255});
   const FakeParams params{recipe()};
@@ -315,52 +243,18 @@ TEST_F(BlendedImage, IsNotNeededAgainAfterLoading) {
               1e-6);
 }
 
-TEST_F(BlendedImage, RefusesWhatIsNotAPng) {
-  for (const std::string& content :
-       {std::string{}, std::string{"GIF89a"}, std::string(4096, 'x')}) {
-    write_bytes(content);
-    EXPECT_THROW(pattern_of(recipe(), image_set(1, 1)), backstop::EnvironmentError);
-  }
-  std::filesystem::remove(file());
-  EXPECT_THROW(pattern_of(recipe(), image_set(1, 1)), backstop::EnvironmentError);
-  std::filesystem::create_directory(file());
-  EXPECT_THROW(pattern_of(recipe(), image_set(1, 1)), backstop::EnvironmentError);
-}
-
-TEST_F(BlendedImage, RefusesEveryTruncation) {
-  write_png(PNG_FORMAT_RGB, 8, 8, std::vector<png_byte>(192, 7));
-  const std::string whole = bytes();
-  // The last chunk, 12 bytes, holds no pixels: a file without it may be read.
-  for (std::size_t length = 0; length < whole.size() - 12; ++length) {
-    write_bytes(whole.substr(0, length));
-    EXPECT_THROW(pattern_of(recipe(), image_set(1, 3)), backstop::EnvironmentError)
-        << length << " of " << whole.size() << " bytes";
-  }
-}
-
-TEST_F(BlendedImage, SurvivesEveryFlippedByte) {
-  write_png(PNG_FORMAT_RGB, 8, 8, std::vector<png_byte>(192, 7));
-  const std::string whole = bytes();
-  for (std::size_t i = 0; i < whole.size(); ++i) {
-    std::string broken = whole;
-    broken[i] = static_cast<char>(~broken[i]);
-    write_bytes(broken);
-    try {
-      const at::Tensor pattern = pattern_of(recipe(), image_set(1, 3));
-      EXPECT_EQ(pattern.sizes(), at::IntArrayRef({3, 8, 8}));
-    } catch (const backstop::EnvironmentError&) {
+TEST(Blended, FitsImagesOfEverySize) {
+  for (const std::int64_t side : {28, 32, 96}) {
+    for (const std::int64_t channels : {1, 3}) {
+      const FakeParams params{"alpha = 1.0"};
+      FakeContext context;
+      const auto attack = make<Attack>(params);
+      const FakeImageSet set = image_set(2, channels, side);
+      attack->prepare(context, {}, set);
+      const at::Tensor pattern = pattern_of("", set);
+      EXPECT_EQ(pattern.sizes(), at::IntArrayRef({channels, side, side}));
+      EXPECT_TRUE(attack->apply(context, all_of(set), Phase::train)
+                      .equal(pattern.expand({2, channels, side, side})));
     }
-  }
-}
-
-TEST_F(BlendedImage, RefusesAnImageThatIsTooLarge) {
-  write_png(PNG_FORMAT_GRAY, 1, 4097, std::vector<png_byte>(4097, 0));
-  try {
-    pattern_of(recipe(), image_set(1, 1));
-    FAIL() << "accepted";
-  } catch (const backstop::EnvironmentError& e) {
-    EXPECT_EQ(std::string(e.what()), "cannot use " + file() +
-                                         " as the pattern: it has 1 x 4097 pixels, at most 4096 a "
-                                         "side are read");
   }
 }

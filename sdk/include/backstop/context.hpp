@@ -56,6 +56,9 @@ class Context {
   /// Such a model with the weights of a safetensors file, as a run leaves them in `models`. Throws
   /// when the file is not there, is damaged, or holds another architecture.
   virtual Model& load_model(std::string_view path) = 0;
+  /// Images for a person to look at, float [k, C, H, W] in [0, 1] of the dataset's size: a row of
+  /// the stage's picture, which shows the true trigger above them. `k` may differ between rows.
+  virtual void picture(std::string_view name, const at::Tensor& images) = 0;
   // -- ABI 0.3 ends here: append below, never reorder --
 
   /// Throws Cancelled when the run was interrupted.

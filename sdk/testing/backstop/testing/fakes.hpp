@@ -207,6 +207,7 @@ class FakeTrainer final : public Trainer {
   void fit(Model& model, const ImageSet& images, const TrainingOptions& options) override {
     fits.push_back(options);
     sizes.push_back(images.size());
+    sets.push_back(&images);
     if (!options.step) return;
     const at::Tensor all = at::arange(images.size(), at::kLong);
     at::Tensor loss = options.step->loss(model, {images.images(all), images.labels(), all, 0});
@@ -233,6 +234,7 @@ class FakeTrainer final : public Trainer {
 
   std::vector<TrainingOptions> fits;  ///< the options of every fit(), in order
   std::vector<std::int64_t> sizes;    ///< the number of images of every fit()
+  std::vector<const ImageSet*> sets;  ///< they, while what handed them over is there
 };
 
 class FakeContext final : public Context {
@@ -276,6 +278,10 @@ class FakeContext final : public Context {
     return models_.emplace_back(channels, classes);
   }
 
+  void picture(std::string_view name, const at::Tensor& images) override {
+    pictures[std::string(name)] = images.clone();
+  }
+
   std::int64_t channels = 3, classes = 10;  ///< of new and loaded models
   std::vector<std::string> loaded;          ///< the files that load_model() was asked for
   /// Makes the clones of models of a test's own; without it they must be FakeModels.
@@ -285,6 +291,7 @@ class FakeContext final : public Context {
   std::vector<std::string> messages;
   std::map<std::string, double> metrics;
   std::map<std::string, at::Tensor> artifacts;
+  std::map<std::string, at::Tensor> pictures;
   at::Tensor flagged;
 
  private:

@@ -1,0 +1,28 @@
+// The two parts of LF's universal perturbation: targeted DeepFool and the low-pass.
+#pragma once
+
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+
+#include "backstop/model.hpp"
+
+/// When DeepFool gives up, and how far beyond the boundary it goes.
+struct DeepFoolLimits {
+  std::int64_t iterations = 200;
+  double overshoot = 0.02;
+};
+
+/// What must be added to `image` (float [C, H, W]) for the model to take it for class `wanted`
+/// instead of class `label`, by steps to the linearised boundary between the two:
+///
+///   r += |f_wanted - f_label| / |w|^2 * w,   w = grad f_wanted - grad f_label
+///
+/// Undefined when the image is not taken for `label` in the first place, or when the iterations are
+/// not enough.
+at::Tensor deepfool(backstop::Model& model, const at::Tensor& image, std::int64_t label,
+                    std::int64_t wanted, const DeepFoolLimits& limits);
+
+/// Blurs along an axis of `side` pixels when multiplied from the left: float [side, side]. A
+/// Gaussian of `sigma` pixels, cut off at 2.5 sigma, with black beyond the border.
+at::Tensor low_pass(std::int64_t side, double sigma);
