@@ -1,0 +1,172 @@
+#include <cmath>
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/zeros_like.h>
+#include <gtest/gtest.h>
+
+#include "backstop/testing/fakes.hpp"
+
+using backstop::Defense;
+using backstop::Layer;
+using backstop::LayerKind;
+using backstop::Model;
+using backstop::TrainingOptions;
+using backstop::testing::FakeContext;
+using backstop::testing::FakeData;
+using backstop::testing::FakeImageSet;
+using backstop::testing::FakeParams;
+using backstop::testing::make;
+
+namespace {
+
+class Half final : public backstop::Scheduler {
+ public:
+  double rate(const backstop::TrainingPosition&) const override { return 0.5; }
+};
+
+void defend(const std::string& recipe, FakeContext& context, Model& model,
+            const backstop::ImageSet& clean) {
+  static const Half half;
+  FakeParams params{recipe};
+  params.set_scheduler("scheduler", half);
+  make<Defense>(params)->run(context, model, FakeData{clean});
+}
+
+/// Logits (-q, 0) with q = (w^2 + 4 b^2) / 2: the gradient of the cross-entropy of class 0 points
+/// along that of q, (w, 4 b). Between w and b, one more layer with the batch's mean for a
+/// statistic.
+class Quadratic final : public Model {
+ public:
+  Quadratic(double w, double b) {
+    layers_[0] = {"first", LayerKind::linear, at::full({1}, w).set_requires_grad(true), {}, {}, {}};
+    layers_[1] = {"norm", LayerKind::batch_norm, at::ones({1}),  // asks for no gradient
+                  {},     at::zeros({1}),        at::ones({1})};
+    layers_[2] = {
+        "last", LayerKind::linear, at::zeros({1}), at::full({1}, b).set_requires_grad(true), {},
+        {}};
+  }
+
+  at::Tensor forward(const at::Tensor& images) override {
+    const at::Tensor w = layers_[0].weight, b = layers_[2].bias;
+    seen.push_back(at::cat({w, b}).detach().clone());
+    was_training = training_;
+    const at::Tensor mean = images.mul(w.view({1, 1, 1, 1})).mean().detach();
+    layers_[1].running_mean.mul_(0.9).add_(mean, 0.1);
+    layers_[1].running_var.mul_(0.9).add_(mean.abs(), 0.1);
+    const at::Tensor q = w.pow(2).add(b.pow(2), 4).div(2);
+    return at::cat({q.neg(), at::zeros_like(q)}).unsqueeze(0).expand({images.size(0), 2});
+  }
+  at::Tensor observe(const at::Tensor& images, backstop::ActivationSink&) override {
+    return forward(images);
+  }
+  at::Tensor features(const at::Tensor&) override { return {}; }
+  at::Tensor classify(const at::Tensor&) override { return {}; }
+  std::span<const std::string_view> stages() const override { return {}; }
+  std::span<const Layer> layers() override { return layers_; }
+  std::int64_t classes() const noexcept override { return 2; }
+  std::int64_t feature_size() const noexcept override { return 1; }
+  void set_training(bool training) override { training_ = training; }
+  bool training() const noexcept override { return training_; }
+  void set_trainable(backstop::Part) override {}
+  void set_batch_norm(backstop::BatchNormMode) override {}
+  void reset(backstop::Part, at::Generator&) override {}
+  void replace_head(std::int64_t, at::Generator&) override {}
+  void mask_channels(std::string_view, const at::Tensor&) override {}
+  void copy_from(const Model&) override {}
+  void* query(std::string_view) noexcept override { return nullptr; }
+
+  std::vector<at::Tensor> seen;  ///< (w, b) of every pass
+  bool was_training = false;
+
+ private:
+  Layer layers_[3];
+  bool training_ = true;
+};
+
+FakeImageSet bright(std::int64_t size) {
+  return {at::ones({size, 1, 2, 2}), at::zeros({size}, at::kLong), 2};
+}
+
+// From (3, -1) along (3, -4).
+at::Tensor ascended(const char* recipe) {
+  Quadratic model(3, -1);
+  FakeContext context;
+  defend(recipe, context, model, bright(4));
+  EXPECT_EQ(model.seen.size(), 2U);
+  EXPECT_TRUE(model.seen[0].equal(at::tensor({3.F, -1.F})));
+  return model.seen[1];
+}
+
+}  // namespace
+
+TEST(FtSam, AscendsInProportionToTheWeights) {
+  // T = (3, 1), T g = (9, -4) of length sqrt(97), T^2 g = (27, -4).
+  EXPECT_TRUE(ascended("rho = 9.848857801796104").allclose(at::tensor({30.F, -5.F}), 1e-5));
+  // T = (4, 2), T g = (12, -8) of length sqrt(208), T^2 g = (48, -16).
+  EXPECT_TRUE(
+      ascended("rho = 14.422205101855956\neta = 1.0").allclose(at::tensor({51.F, -17.F}), 1e-5));
+  EXPECT_TRUE(ascended("rho = 0.0").equal(at::tensor({3.F, -1.F})));
+}
+
+TEST(FtSam, UsesTheGradientFromAboveAndPutsTheWeightsBack) {
+  for (const double w : {3.0, 0.7, 0.3}) {
+    Quadratic model(w, -0.7);
+    const at::Tensor before = model.layers()[0].weight.detach().clone();
+    FakeContext context;
+    defend("label_smoothing = 0.0", context, model, bright(4));
+    EXPECT_TRUE(model.layers()[0].weight.equal(before));  // bit by bit
+    EXPECT_TRUE(model.layers()[2].bias.equal(at::full({1}, -0.7)));
+    // Cross-entropy is ln(1 + e^q), its derivative sigmoid(q) times (w, 4 b).
+    const double up = model.seen[1][0].item<double>(), left = model.seen[1][1].item<double>();
+    EXPECT_NE(up, before.item<double>());
+    const double slope = 1 / (1 + std::exp(-(up * up + 4 * left * left) / 2));
+    EXPECT_NEAR(model.layers()[0].weight.grad().item<double>(), slope * up, 1e-4);
+    EXPECT_NEAR(model.layers()[2].bias.grad().item<double>(), slope * 4 * left, 1e-4);
+  }
+}
+
+TEST(FtSam, SpreadsItsLabels) {
+  // The derivative by q is the target's share of class 0, 1 - 0.3 / 2, minus its probability.
+  Quadratic model(1, 0.5);
+  FakeContext context;
+  defend("rho = 0.0\nlabel_smoothing = 0.3", context, model, bright(4));
+  const double probability = 1 / (1 + std::exp(1.0));  // q is 1
+  EXPECT_NEAR(model.layers()[0].weight.grad().item<double>(), 0.85 - probability, 1e-6);
+}
+
+TEST(FtSam, CountsABatchOnceInTheStatisticsOfWhereTheWeightsAre) {
+  Quadratic model(3, -1);
+  FakeContext context;
+  defend("", context, model, bright(4));
+  EXPECT_NEAR(model.layers()[1].running_mean.item<double>(), 0.3, 1e-6);
+  EXPECT_NEAR(model.layers()[1].running_var.item<double>(), 1.2, 1e-6);
+  EXPECT_TRUE(model.was_training);
+}
+
+TEST(FtSam, LeavesFrozenWeightsAlone) {
+  Quadratic model(3, -1);
+  FakeContext context;
+  defend("", context, model, bright(4));
+  EXPECT_TRUE(model.layers()[1].weight.equal(at::ones({1})));
+  EXPECT_FALSE(model.layers()[1].weight.grad().defined());
+}
+
+TEST(FtSam, StaysFiniteWhereTheGradientIsZero) {
+  Quadratic model(0, 0);
+  FakeContext context;
+  defend("", context, model, bright(4));
+  EXPECT_TRUE(model.seen[1].equal(at::zeros({2})));
+}
+
+TEST(FtSam, TrainsTheWholeModelOnTheCleanImages) {
+  Quadratic model(3, -1);
+  FakeContext context;
+  defend("epochs = 3\nbatch_size = 7", context, model, bright(9));
+  EXPECT_EQ(context.trainer().sizes, std::vector<std::int64_t>{9});
+  const TrainingOptions& options = context.trainer().fits.at(0);
+  EXPECT_EQ(options.epochs, 3);
+  EXPECT_EQ(options.batch_size, 7);
+  EXPECT_EQ(options.trainable, backstop::Part::whole);
+  EXPECT_EQ(options.batch_norm, backstop::BatchNormMode::normal);
+  EXPECT_EQ(options.scheduler->rate({}), 0.5);
+}

@@ -1,0 +1,320 @@
+#include <cmath>
+#include <functional>
+#include <memory>
+
+#include <gtest/gtest.h>
+
+#include "backstop/testing/fakes.hpp"
+
+using backstop::Defense;
+using backstop::Layer;
+using backstop::LayerKind;
+using backstop::Model;
+using backstop::TrainingOptions;
+using backstop::testing::FakeContext;
+using backstop::testing::FakeData;
+using backstop::testing::FakeImageSet;
+using backstop::testing::FakeParams;
+using backstop::testing::make;
+
+namespace {
+
+class Half final : public backstop::Scheduler {
+ public:
+  double rate(const backstop::TrainingPosition&) const override { return 0.5; }
+};
+
+/// Every stage multiplies the image's channels by weights of its own; the head sees their means.
+class ScalingModel final : public Model {
+ public:
+  ScalingModel(std::int64_t channels, std::size_t stages) : names_(kNames, kNames + stages) {
+    for (const std::string_view name : names_)
+      layers_.push_back({name, LayerKind::convolution, at::ones({channels}), {}, {}, {}});
+    layers_.push_back({"head", LayerKind::linear, at::zeros({2, channels}), {}, {}, {}});
+    for (const Layer& layer : layers_) at::Tensor(layer.weight).set_requires_grad(true);
+  }
+
+  at::Tensor forward(const at::Tensor& images) override {
+    ++passes;
+    return classify(features(images));
+  }
+  at::Tensor observe(const at::Tensor& images, backstop::ActivationSink& sink) override {
+    ++passes;
+    with_gradients = at::GradMode::is_enabled();
+    was_training = training_;
+    for (std::size_t i = 0; i < names_.size(); ++i) sink.activation(names_[i], map(images, i));
+    return classify(features(images));
+  }
+  at::Tensor features(const at::Tensor& images) override {
+    return map(images, names_.empty() ? 0 : names_.size() - 1).to(at::kFloat).mean({2, 3});
+  }
+  at::Tensor classify(const at::Tensor& features) override {
+    return features.matmul(layers_.back().weight.t());
+  }
+  std::span<const std::string_view> stages() const override { return names_; }
+  std::span<const Layer> layers() override { return layers_; }
+  std::int64_t classes() const noexcept override { return 2; }
+  std::int64_t feature_size() const noexcept override { return layers_.back().weight.size(1); }
+  void set_training(bool training) override { training_ = training; }
+  bool training() const noexcept override { return training_; }
+  void set_trainable(backstop::Part) override {}
+  void set_batch_norm(backstop::BatchNormMode) override {}
+  void reset(backstop::Part, at::Generator&) override {}
+  void replace_head(std::int64_t, at::Generator&) override {}
+  void mask_channels(std::string_view, const at::Tensor&) override {}
+  void copy_from(const Model& other) override {
+    const auto& from = static_cast<const ScalingModel&>(other);
+    for (std::size_t i = 0; i < layers_.size(); ++i)
+      layers_[i].weight.detach().copy_(from.layers_[i].weight);
+    type = from.type;
+  }
+  void* query(std::string_view) noexcept override { return nullptr; }
+
+  void set_weights(std::size_t layer, const std::vector<double>& values) {
+    const at::Tensor weight = layers_[layer].weight.detach();
+    weight.copy_(at::tensor(values).view(weight.sizes()));
+  }
+
+  at::ScalarType type = at::kFloat;  ///< of the maps
+  int passes = 0;
+  bool with_gradients = false;
+  bool was_training = false;
+
+ private:
+  at::Tensor map(const at::Tensor& images, std::size_t stage) const {
+    return images.mul(layers_[stage].weight.view({1, -1, 1, 1})).to(type);
+  }
+
+  static constexpr std::string_view kNames[] = {"one", "two", "three", "four"};
+  std::vector<std::string_view> names_;
+  std::vector<Layer> layers_;
+  bool training_ = false;
+};
+
+/// Takes one step with a TrainingStep; "trains" without one by calling `teach`.
+class StepTrainer final : public backstop::Trainer {
+ public:
+  void fit(Model& model, const backstop::ImageSet& images,
+           const TrainingOptions& options) override {
+    auto& trained = static_cast<ScalingModel&>(model);
+    fits.push_back(options);
+    models.push_back(&model);
+    if (options.step == nullptr) {
+      if (teach) teach(trained);
+      return;
+    }
+    model.set_training(true);
+    trained.passes = 0;
+    const at::Tensor all = at::arange(images.size(), at::kLong);
+    const at::Tensor value = options.step->loss(model, {images.images(all), images.labels(), all});
+    passes = trained.passes;
+    value.backward();
+    options.step->before_update(model);
+    loss = value.item<double>();
+  }
+  at::Tensor logits(Model&, const backstop::ImageSet&) override { return {}; }
+  at::Tensor features(Model&, const backstop::ImageSet&) override { return {}; }
+  double accuracy(Model&, const backstop::ImageSet&) override { return 0; }
+  at::Tensor augment(const at::Tensor& images) override { return images; }
+
+  std::function<void(ScalingModel&)> teach;
+  std::vector<TrainingOptions> fits;
+  std::vector<Model*> models;
+  int passes = 0;  ///< of the student in its step
+  double loss = 0;
+};
+
+/// What the defense needs of a context: a trainer and a clone.
+class StepContext final : public backstop::Context {
+ public:
+  at::Generator& generator() noexcept override { return fake_.generator(); }
+  backstop::Trainer& trainer() noexcept override { return steps; }
+  bool cancelled() const noexcept override { return false; }
+  void log(backstop::LogLevel, std::string_view) noexcept override {}
+  void progress(std::int64_t, std::int64_t, std::string_view) noexcept override {}
+  void metric(std::string_view, double) override {}
+  void artifact(std::string_view, const at::Tensor&) override {}
+  void flag_poison(const at::Tensor&) override {}
+  const backstop::ImageSet& subset(const backstop::ImageSet& set, const at::Tensor& at) override {
+    return fake_.subset(set, at);
+  }
+  const backstop::ImageSet& image_set(const at::Tensor& images, const at::Tensor& labels) override {
+    return fake_.image_set(images, labels);
+  }
+  Model& clone(const Model& model) override {
+    teacher = std::make_unique<ScalingModel>(model.feature_size(), model.stages().size());
+    teacher->copy_from(model);
+    return *teacher;
+  }
+  at::Tensor to_device(const at::Tensor& tensor) override { return tensor; }
+  void* query(std::string_view) noexcept override { return nullptr; }
+  Model& new_model(at::Generator&) override { throw std::logic_error("no new model is needed"); }
+  Model& load_model(std::string_view) override { throw std::logic_error("no file is needed"); }
+  void picture(std::string_view, const at::Tensor&) override {}
+
+  StepTrainer steps;
+  std::unique_ptr<ScalingModel> teacher;
+
+ private:
+  FakeContext fake_;
+};
+
+void distil(const std::string& recipe, StepContext& context, Model& model,
+            const backstop::ImageSet& clean) {
+  static const Half half;
+  FakeParams params{recipe};
+  params.set_scheduler("scheduler", half);
+  make<Defense>(params)->run(context, model, FakeData{clean});
+}
+
+/// One image of two channels and two pixels, each of which one channel alone lights.
+FakeImageSet two_pixels() {
+  return {at::tensor({1.0F, 0.0F, 0.0F, 1.0F}).view({1, 2, 1, 2}), at::zeros({1}, at::kLong), 2};
+}
+
+const double kRoot3 = std::sqrt(3.0);
+const double kLn2 = std::log(2.0);  // the cross-entropy of a head of zeros
+
+}  // namespace
+
+TEST(Nad, AddsTheDistanceOfAttentionMaps) {
+  // Squares (3, 4) and (4, 3), both of length 5: maps (0.6, 0.8) and (0.8, 0.6), 0.04 apart. A
+  // teacher three times as bright pays attention to the same.
+  for (const double brightness : {1.0, 3.0}) {
+    ScalingModel model{2, 1};
+    model.set_weights(0, {kRoot3, -2});
+    StepContext context;
+    context.steps.teach = [&](ScalingModel& teacher) {
+      teacher.set_weights(0, {2 * brightness, kRoot3 * brightness});
+    };
+    distil("betas = [500.0]", context, model, two_pixels());
+    EXPECT_NEAR(context.steps.loss, kLn2 + 500 * 0.04, 1e-3);
+  }
+}
+
+TEST(Nad, TakesThePowerOfTheRecipe) {
+  ScalingModel model{2, 1};
+  model.set_weights(0, {3, -4});
+  StepContext context;
+  context.steps.teach = [](ScalingModel& teacher) { teacher.set_weights(0, {-4, 3}); };
+  distil("betas = [500.0]\npower = 1.0", context, model, two_pixels());
+  EXPECT_NEAR(context.steps.loss, kLn2 + 500 * 0.04, 1e-3);
+}
+
+TEST(Nad, ReadsMapsOfBfloat16) {
+  ScalingModel model{2, 1};
+  model.type = at::kBFloat16;
+  model.set_weights(0, {1, 2});
+  StepContext context;
+  context.steps.teach = [](ScalingModel& teacher) { teacher.set_weights(0, {2, 1}); };
+  distil("betas = [1000.0]", context, model, two_pixels());
+  // Maps (1, 4) / sqrt(17) and (4, 1) / sqrt(17): 9 / 17 apart, which bfloat16 cannot say.
+  EXPECT_NEAR(context.steps.loss, kLn2 + 1000 * 9.0 / 17, 1e-2);
+}
+
+TEST(Nad, GivesTheBetasToTheLastStages) {
+  const double expected[] = {0, 1, 10, 100};
+  for (std::size_t stage = 0; stage < 4; ++stage) {
+    ScalingModel model{2, 4};
+    for (std::size_t i = 0; i < 4; ++i) model.set_weights(i, {kRoot3, 2});
+    StepContext context;
+    context.steps.teach = [&](ScalingModel& teacher) { teacher.set_weights(stage, {2, kRoot3}); };
+    distil("betas = [1.0, 10.0, 100.0]", context, model, two_pixels());
+    EXPECT_NEAR(context.steps.loss, kLn2 + expected[stage] * 0.04, 1e-4) << "stage " << stage;
+  }
+}
+
+TEST(Nad, HasTheGradientOfItsLoss) {
+  at::Generator generator = at::detail::createCPUGenerator(3);
+  const FakeImageSet clean{at::rand({6, 2, 3, 3}, generator), at::arange(6).remainder(2), 2};
+  std::vector<std::vector<double>> weights = {{0.7, 1.2}, {1.1, -0.6}, {0.9, 1.5}, {1, -1, 0.5, 2}};
+  const auto step = [&] {
+    auto model = std::make_unique<ScalingModel>(2, 3);
+    for (std::size_t i = 0; i < weights.size(); ++i) model->set_weights(i, weights[i]);
+    StepContext context;
+    context.steps.teach = [](ScalingModel& teacher) {
+      for (std::size_t i = 0; i < 3; ++i) teacher.set_weights(i, {2, 0.5});
+    };
+    distil("betas = [5.0, 10.0, 20.0]", context, *model, clean);
+    return std::pair(context.steps.loss, std::move(model));
+  };
+  const auto model = step().second;
+  for (std::size_t layer = 0; layer < weights.size(); ++layer) {
+    const at::Tensor gradient = model->layers()[layer].weight.grad().flatten();
+    for (std::size_t i = 0; i < weights[layer].size(); ++i) {
+      constexpr double kStep = 5e-3;
+      weights[layer][i] += kStep;
+      const double above = step().first;
+      weights[layer][i] -= 2 * kStep;
+      const double below = step().first;
+      weights[layer][i] += kStep;
+      const double found = gradient.select(0, std::int64_t(i)).item<double>();
+      EXPECT_NEAR(found, (above - below) / (2 * kStep), 1e-3) << layer << ", " << i;
+      EXPECT_GT(std::abs(found), 1e-2) << "a gradient that says nothing";
+    }
+  }
+}
+
+TEST(Nad, LeavesTheTeacherAlone) {
+  ScalingModel model{2, 3};
+  StepContext context;
+  context.steps.teach = [](ScalingModel& teacher) {
+    teacher.set_weights(2, {2, kRoot3});
+    teacher.set_training(true);
+  };
+  distil("", context, model, two_pixels());
+  EXPECT_FALSE(context.teacher->was_training);
+  EXPECT_FALSE(context.teacher->with_gradients);
+  EXPECT_TRUE(context.teacher->layers()[2].weight.detach().allclose(
+      at::tensor({2.0, kRoot3}).to(at::kFloat)));
+  for (const Layer& layer : context.teacher->layers()) EXPECT_FALSE(layer.weight.grad().defined());
+  EXPECT_TRUE(model.layers()[2].weight.grad().defined());
+}
+
+TEST(Nad, SeesABatchOnce) {
+  ScalingModel model{2, 3};
+  StepContext context;
+  distil("", context, model, two_pixels());
+  EXPECT_EQ(context.steps.passes, 1);
+  EXPECT_TRUE(model.was_training);
+  EXPECT_TRUE(model.with_gradients);
+}
+
+TEST(Nad, TrainsACopyAndThenTheModel) {
+  ScalingModel model{2, 3};
+  StepContext context;
+  distil("teacher_epochs = 3\nepochs = 5\nbatch_size = 7", context, model, two_pixels());
+  ASSERT_EQ(context.steps.fits.size(), 2U);
+  EXPECT_EQ(context.steps.models[0], context.teacher.get());
+  EXPECT_EQ(context.steps.models[1], &model);
+  EXPECT_EQ(context.steps.fits[0].epochs, 3);
+  EXPECT_EQ(context.steps.fits[1].epochs, 5);
+  for (const TrainingOptions& options : context.steps.fits) {
+    EXPECT_EQ(options.batch_size, 7);
+    EXPECT_EQ(options.scheduler->rate({}), 0.5);
+    EXPECT_EQ(options.trainable, backstop::Part::whole);
+  }
+}
+
+TEST(Nad, SaysWhatAModelLacksBeforeItTrains) {
+  const auto complaint = [](std::size_t stages, const char* recipe, const FakeImageSet& clean) {
+    ScalingModel model{2, stages};
+    StepContext context;
+    try {
+      distil(recipe, context, model, clean);
+    } catch (const backstop::ParameterError& e) {
+      EXPECT_TRUE(context.steps.fits.empty());
+      EXPECT_FALSE(e.hint().empty());
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(complaint(0, "", two_pixels()),
+            "neural attention distillation needs the stages' feature maps, which this model does "
+            "not offer");
+  EXPECT_EQ(complaint(2, "", two_pixels()), "3 betas are more than the model's 2 stages");
+  const FakeImageSet one_pixel{at::ones({1, 2, 1, 1}), at::zeros({1}, at::kLong), 2};
+  EXPECT_EQ(complaint(4, "", one_pixel),
+            "the maps of stage `two` have 1 x 1 pixels, whose attention is always 1");
+  EXPECT_EQ(complaint(4, "betas = [0.0]", one_pixel), "");
+}

@@ -1,0 +1,49 @@
+// Neural Cleanse's search for triggers: for each class the smallest mask, and a pattern below it,
+// that turn any image into that class.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "backstop/context.hpp"
+#include "penalty.hpp"
+
+namespace backstop::neural_cleanse {
+
+struct Settings {
+  std::int64_t epochs = 80;
+  std::int64_t batch_size = 256;
+  std::int64_t classes_at_once = 0;  ///< 0: as many as memory allows
+  double rate = 0.1;
+  double success_threshold = 0.99;
+  Penalty::Settings penalty;
+};
+
+struct Triggers {
+  at::Tensor masks;           ///< [classes, 1, H, W] in [0, 1]
+  at::Tensor patterns;        ///< [classes, C, H, W] in [0, 1]
+  std::vector<double> norms;  ///< sums of the masks, by class
+  std::vector<bool> found;    ///< whether the class has a trigger that turns enough images
+};
+
+/// (1 - mask) * images + mask * pattern, with broadcasting.
+inline at::Tensor stamped(const at::Tensor& images, const at::Tensor& mask,
+                          const at::Tensor& pattern) {
+  return images.add(pattern.sub(images).mul(mask));
+}
+
+struct Objective {
+  at::Tensor loss;  ///< scalar with a graph: the sum over the classes of what each minimises
+  at::Tensor hits;  ///< int64 [k]: images [n, C, H, W] that each trigger turns
+};
+/// Of `raw` [k, 1 + C, H, W], masks and patterns before the tanh, for the classes `targets` [k]
+/// and the weights `costs` [k] of their masks' norms.
+Objective objective(Model& model, const at::Tensor& images, const at::Tensor& raw,
+                    const at::Tensor& targets, const at::Tensor& costs);
+
+/// `model` is in evaluation mode and asks for no gradients.
+Triggers find_triggers(Context& ctx, Model& model, const ImageSet& clean, const Settings& settings);
+
+}  // namespace backstop::neural_cleanse

@@ -1,0 +1,161 @@
+// Neural Cleanse (Wang et al., 2019): a backdoor is a short way into its target class. For every
+// class y a mask m [1, H, W] and a pattern p [C, H, W], both in [0, 1] through a tanh, minimise
+//
+//   mean CE(f((1 - m) x + m p), y) + cost * |m|_1
+//
+// on clean images x, for the frozen model f. A class whose mask is far smaller than the others' is
+// flagged: n < median and (median - n) / (1.4826 * MAD) > 2 for its norm n = |m|_1. The model is
+// then fine-tuned on the clean images, some of which carry a flagged class's trigger and their true
+// label.
+//
+// Defaults are those of the authors' code where it can be (penalty.hpp has the cost's schedule,
+// which starts at 0): a random start; Adam with rate 0.1 and betas 0.5 and 0.9; success on 0.99 of
+// the images; patience 5; costs from 1e-3, times 2, by 2^1.5; early stop after 25 epochs; index 2;
+// 20 % of stamped images. Batches of 256, 80 epochs of the clean images and SGD with 0.01 in the
+// unlearning are BackdoorBench's, which also counts 0.98 as success, starts with full masks and
+// with costs at 1e-3. 10 epochs of unlearning are ours: the authors have 1, BackdoorBench up to
+// 100.
+//
+// Several classes share a forward pass; every class sees the same batches and has a schedule and an
+// end of its own, so that this changes only the time it takes, and roundings.
+//
+// Deviations: of an epoch the trigger is kept that its last batch was measured with; the authors'
+// code keeps what one more step made of it, which in epochs of few steps need not work. A class
+// without a working trigger counts in the median, but is not flagged. MAD counts as a tenth of the
+// median at least (outliers.hpp): a mask less than a fifth smaller than the median is never
+// flagged, and a MAD of 0 flags nothing by rounding. BackdoorBench fine-tunes once for each flagged
+// class; here the stamped images are dealt out among them, in one fine-tuning.
+//
+// With two classes no norm is an outlier by this rule. Its threshold is the paper's, who looked at
+// few models: norms that are normally distributed exceed it in a third of all clean models of 10
+// classes and in most of 100.
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/randperm.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+
+#include "backstop/defense.hpp"
+#include "backstop/plugin.hpp"
+#include "inversion.hpp"
+#include "outliers.hpp"
+
+namespace {
+
+using backstop::neural_cleanse::Triggers;
+
+class NeuralCleanse final : public backstop::Defense {
+ public:
+  explicit NeuralCleanse(const backstop::Params& params)
+      : anomaly_threshold_(params.number("anomaly_threshold")),
+        stamped_share_(params.number("stamped_share")),
+        unlearn_(params.boolean("unlearn")) {
+    search_.epochs = params.integer("epochs");
+    search_.batch_size = params.integer("batch_size");
+    search_.classes_at_once = params.integer("classes_at_once");
+    search_.rate = params.number("rate");
+    search_.success_threshold = params.number("success_threshold");
+    search_.penalty = {.initial = params.number("initial_cost"),
+                       .multiplier = params.number("multiplier"),
+                       .patience = params.integer("patience"),
+                       .early_stop = params.integer("early_stop")};
+    unlearning_.epochs = params.integer("unlearning_epochs");
+    unlearning_.batch_size = params.integer("unlearning_batch_size");
+    unlearning_.optimizer = params.optimizer("optimizer");
+    unlearning_.scheduler = &params.scheduler("scheduler");
+  }
+
+  void run(backstop::Context& ctx, backstop::Model& model,
+           const backstop::DefenderData& data) override {
+    model.set_trainable(backstop::Part::none);
+    model.set_training(false);
+    const Triggers triggers = find_triggers(ctx, model, data.clean(), search_);
+    model.set_trainable(backstop::Part::whole);
+    record(ctx, triggers);
+    const std::vector<std::int64_t> flagged = flagged_classes(ctx, triggers);
+    if (flagged.empty() || !unlearn_) return;
+    ctx.trainer().fit(model, stamped_set(ctx, data.clean(), triggers, flagged), unlearning_);
+  }
+
+ private:
+  static void record(backstop::Context& ctx, const Triggers& triggers) {
+    ctx.artifact("norms", at::tensor(triggers.norms, at::kDouble));
+    for (std::size_t c = 0; c < triggers.norms.size(); ++c) {
+      const at::Tensor mask = triggers.masks.select(0, static_cast<std::int64_t>(c));
+      const at::Tensor pattern = triggers.patterns.select(0, static_cast<std::int64_t>(c));
+      const std::string name = std::to_string(c);
+      ctx.artifact("mask " + name, mask);
+      ctx.artifact("pattern " + name, pattern);
+      ctx.artifact("trigger " + name, pattern.mul(mask));
+      ctx.picture("class " + name + ": mask, pattern, trigger",
+                  at::stack({mask.expand_as(pattern), pattern, pattern.mul(mask)}));
+    }
+  }
+
+  std::vector<std::int64_t> flagged_classes(backstop::Context& ctx,
+                                            const Triggers& triggers) const {
+    const auto spread = backstop::neural_cleanse::spread_of(triggers.norms);
+    std::vector<std::int64_t> flagged;
+    double largest = 0;
+    for (std::size_t c = 0; c < triggers.norms.size(); ++c) {
+      if (!triggers.found[c]) {
+        ctx.log(backstop::LogLevel::warning,
+                "class " + std::to_string(c) + ": no trigger was found that turns enough images");
+        continue;
+      }
+      const double index = spread.index(triggers.norms[c]);
+      largest = std::max(largest, index);
+      if (index <= anomaly_threshold_) continue;
+      flagged.push_back(static_cast<std::int64_t>(c));
+      std::ostringstream text;
+      text << "class " << c << " is flagged: the norm of its mask is " << triggers.norms[c]
+           << ", the median " << spread.median << ", its anomaly index " << index;
+      ctx.log(backstop::LogLevel::info, text.str());
+    }
+    ctx.metric("anomaly_index", largest);
+    ctx.metric("flagged_classes", static_cast<double>(flagged.size()));
+    if (flagged.empty()) {
+      std::ostringstream text;
+      text << "no class is flagged, the model stays as it is: the largest anomaly index is "
+           << largest << ", the threshold " << anomaly_threshold_;
+      ctx.log(backstop::LogLevel::info, text.str());
+    }
+    return flagged;
+  }
+
+  const backstop::ImageSet& stamped_set(backstop::Context& ctx, const backstop::ImageSet& clean,
+                                        const Triggers& triggers,
+                                        const std::vector<std::int64_t>& flagged) const {
+    const at::Tensor images = clean.images(at::arange(clean.size(), at::kLong));
+    const std::int64_t count = std::llround(stamped_share_ * static_cast<double>(clean.size()));
+    const at::Tensor chosen =
+        ctx.to_device(at::randperm(clean.size(), ctx.generator()).narrow(0, 0, count));
+    const auto parts = static_cast<std::int64_t>(flagged.size());
+    for (std::int64_t part = 0; part < std::min(parts, count); ++part) {
+      const std::int64_t c = flagged[static_cast<std::size_t>(part)];
+      const at::Tensor positions = chosen.slice(0, part, count, parts);
+      images.index_copy_(0, positions,
+                         backstop::neural_cleanse::stamped(images.index_select(0, positions),
+                                                           triggers.masks.select(0, c),
+                                                           triggers.patterns.select(0, c)));
+    }
+    return ctx.image_set(images, clean.labels());
+  }
+
+  backstop::neural_cleanse::Settings search_;
+  backstop::TrainingOptions unlearning_;
+  double anomaly_threshold_, stamped_share_;
+  bool unlearn_;
+};
+
+}  // namespace
+
+BACKSTOP_PLUGIN(Defense, NeuralCleanse)

@@ -1,0 +1,39 @@
+// How far a number lies below its fellows, by the median absolute deviation.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+namespace backstop::neural_cleanse {
+
+inline double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+struct Spread {
+  double median = 0;
+  double deviation = 0;
+
+  /// Positive below the median, negative above it.
+  [[nodiscard]] double index(double value) const {
+    return deviation > 0 ? (median - value) / deviation : 0;
+  }
+};
+
+/// 1.4826 times the median absolute deviation is the standard deviation of normal values. Where
+/// most values nearly agree it is nearly 0, and rounding would make outliers of the others: it
+/// counts as a tenth of the median at least.
+inline Spread spread_of(const std::vector<double>& values) {
+  constexpr double kSmallest = 0.1;
+  Spread spread{.median = median(values)};
+  std::vector<double> distances;
+  for (const double value : values) distances.push_back(std::abs(value - spread.median));
+  spread.deviation = std::max(1.4826 * median(std::move(distances)), kSmallest * spread.median);
+  return spread;
+}
+
+}  // namespace backstop::neural_cleanse

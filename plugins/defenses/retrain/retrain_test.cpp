@@ -1,0 +1,72 @@
+#include <gtest/gtest.h>
+
+#include "backstop/testing/fakes.hpp"
+
+using backstop::Defense;
+using backstop::OptimizerKind;
+using backstop::Part;
+using backstop::TrainingOptions;
+using backstop::testing::FakeContext;
+using backstop::testing::FakeData;
+using backstop::testing::FakeImageSet;
+using backstop::testing::FakeModel;
+using backstop::testing::FakeParams;
+using backstop::testing::make;
+
+namespace {
+
+class Half final : public backstop::Scheduler {
+ public:
+  double rate(const backstop::TrainingPosition&) const override { return 0.5; }
+};
+
+void run(FakeContext& context, FakeModel& model, const char* recipe,
+         const backstop::Scheduler& scheduler) {
+  FakeParams params{recipe};
+  params.set_scheduler("scheduler", scheduler);
+  const FakeImageSet clean{at::zeros({6, 2, 4, 4}), at::zeros({6}, at::kLong), 4};
+  make<Defense>(params)->run(context, model, FakeData{clean});
+}
+
+at::Tensor weights(FakeModel& model) {
+  return model.layers()[0].weight.detach().clone();
+}
+
+}  // namespace
+
+TEST(Retrain, KeepsNothingOfTheModelItIsGiven) {
+  const Half half;
+  FakeModel one{2, 4}, other{2, 4};
+  other.layers()[0].weight.detach().fill_(7);
+  FakeContext first{1}, same_seed{1}, other_seed{2};
+  run(first, one, "", half);
+  run(same_seed, other, "", half);
+  EXPECT_TRUE(weights(one).equal(weights(other)));
+  run(other_seed, other, "", half);
+  EXPECT_FALSE(weights(one).equal(weights(other)));
+}
+
+TEST(Retrain, TrainsOnceOnTheCleanImages) {
+  const Half half;
+  FakeContext context;
+  FakeModel model{2, 4};
+  run(context, model, "", half);
+  EXPECT_EQ(context.trainer().sizes, std::vector<std::int64_t>{6});
+  const TrainingOptions& options = context.trainer().fits.at(0);
+  EXPECT_EQ(options.epochs, 100);
+  EXPECT_EQ(options.batch_size, 128);
+  EXPECT_EQ(options.scheduler, &half);
+  EXPECT_EQ(options.step, nullptr);
+  EXPECT_EQ(options.trainable, Part::whole);
+  EXPECT_EQ(options.optimizer.kind, OptimizerKind::sgd);
+  EXPECT_TRUE(options.augment);
+}
+
+TEST(Retrain, PassesOnWhatTheRecipeSays) {
+  const Half half;
+  FakeContext context;
+  FakeModel model{2, 4};
+  run(context, model, "epochs = 3\nbatch_size = 7", half);
+  EXPECT_EQ(context.trainer().fits.at(0).epochs, 3);
+  EXPECT_EQ(context.trainer().fits.at(0).batch_size, 7);
+}
