@@ -63,8 +63,8 @@ std::string trigger_text(const nlohmann::json& row) {
   const auto psnr = number_in(trigger, "psnr");
   const auto ssim = number_in(trigger, "ssim");
   if (!ssim) return "";
-  if (!psnr) return "changes no image";
-  return "PSNR " + fixed(*psnr, 1) + " dB, SSIM " + fixed(*ssim, 3);
+  if (!psnr) return "changes no test image";
+  return "PSNR " + fixed(*psnr, 1) + " dB, SSIM " + fixed(*ssim, 3) + " (means of the test images)";
 }
 
 ResultTable lay_out_results(const nlohmann::json& results) {
@@ -90,7 +90,7 @@ ResultTable lay_out_results(const nlohmann::json& results) {
   if (!rows.empty()) {
     table.definitions = definitions(section_of(rows[0], "counts"));
     if (const std::string text = trigger_text(rows[0]); !text.empty())
-      table.definitions.push_back("trigger: " + text + " (means of the test images)");
+      table.definitions.push_back("trigger: " + text);
   }
   for (const auto& entry : section_of(results, "expectations"))
     table.expectations.push_back({entry.at("met").get<bool>(), expectation(entry)});

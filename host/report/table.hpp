@@ -29,8 +29,8 @@ inline constexpr std::size_t kAttackSuccessColumn = 2;
 
 ResultTable lay_out_results(const nlohmann::json& results);
 
-/// "PSNR 20.1 dB, SSIM 0.891" of the trigger that `row` ("no defense") was measured with; empty
-/// when it does not say.
+/// "PSNR 20.1 dB, SSIM 0.891 (means of the test images)" of the trigger that `row` ("no defense")
+/// was measured with; empty when it does not say.
 std::string trigger_text(const nlohmann::json& row);
 
 /// lay_out_results as text; `color` marks the best row and the expectations.
