@@ -99,7 +99,7 @@ class Probe final : public backstop::Defense {
   static void record(backstop::Context& ctx, const backstop::DefenderData& data) {
     ctx.metric("answer", 42);
     ctx.artifact("three", at::ones({3}, at::kFloat));
-    ctx.picture("two images", data.training().images(at::arange(2, at::kLong)));
+    ctx.picture("an image", data.training().images(at::arange(1, at::kLong)));
     // The first half: half of the poison and half of the rest, more or less.
     ctx.flag_poison(at::arange(data.training().size() / 2, at::kLong));
   }
