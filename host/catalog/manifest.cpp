@@ -21,11 +21,12 @@ constexpr std::string_view kKindNames[] = {"attack", "defense", "scheduler", "da
 constexpr std::string_view kTypeNames[] = {"boolean", "integer", "float",     "string",
                                            "choice",  "path",    "scheduler", "optimizer"};
 
-const Names kNeeds = {"clean-data", "training-data", "features", "cuda"};
+const Names kNeeds = {"clean-data", "training-data", "feature-maps", "batch-norm", "cuda"};
 /// Keys of the recipe's tables that the host reads itself.
-const Names kReservedKeys = {"name",       "plugin",       "file",           "limit",
-                             "test_limit", "augmentation", "poison_ratio",   "target",
-                             "labels",     "training",     "clean_fraction", "clean_images"};
+const Names kReservedKeys = {"name",         "plugin",       "file",           "limit",
+                             "test_limit",   "augmentation", "poison_ratio",   "target",
+                             "labels",       "training",     "clean_fraction", "clean_images",
+                             "measure_every"};
 const Names kManifestKeys = {"name",      "kind",  "version",    "summary",     "license",
                              "reference", "needs", "parameters", "augmentation"};
 const Names kParameterKeys = {"type",

@@ -55,7 +55,7 @@ struct Manifest {
   std::string summary;
   std::string license;
   std::string reference;              ///< paper or public source; may be empty
-  std::vector<std::string> needs;     ///< "clean-data", "training-data", "features", "cuda"
+  std::vector<std::string> needs;     ///< "clean-data", "training-data", "feature-maps", ...
   std::vector<Parameter> parameters;  ///< in the author's order
   /// kind = "dataset": what its training images may go through, `[augmentation]`.
   std::int64_t crop_padding = 0;  ///< pixels

@@ -180,6 +180,25 @@ class SmallCnn final : public Network {
   nn::BatchNorm2d bn3_;
 };
 
+class Mlp final : public Network {
+ public:
+  explicit Mlp(const Architecture& a)
+      : fc1_(register_module("fc1", nn::Linear(a.channels * a.pixels, 8 * a.width))),
+        fc2_(register_module("fc2", nn::Linear(8 * a.width, 8 * a.width))) {
+    make_head(8 * a.width, a.classes);
+  }
+
+  const char* head_name() const override { return "linear"; }
+
+  at::Tensor body(at::Tensor x, ActivationSink*) override {
+    return fc2_->forward(fc1_->forward(x.flatten(1)).relu_()).relu_();
+  }
+
+ private:
+  nn::Linear fc1_;
+  nn::Linear fc2_;
+};
+
 void draw(at::Tensor& weight, std::int64_t fan_in, at::Generator& generator) {
   const double bound = 1 / std::sqrt(static_cast<double>(fan_in));
   // On the CPU, so that a seed gives the same weights on every device.
@@ -214,7 +233,7 @@ void Network::replace_head(std::int64_t classes) {
 }
 
 const std::vector<std::string>& architecture_names() {
-  static const std::vector<std::string> names = {"preact-resnet18", "resnet18", "small-cnn"};
+  static const std::vector<std::string> names = {"preact-resnet18", "resnet18", "small-cnn", "mlp"};
   return names;
 }
 
@@ -223,8 +242,9 @@ std::shared_ptr<Network> make_network(const Architecture& architecture) {
   if (architecture.name == "preact-resnet18") return std::make_shared<PreActResNet18>(architecture);
   if (architecture.name == "resnet18") return std::make_shared<ResNet18>(architecture);
   if (architecture.name == "small-cnn") return std::make_shared<SmallCnn>(architecture);
+  if (architecture.name == "mlp") return std::make_shared<Mlp>(architecture);
   throw HostError(ExitCode::usage, "unknown architecture `" + architecture.name + "`",
-                  "one of preact-resnet18, resnet18, small-cnn");
+                  "one of preact-resnet18, resnet18, small-cnn, mlp");
 }
 
 void reset_weights(Network& network, Part part, at::Generator& generator) {

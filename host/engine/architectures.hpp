@@ -8,6 +8,8 @@
 //   names,
 //                    with a 3x3 stem of stride 1 and no max-pooling.
 //   small-cnn        conv1, bn1, conv2, bn2, conv3, bn3, linear: for tests and first steps.
+//   mlp              fc1, fc2, linear: two hidden layers of eight times the width on the flattened
+//                    image. No stages, no convolution, no batch norm.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +28,7 @@ struct Architecture {
   std::int64_t width = 64;  ///< channels of the first stage
   std::int64_t channels = 3;
   std::int64_t classes = 10;
+  std::int64_t pixels = 32 * 32;  ///< of an image, height times width; only an mlp depends on it
 };
 
 /// A body that turns normalised images into features, and a linear head.

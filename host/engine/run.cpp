@@ -71,11 +71,10 @@ class Run {
   [[nodiscard]] std::int64_t clean_images(const PluginObject& plugin,
                                           const toml::table& table) const;
 
-  /// Lets the trainer measure `model` after every epoch; appends the events to `epochs`.
-  /// `before` is called before each measurement.
-  void measure_epochs(
-      StageContext& ctx, const Classifier& model, json& epochs,
-      std::function<void()> before = [] {});
+  /// Lets the trainer measure `model` after each `every` epochs (0: never); appends the events to
+  /// `epochs`. `before` is called before each measurement.
+  void measure_epochs(StageContext& ctx, const Classifier& model, std::int64_t every, json& epochs,
+                      std::function<void()> before);
   void report_epoch(json event, json& epochs);
   json final_measurement(StageContext& ctx, Classifier& model, const json& epochs);
   [[nodiscard]] TensorFile model_file(const Classifier& model) const;
@@ -270,11 +269,13 @@ void Run::report_epoch(json event, json& epochs) {
   say(std::move(event));
 }
 
-void Run::measure_epochs(StageContext& ctx, const Classifier& model, json& epochs,
-                         std::function<void()> before) {
+void Run::measure_epochs(StageContext& ctx, const Classifier& model, std::int64_t every,
+                         json& epochs, std::function<void()> before) {
+  if (every == 0) return;
   ctx.trainer().measure(
-      model, [this, &ctx, &epochs, before = std::move(before)](
+      model, [this, &ctx, every, &epochs, before = std::move(before)](
                  Classifier& trained, std::int64_t epoch, std::int64_t of, double loss) {
+        if (epoch % every != 0 && epoch != of) return;
         const CostMeter::Evaluation pause(ctx.cost());
         before();
         last_measurement_ = measure(ctx.trainer(), trained, data_->test, *triggered_);
@@ -362,7 +363,8 @@ TriggeredSet Run::trigger_test_set(const PluginObject& attack, StageContext& ctx
 Architecture Run::architecture() const {
   const toml::table& table = section("model");
   return {table["architecture"].ref<std::string>(), table["width"].ref<std::int64_t>(),
-          data_->train.channels(), data_->train.classes()};
+          data_->train.channels(), data_->train.classes(),
+          data_->train.height() * data_->train.width()};
 }
 
 Classifier Run::new_model() {
@@ -424,7 +426,7 @@ Stage Run::train_attack(const PluginObject& attack) {
     options.scheduler = &scheduler;
     options.optimizer = optimizer_options(*training["optimizer"].as_table());
     // The trigger may be learnt on the way.
-    measure_epochs(ctx, model, stage.epochs,
+    measure_epochs(ctx, model, 1, stage.epochs,
                    [&] { triggered_.emplace(trigger_test_set(attack, ctx)); });
     call(attack, "train", ctx,
          [&] { plugin.train(ctx, threat, model, poisoned, editor, options); });
@@ -537,7 +539,7 @@ Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const tom
                 {"epochs", table["epochs"].value_or(std::int64_t{0})}};
   start.update(backdoored_->row["metrics"]);  // the same weights: measured already
   report_epoch(std::move(start), stage.epochs);
-  measure_epochs(ctx, model, stage.epochs);
+  measure_epochs(ctx, model, table["measure_every"].ref<std::int64_t>(), stage.epochs, [] {});
   call(plugin, "run", ctx, [&] { plugin.as<Defense>().run(ctx, model, given); });
 
   stage.row = {

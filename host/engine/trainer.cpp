@@ -106,6 +106,7 @@ HostTrainer::HostTrainer(const Augmentation& augmentation, at::Generator& genera
 void HostTrainer::measure(const Model& subject, EpochHook hook) {
   subject_ = &subject;
   hook_ = std::move(hook);
+  subject_epochs_ = 0;
 }
 
 bool HostTrainer::cancelled() const {
@@ -178,9 +179,10 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
     if (options.step != nullptr) options.step->after_epoch(model, epoch);
     cost_.add_samples(set.size());
     if (&model == subject_)
-      hook_(classifier, epoch + 1, options.epochs,
+      hook_(classifier, subject_epochs_ + epoch + 1, subject_epochs_ + options.epochs,
             loss_sum.item<double>() / static_cast<double>(set.size()));
   }
+  if (&model == subject_) subject_epochs_ += options.epochs;
   classifier.set_batch_norm(BatchNormMode::normal);
   classifier.set_trainable(Part::whole);
   classifier.set_training(false);

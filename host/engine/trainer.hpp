@@ -19,7 +19,8 @@ const ImageStore& host_set(const ImageSet& images);
 
 class HostTrainer final : public Trainer {
  public:
-  /// Called after every epoch in which the subject was trained; `epoch` counts from 1.
+  /// Called after every epoch in which the subject was trained; `epoch` counts from 1, on through
+  /// all its trainings, and `epochs` is where the present one ends.
   using EpochHook =
       std::function<void(Classifier& model, std::int64_t epoch, std::int64_t epochs, double loss)>;
 
@@ -51,6 +52,7 @@ class HostTrainer final : public Trainer {
   const std::atomic<int>* interrupted_;
   const Model* subject_ = nullptr;
   EpochHook hook_;
+  std::int64_t subject_epochs_ = 0;  ///< of the subject's earlier trainings
 };
 
 }  // namespace backstop::host

@@ -36,9 +36,11 @@ std::string list_of(const std::vector<std::string>& words, std::string (*form)(s
   return text;
 }
 
+bool needs(const Manifest& manifest, std::string_view what) {
+  return std::find(manifest.needs.begin(), manifest.needs.end(), what) != manifest.needs.end();
+}
 bool needs_clean_data(const Manifest& manifest) {
-  return std::find(manifest.needs.begin(), manifest.needs.end(), "clean-data") !=
-         manifest.needs.end();
+  return needs(manifest, "clean-data");
 }
 
 bool declares(const Manifest& plugin, std::string_view key) {
@@ -170,6 +172,7 @@ class Checker {
   toml::table optimizer(const toml::table& given, const toml::table* defaults, Scope scope);
 
   const PluginEntry* plugin(Kind kind, const toml::node* name, const Scope& scope);
+  void needs_of_model(const Manifest& manifest, const toml::source_region& region);
   void warn_of_shadowing(const PluginEntry& entry, const toml::source_region& region);
   toml::table host_section(const toml::table& parent, const std::string& key,
                            const Parameters& parameters, const Scope& outer);
@@ -188,6 +191,7 @@ class Checker {
   const std::string& file_;
   const Catalog& catalog_;
   std::vector<Diagnostic>& diagnostics_;
+  std::string architecture_;                     ///< of [model]
   std::vector<std::string> rows_{"no defense"};  ///< what [expect] may name
 };
 
@@ -563,9 +567,22 @@ toml::table Checker::plugin_section(Kind kind, const toml::table& recipe,
   return resolved;
 }
 
+void Checker::needs_of_model(const Manifest& manifest, const toml::source_region& region) {
+  for (const ModelTrait& trait : model_traits()) {
+    const auto& without = trait.missing_in;
+    if (needs(manifest, trait.need) &&
+        std::find(without.begin(), without.end(), architecture_) != without.end())
+      report(region,
+             "defense `" + manifest.name + "` needs " + std::string(trait.text) +
+                 ", which a model of architecture " + in_quotes(architecture_) + " does not offer",
+             "choose another defense, or another [model] architecture");
+  }
+}
+
 toml::table Checker::defense(const toml::table& given, const Scope& scope) {
   Parameters parameters = sections().defense;
   const auto* entry = plugin(Kind::defense, given.get("plugin"), scope);
+  if (entry) needs_of_model(entry->manifest, place_of(*given.get("plugin"), scope));
   if (!entry || needs_clean_data(entry->manifest)) {
     const auto* images = given.get("clean_images");
     const bool fraction = given.contains("clean_fraction");
@@ -748,8 +765,9 @@ toml::table Checker::recipe(const toml::table& given) {
   resolved.insert(
       ordered_key("dataset", index++),
       plugin_section(Kind::dataset, given, "augmentation", sections().augmentation, top));
-  resolved.insert(ordered_key("model", index++),
-                  host_section(given, "model", sections().model, top));
+  toml::table model = host_section(given, "model", sections().model, top);
+  architecture_ = model["architecture"].value_or(std::string());
+  resolved.insert(ordered_key("model", index++), std::move(model));
   resolved.insert(ordered_key("attack", index++),
                   plugin_section(Kind::attack, given, "training", sections().training, top));
   if (const auto* attack = given["attack"].as_table();

@@ -22,7 +22,8 @@ namespace backstop::host {
 ///                        limit, test_limit (integers, 0: all); the plugin's parameters, which
 ///                        take the place of the host's keys of the same name
 ///   [dataset.augmentation]  crop_padding (integer, pixels); horizontal_flip (boolean)
-///   [model]              architecture ("preact-resnet18" | "resnet18" | "small-cnn");
+///   [model]              architecture ("preact-resnet18" | "resnet18" | "small-cnn" |
+///                        "mlp");
 ///                        width (integer); file (path, optional: start from these weights
 ///                        instead of training)
 ///   [attack]             plugin; poison_ratio (float, 0 .. 1); target (integer >= 0);
@@ -30,8 +31,9 @@ namespace backstop::host {
 ///   [attack.training]    epochs, batch_size (integers); optimizer (table); scheduler (table)
 ///   [[defense]]          name (unique, not "no defense"; default: the plugin's name); plugin;
 ///                        clean_fraction (float, 0 < x <= 1) or clean_images (integer >= 1),
-///                        exactly one of them, where the manifest's needs name "clean-data"; the
-///                        plugin's parameters. Always an array, empty where there is none
+///                        exactly one of them, where the manifest's needs name "clean-data";
+///                        measure_every (integer, epochs); the plugin's parameters. Always an
+///                        array, empty where there is none
 ///   [compute]            device ("auto" | "cpu" | "cuda" | "cuda:N");
 ///                        precision ("auto" | "float32" | "bfloat16");
 ///                        threads (integer, 0: all cores)

@@ -93,6 +93,7 @@ type = "boolean"
 default = false
 )"),
       usable(header("filter", "defense") + "needs = [\"training-data\"]\n"),
+      usable(header("distil", "defense") + "needs = [\"clean-data\", \"feature-maps\"]\n"),
       usable(header("constant", "scheduler") + R"(
 [parameters.rate]
 type = "float"

@@ -50,6 +50,7 @@ scheduler = { plugin = "cosine", rate = 0.01, final_rate = 0.0 }
 [[defense]]
 name = "fine-tuning"
 plugin = "fine-tuning"
+measure_every = 1
 clean_fraction = 0.05
 epochs = 3
 scheduler = { plugin = "constant", rate = 0.02 }
@@ -60,6 +61,7 @@ freeze = false
 [[defense]]
 name = "super"
 plugin = "fine-tuning"
+measure_every = 1
 clean_images = 500
 epochs = 3
 scheduler = { plugin = "super-fine-tuning", base = 0.001, maximum_1 = 0.2 }
@@ -389,6 +391,15 @@ TEST_F(Recipes, ReportsDefenseDataThatCannotBe) {
       problems_with(kFirstDefense, "[[defense]]\nplugin = \"filter\"\nclean_fraction = 0.1\n"),
       "19:1+14 `clean_fraction` is given, but defense `filter` takes no clean data | leave "
       "it out\n");
+}
+
+TEST_F(Recipes, ReportsAModelThatLacksWhatADefenseNeeds) {
+  const std::string distil = "[[defense]]\nplugin = \"distil\"\n";
+  EXPECT_EQ(problems_with(kFirstDefense, distil), "");
+  EXPECT_THAT(problems_of(edited(kFirstDefense, distil), {"model.architecture=mlp"}),
+              HasSubstr("defense `distil` needs the feature maps of stages, which a model of "
+                        "architecture \"mlp\" does not offer | choose another defense, or another "
+                        "[model] architecture\n"));
 }
 
 TEST_F(Recipes, ReportsDefenseNamesThatCannotBe) {

@@ -109,7 +109,7 @@ Sections make_sections() {
                                       "Start from these weights instead of training a model"));
   file.must_exist = true;
   made.model = {
-      choice("architecture", {"preact-resnet18", "resnet18", "small-cnn"}, "The network"),
+      choice("architecture", {"preact-resnet18", "resnet18", "small-cnn", "mlp"}, "The network"),
       integer("width", 64, 1, 1024, "Channels of the network's first stage"),
       std::move(file),
   };
@@ -136,6 +136,8 @@ Sections make_sections() {
   made.defense = {
       optional(text("name", "What the tables call it; left out: the plugin's name")),
       text("plugin", "The defense"),
+      integer("measure_every", 1, 0, {},
+              "Epochs from one measurement on the test set to the next; 0: at the end alone"),
   };
   made.clean_fraction =
       above_minimum(number("clean_fraction", 0.05, 0, 1, "Share of the training set it is given"));
@@ -166,6 +168,14 @@ Sections make_sections() {
 }
 
 }  // namespace
+
+const std::vector<ModelTrait>& model_traits() {
+  static const std::vector<ModelTrait> kTraits = {
+      {"feature-maps", "the feature maps of stages", {"mlp"}},
+      {"batch-norm", "batch normalisation", {"mlp"}},
+  };
+  return kTraits;
+}
 
 const Sections& sections() {
   static const Sections kSections = make_sections();

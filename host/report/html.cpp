@@ -26,7 +26,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child, .facts th, .facts td { text-align: left; }
 .facts td { overflow-wrap: anywhere; }
-tr.best td { font-weight: bold; }
+td.best { font-weight: bold; }
 .note, figcaption { color: var(--faint); }
 .missed { color: var(--attack); font-weight: bold; }
 figure { display: inline-block; margin: 0 1.5rem 1.5rem 0; vertical-align: top; }
@@ -72,13 +72,14 @@ std::string result_section(const nlohmann::json& results) {
   for (const auto& name : table.header) html += element("th", name);
   html += "</tr>\n";
   for (const auto& row : table.rows) {
-    html += row.best ? "<tr class=\"best\">" : "<tr>";
-    for (const auto& cell : row.cells) html += element("td", cell);
+    html += "<tr>";
+    for (std::size_t c = 0; c < row.cells.size(); ++c)
+      html += element("td", row.cells[c], row.best[c] ? "best" : "");
     html += "</tr>\n";
   }
   html += "</table></div>\n";
   for (const auto& line : table.definitions) html += element("p", line, "note") + "\n";
-  for (const auto& line : table.detections) html += element("p", line) + "\n";
+  for (const auto& line : table.findings) html += element("p", line) + "\n";
   if (table.expectations.empty()) return html;
   html += "<h2>Expectations</h2>\n<ul>\n";
   for (const auto& entry : table.expectations)

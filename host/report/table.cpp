@@ -2,8 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iomanip>
 #include <limits>
+#include <locale>
 #include <optional>
+#include <sstream>
+#include <utility>
 
 #include "host/report/text.hpp"
 
@@ -18,18 +22,62 @@ std::string count(std::optional<double> value) {
   return value ? grouped(std::llround(*value)) : "-";
 }
 
-std::vector<std::string> cells(const nlohmann::json& row) {
-  const auto& metrics = section_of(row, "metrics");
-  const auto& cost = section_of(row, "cost");
-  const auto seconds = number_in(cost, "wall_seconds");
-  return {row.at("name").get<std::string>(),
-          share(number_in(metrics, "clean_accuracy")),
-          share(number_in(metrics, "attack_success_rate")),
-          share(number_in(metrics, "attack_success_rate_all")),
-          share(number_in(metrics, "robust_accuracy")),
-          count(number_in(section_of(row, "given"), "clean_images")),
-          seconds ? duration(*seconds) : "-",
-          count(number_in(cost, "samples_seen"))};
+std::string time(std::optional<double> seconds) {
+  return seconds ? duration(*seconds) : "-";
+}
+
+std::string memory(std::optional<double> bytes) {
+  return bytes ? grouped(std::llround(*bytes / 1e6)) + " MB" : "-";
+}
+
+/// What the defender was given: "2,500 clean", "50,000 training", or both.
+std::string images_given(const nlohmann::json& row) {
+  const auto& given = section_of(row, "given");
+  std::string text;
+  for (const char* kind : {"clean", "training"}) {
+    const auto images = number_in(given, (std::string(kind) + "_images").c_str());
+    if (!images || *images == 0) continue;
+    text += (text.empty() ? "" : " + ") + count(images) + ' ' + kind;
+  }
+  return text.empty() ? "-" : text;
+}
+
+/// Where the column is that says so: after the metrics.
+constexpr std::size_t kImagesGivenColumn = 5;
+
+/// A column of numbers, and which of them are better.
+struct Column {
+  const char* header;
+  const char* section;
+  const char* key;
+  std::string (*text)(std::optional<double>);
+  bool higher_is_better;
+};
+
+/// Processor time is that of the GPU where there is one.
+std::vector<Column> columns_of(const nlohmann::json& rows) {
+  const bool gpu = std::any_of(rows.begin(), rows.end(), [](const nlohmann::json& row) {
+    return number_in(section_of(row, "cost"), "gpu_seconds").value_or(0) > 0;
+  });
+  return {
+      {"clean accuracy", "metrics", "clean_accuracy", share, true},
+      {"attack success", "metrics", "attack_success_rate", share, false},
+      {"attack success (all)", "metrics", "attack_success_rate_all", share, false},
+      {"robust accuracy", "metrics", "robust_accuracy", share, true},
+      {"wall time", "cost", "wall_seconds", time, false},
+      {gpu ? "GPU time" : "CPU time", "cost", gpu ? "gpu_seconds" : "cpu_seconds", time, false},
+      {"samples seen", "cost", "samples_seen", count, false},
+      {"peak memory", "cost", "peak_memory_bytes", memory, false},
+  };
+}
+
+/// Of the numbers of the defenses, which are all rows but the first; NaN where there is none.
+double best_of(const nlohmann::json& rows, const Column& column) {
+  double best = std::numeric_limits<double>::quiet_NaN();
+  for (std::size_t i = 1; i < rows.size(); ++i)
+    if (const auto value = number_in(section_of(rows[i], column.section), column.key))
+      best = column.higher_is_better ? std::fmax(best, *value) : std::fmin(best, *value);
+  return best;
 }
 
 std::vector<std::string> definitions(const nlohmann::json& counts) {
@@ -39,8 +87,19 @@ std::vector<std::string> definitions(const nlohmann::json& counts) {
       "excluded " +
           n("triggered") + "; (all): with them " + n("triggered_all"),
       "clean accuracy: correct clean test images " + n("clean") +
-          "; robust accuracy: triggered images that still go to their true label; time: without "
-          "evaluation"};
+          "; robust accuracy: triggered images that still go to their true label",
+      "time: without evaluation; memory: resident set of the whole process"};
+}
+
+/// "anomaly_index 5.31, flagged_classes 1"
+std::string figures(const nlohmann::json& extra) {
+  std::ostringstream text;
+  text.imbue(std::locale::classic());
+  text << std::setprecision(4);
+  for (const auto& [key, value] : extra.items())
+    if (value.is_number())
+      text << (text.tellp() > 0 ? ", " : "") << key << ' ' << value.get<double>();
+  return text.str();
 }
 
 std::string expectation(const nlohmann::json& entry) {
@@ -69,23 +128,34 @@ std::string trigger_text(const nlohmann::json& row) {
 
 ResultTable lay_out_results(const nlohmann::json& results) {
   ResultTable table;
-  table.header = {"defense",         "clean accuracy", "attack success", "attack success (all)",
-                  "robust accuracy", "clean images",   "time",           "samples"};
   const auto& rows = results.at("rows");
-  double lowest = std::numeric_limits<double>::infinity();
-  for (std::size_t i = 1; i < rows.size(); ++i)
-    if (const auto rate = number_in(section_of(rows[i], "metrics"), "attack_success_rate"))
-      lowest = std::min(lowest, *rate);
-
+  const std::vector<Column> columns = columns_of(rows);
+  table.header = {"defense"};
+  std::vector<double> best;
+  for (const auto& column : columns) {
+    table.header.emplace_back(column.header);
+    best.push_back(best_of(rows, column));
+  }
+  table.header.insert(table.header.begin() + kImagesGivenColumn, "images given");
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    const auto rate = number_in(section_of(rows[i], "metrics"), "attack_success_rate");
-    table.rows.push_back({cells(rows[i]), i > 0 && rate && *rate <= lowest});
+    ResultTable::Row line{{rows[i].at("name").get<std::string>()}, {false}};
+    for (std::size_t c = 0; c < columns.size(); ++c) {
+      const auto value = number_in(section_of(rows[i], columns[c].section), columns[c].key);
+      line.cells.push_back(columns[c].text(value));
+      line.best.push_back(i > 0 && value && *value == best[c]);
+    }
+    line.cells.insert(line.cells.begin() + kImagesGivenColumn, images_given(rows[i]));
+    line.best.insert(line.best.begin() + kImagesGivenColumn, false);
+    table.rows.push_back(std::move(line));
     if (const auto& detection = section_of(rows[i], "detection"); !detection.empty())
-      table.detections.push_back(
+      table.findings.push_back(
           rows[i].at("name").get<std::string>() + " flagged " +
           count(number_in(detection, "flagged")) + " training images: true positive rate " +
           share(number_in(detection, "true_positive_rate")) + ", false positive rate " +
           share(number_in(detection, "false_positive_rate")));
+    if (i > 0)
+      if (const std::string text = figures(section_of(rows[i], "extra")); !text.empty())
+        table.findings.push_back(rows[i].at("name").get<std::string>() + ": " + text);
   }
   if (!rows.empty()) {
     table.definitions = definitions(section_of(rows[0], "counts"));
@@ -110,12 +180,14 @@ std::string result_table(const nlohmann::json& results, bool color) {
   }
   for (const auto& row : table.rows) {
     auto& line = rows.emplace_back();
-    for (const auto& cell : row.cells) line.push_back({cell, style(row.best ? kBold : "")});
+    for (std::size_t c = 0; c < row.cells.size(); ++c)
+      line.push_back({row.cells[c], style(row.best[c] ? kBold : "")});
   }
-  std::string text = columns(rows, "lrrrrrrr");
+  std::string text = columns(rows, "lrrrrrrrrr");
   if (!table.definitions.empty()) text += '\n';
   for (const auto& line : table.definitions) text += line + '\n';
-  for (const auto& line : table.detections) text += printable(line) + '\n';
+  if (!table.findings.empty()) text += '\n';
+  for (const auto& line : table.findings) text += printable(line) + '\n';
   if (table.expectations.empty()) return text;
 
   rows.clear();

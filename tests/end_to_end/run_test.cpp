@@ -1,5 +1,6 @@
 // What a run does and leaves behind.
 #include <csignal>
+#include <set>
 #include <sstream>
 
 #include "tests/end_to_end/fixture.hpp"
@@ -109,6 +110,28 @@ TEST_F(WholeRun, AddingADefenseChangesNobodyElse) {
   EXPECT_EQ(row(after, "new")["given"]["clean_images"], 13);  // the default of 5 %
   for (const char* name : {"no defense", "plain", "super"})
     EXPECT_EQ(row(after, name), row(before, name)) << name;
+}
+
+TEST_F(WholeRun, MeasuresADefenseAsOftenAsAsked) {
+  std::set<double> accuracies;
+  const auto measured_epochs = [&](const std::string& every) {
+    const Outcome outcome =
+        run({"--set", "defense.0.epochs=5", "--set", "defense.0.measure_every=" + every});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    const auto plain = row(numbers(runs().back()), "plain");
+    accuracies.insert(plain["metrics"]["clean_accuracy"].get<double>());
+    std::vector<std::int64_t> epochs;
+    std::istringstream lines(read(runs().back() / "metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);) {
+      const auto event = nlohmann::json::parse(line);
+      if (event["name"] == "plain") epochs.push_back(event["epoch"]);
+    }
+    return epochs;
+  };
+  EXPECT_EQ(measured_epochs("1"), (std::vector<std::int64_t>{0, 1, 2, 3, 4, 5}));
+  EXPECT_EQ(measured_epochs("2"), (std::vector<std::int64_t>{0, 2, 4, 5}));
+  EXPECT_EQ(measured_epochs("0"), (std::vector<std::int64_t>{0}));
+  EXPECT_EQ(accuracies.size(), 1u) << "measuring changes nothing";
 }
 
 TEST_F(WholeRun, ChangingADefenseKeepsTheBackdooredModel) {
