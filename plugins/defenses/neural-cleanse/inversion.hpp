@@ -31,7 +31,7 @@ struct Triggers {
 /// (1 - mask) * images + mask * pattern, with broadcasting.
 inline at::Tensor stamped(const at::Tensor& images, const at::Tensor& mask,
                           const at::Tensor& pattern) {
-  return images.add(pattern.sub(images).mul(mask));
+  return images.lerp(pattern, mask);
 }
 
 struct Objective {

@@ -21,10 +21,11 @@
 //
 // Deviations: of an epoch the trigger is kept that its last batch was measured with; the authors'
 // code keeps what one more step made of it, which in epochs of few steps need not work. A class
-// without a working trigger counts in the median, but is not flagged. MAD counts as a tenth of the
-// median at least (outliers.hpp): a mask less than a fifth smaller than the median is never
-// flagged, and a MAD of 0 flags nothing by rounding. BackdoorBench fine-tunes once for each flagged
-// class; here the stamped images are dealt out among them, in one fine-tuning.
+// without a working trigger counts in the median, but is not flagged. 1.4826 * MAD counts as a
+// quarter of the median at least (outliers.hpp): a mask more than half as large as the median is
+// never flagged. By the paper's rule alone, norms that differ by a few per cent have outliers, and
+// one in eight of the unit test's clean models was flagged. BackdoorBench fine-tunes once for each
+// flagged class; here the stamped images are dealt out among them, in one fine-tuning.
 //
 // With two classes no norm is an outlier by this rule. Its threshold is the paper's, who looked at
 // few models: norms that are normally distributed exceed it in a third of all clean models of 10

@@ -71,18 +71,18 @@ constexpr std::int64_t kNormal = 5;
 TEST(Outliers, MedianAndDeviationByHand) {
   EXPECT_EQ(nc::median({3, 1, 2}), 2);
   EXPECT_EQ(nc::median({4, 1, 3, 2}), 2.5);
-  const nc::Spread spread = nc::spread_of({10, 12, 11, 13, 2});
+  const nc::Spread spread = nc::spread_of({9, 14, 11, 15, 1});
   EXPECT_EQ(spread.median, 11);
-  EXPECT_DOUBLE_EQ(spread.deviation, 1.4826);  // distances 1, 1, 0, 2, 9
-  EXPECT_DOUBLE_EQ(spread.index(2), 9 / 1.4826);
-  EXPECT_DOUBLE_EQ(spread.index(13), -2 / 1.4826);
+  EXPECT_DOUBLE_EQ(spread.deviation, 3 * 1.4826);  // distances 2, 3, 0, 4, 10
+  EXPECT_DOUBLE_EQ(spread.index(1), 10 / (3 * 1.4826));
+  EXPECT_DOUBLE_EQ(spread.index(15), -4 / (3 * 1.4826));
 }
 
 TEST(Outliers, TiesMakeNoOutliersOfRoundingErrors) {
   const nc::Spread tied = nc::spread_of({10, 10, 10, 10, 9.9999});
-  EXPECT_DOUBLE_EQ(tied.deviation, 1);
+  EXPECT_DOUBLE_EQ(tied.deviation, 2.5);
   EXPECT_LT(tied.index(9.9999), 0.001);
-  EXPECT_DOUBLE_EQ(tied.index(1), 9);
+  EXPECT_DOUBLE_EQ(tied.index(5), 2);
   EXPECT_EQ(nc::spread_of({0, 0, 0}).index(0), 0);
 }
 
@@ -305,6 +305,19 @@ TEST(NeuralCleanse, LeavesACleanModelAsItIsAndSaysSo) {
   ASSERT_FALSE(context.messages.empty());
   EXPECT_NE(context.messages.back().find("no class is flagged, the model stays as it is"),
             std::string::npos);
+}
+
+TEST(NeuralCleanse, FlagsNothingInCleanModelsOfAnySeed) {
+  const FakeImageSet clean = images_of(kNormal, 50);
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+    FakeModel model = model_of(kNormal, 1);
+    const at::Tensor weight = model.layers()[0].weight.detach();
+    weight.add_(drawn(weight.sizes(), seed).sub(0.5).mul(2));  // a tenth of what decides a class
+    FakeContext context{seed};
+    run(context, model, clean, "batch_size = 25");
+    EXPECT_EQ(context.metrics.at("flagged_classes"), 0) << "seed " << seed;
+    EXPECT_TRUE(context.trainer().fits.empty()) << "seed " << seed;
+  }
 }
 
 TEST(NeuralCleanse, DetectsWithoutUnlearning) {

@@ -25,10 +25,10 @@ struct Spread {
 };
 
 /// 1.4826 times the median absolute deviation is the standard deviation of normal values. Where
-/// most values nearly agree it is nearly 0, and rounding would make outliers of the others: it
-/// counts as a tenth of the median at least.
+/// most values nearly agree it is small, and makes outliers of the others: it counts as a quarter
+/// of the median at least.
 inline Spread spread_of(const std::vector<double>& values) {
-  constexpr double kSmallest = 0.1;
+  constexpr double kSmallest = 0.25;
   Spread spread{.median = median(values)};
   std::vector<double> distances;
   for (const double value : values) distances.push_back(std::abs(value - spread.median));
