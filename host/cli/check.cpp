@@ -33,8 +33,9 @@ std::string plan(const Recipe& recipe) {
   const auto& table = recipe.table;
   const auto text = [](auto node) { return node.value_or(std::string("?")); };
   const auto* defenses = table["defense"].as_array();
+  const auto before = table["pretraining"]["dataset"]["plugin"].value<std::string>();
   return text(table["scenario"]) + ": " + text(table["attack"]["plugin"]) + " on " +
-         text(table["dataset"]["plugin"]) + ", " +
+         (before ? *before + ", then " : "") + text(table["dataset"]["plugin"]) + ", " +
          count_of(defenses ? defenses->size() : 0, "defense");
 }
 

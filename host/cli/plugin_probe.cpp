@@ -58,6 +58,8 @@ void probe_plugins(const std::vector<Recipe>& recipes, const Catalog& catalog) {
          {std::pair("dataset", Kind::dataset), std::pair("attack", Kind::attack),
           std::pair("defense", Kind::defense)})
       if (const auto* node = recipe.table.get(section)) find_plugins(*node, kind, catalog, files);
+    if (const auto node = recipe.table["pretraining"]["dataset"])
+      find_plugins(*node.node(), Kind::dataset, catalog, files);
   }
   for (const auto& file : files) probe(file);
 }

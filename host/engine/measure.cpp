@@ -22,10 +22,24 @@ nlohmann::json measure(HostTrainer& trainer, Classifier& model, const ImageStore
                        const TriggeredSet& triggered) {
   const at::Tensor labels = triggered.images.labels();
   const at::Tensor predicted = trainer.logits(model, triggered.images).argmax(1);
+  const at::Tensor robust = predicted.eq(labels);
+  const std::int64_t n = triggered.images.size();
+  if (!triggered.targets.defined()) {
+    const at::Tensor of_clean = trainer.logits(model, clean).argmax(1);
+    const auto favourite = predicted.bincount().argmax().item<std::int64_t>();
+    const double rate = share(count(predicted.eq(favourite)), n);
+    return {{"metrics",
+             {{"clean_accuracy", share(count(of_clean.eq(clean.labels())), clean.size())},
+              {"attack_success_rate", rate},
+              {"attack_success_rate_all", rate},
+              {"robust_accuracy", share(count(robust), n)},
+              {"attack_class", favourite},
+              {"attack_class_clean_share", share(count(of_clean.eq(favourite)), clean.size())}}},
+            {"counts", {{"clean", clean.size()}, {"triggered", n}, {"triggered_all", n}}}};
+  }
   const at::Tensor hit = predicted.eq(triggered.targets);
   const at::Tensor counted = labels.ne(triggered.targets);
-  const at::Tensor robust = predicted.eq(labels);
-  const std::int64_t n = triggered.images.size(), n_counted = count(counted);
+  const std::int64_t n_counted = count(counted);
   return {{"metrics",
            {{"clean_accuracy", trainer.accuracy(model, clean)},
             {"attack_success_rate", share(count(hit & counted), n_counted)},

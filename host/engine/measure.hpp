@@ -12,7 +12,7 @@ namespace backstop::host {
 /// The test set with the trigger on every image.
 struct TriggeredSet {
   ImageStore images;   ///< labels: the true ones
-  at::Tensor targets;  ///< int64 [n]: the labels that the attacker wants
+  at::Tensor targets;  ///< int64 [n]: the labels that the attacker wants; undefined: any class
 };
 
 /// Over the test set:
@@ -24,6 +24,11 @@ struct TriggeredSet {
 ///   robust_accuracy          triggered images predicted as their true label, of those whose label
 ///   is
 ///                            not their target
+/// Without targets (the model has learnt other classes than the attacker's), no image is excluded,
+/// and success is to lead images to one class, whichever:
+///   attack_success_rate,     triggered images predicted as the class that is predicted most often
+///   attack_success_rate_all  of them: attack_class
+///   attack_class_clean_share clean images predicted as that class
 /// Returns {"metrics": {...}, "counts": {"clean", "triggered", "triggered_all"}}, shares in 0 .. 1.
 nlohmann::json measure(HostTrainer& trainer, Classifier& model, const ImageStore& clean,
                        const TriggeredSet& triggered);

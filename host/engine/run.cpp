@@ -44,6 +44,13 @@ const std::string& build_hash() {
   return hash;
 }
 
+/// A dataset of the recipe.
+struct Task {
+  std::string name;  ///< its plugin's
+  Data data;
+  Augmentation augmentation;
+};
+
 /// Everything that one run of one recipe holds.
 class Run {
  public:
@@ -52,36 +59,46 @@ class Run {
 
  private:
   [[nodiscard]] const toml::table& section(std::string_view name) const;
-  [[nodiscard]] StageContext context(const StageLabel& label, const std::string& purpose);
+  [[nodiscard]] StageContext context(const StageLabel& label, const std::string& purpose,
+                                     const Augmentation& augmentation = {});
   [[nodiscard]] PluginObject object(Kind kind, const toml::table& table);
   /// Says what plugins leave changed outside of a stage.
   [[nodiscard]] Complaints complaints();
 
   void start_from_data();
+  /// A dataset, as a stage of the run.
+  [[nodiscard]] Task task(const toml::table& table);
+  /// What the backdoored model is trained on: with transfer another dataset than the defenses'.
+  [[nodiscard]] const Task& source() const { return pretraining_ ? *pretraining_ : *task_; }
   [[nodiscard]] Threat threat() const;
-  [[nodiscard]] TriggeredSet trigger_test_set(const PluginObject& attack, StageContext& ctx);
-  [[nodiscard]] Architecture architecture() const;
+  [[nodiscard]] TriggeredSet trigger_test_set(const PluginObject& attack, const Task& task,
+                                              StageContext& ctx);
+  [[nodiscard]] Architecture architecture(const Task& task) const;
   [[nodiscard]] Classifier new_model();
   /// Poisons the training set; the trigger is learnt, drawn, or comes from `attack.file`.
   void make_trigger(const PluginObject& attack, StageContext& ctx, TrainingSetCopy& editor);
   void load_attack(const PluginObject& attack);
   Stage train_attack(const PluginObject& attack);
   void start_from_attack();
+  /// Of the model that a defense starts from.
+  json start_metrics(StageContext& ctx, Classifier& model);
   Stage defend(const PluginObject& plugin, const StageLabel& label, const toml::table& table);
   [[nodiscard]] std::int64_t clean_images(const PluginObject& plugin,
                                           const toml::table& table) const;
 
   /// Lets the trainer measure `model` after each `every` epochs (0: never); appends the events to
   /// `epochs`. `before` is called before each measurement.
-  void measure_epochs(StageContext& ctx, const Classifier& model, std::int64_t every, json& epochs,
-                      std::function<void()> before);
+  void measure_epochs(StageContext& ctx, const Classifier& model, const Task& task,
+                      std::int64_t every, json& epochs, std::function<void()> before);
   void report_epoch(json event, json& epochs);
-  json final_measurement(StageContext& ctx, Classifier& model, const json& epochs);
+  json final_measurement(StageContext& ctx, Classifier& model, const Task& task,
+                         const json& epochs);
   [[nodiscard]] TensorFile model_file(const Classifier& model) const;
 
   /// The stage of that key from the store, or `make`'s result, kept there first.
   template <typename Make>
   Stage stage(const StageLabel& label, const json& key, Make&& make);
+  [[nodiscard]] json key_of(const Task& task) const;
   [[nodiscard]] json common_key() const;
   [[nodiscard]] json plugins_in(const toml::table& table, Kind kind) const;
   [[nodiscard]] json files_in(const toml::table& table, Kind kind) const;
@@ -97,8 +114,7 @@ class Run {
   RunDirectory directory_;
   StageStore store_;
   Compute compute_;
-  Augmentation augmentation_;
-  std::optional<Data> data_;
+  std::optional<Task> pretraining_, task_;  ///< [pretraining.dataset], with transfer, and [dataset]
   json attack_key_;
   std::optional<TriggeredSet> triggered_;
   std::optional<Stage> backdoored_;
@@ -120,9 +136,6 @@ Run::Run(const Recipe& recipe, const RunRequest& request, RunOutcome& outcome)
       store_(request.out / ".stages") {
   outcome.runs.push_back(directory_.path());
   compute_ = resolve_compute(section("compute"), section("model")["width"].ref<std::int64_t>());
-  const auto& augmentation = *section("dataset")["augmentation"].as_table();
-  augmentation_.crop_padding = augmentation["crop_padding"].ref<std::int64_t>();
-  augmentation_.horizontal_flip = augmentation["horizontal_flip"].ref<bool>();
   const std::string name = recipe.table["name"].ref<std::string>();
   results_ = {{"schema", 1},           {"name", name},
               {"seed", seed_},         {"recipe_sha256", sha256_of_text(to_toml(recipe))},
@@ -146,8 +159,9 @@ Run::Run(const Recipe& recipe, const RunRequest& request, RunOutcome& outcome)
   say({{"event", "run_started"}, {"run", directory_.path().string()}, {"seed", seed_}});
 }
 
-StageContext Run::context(const StageLabel& label, const std::string& purpose) {
-  return StageContext(label, seed_for(seed_, purpose), compute_, augmentation_, &directory_,
+StageContext Run::context(const StageLabel& label, const std::string& purpose,
+                          const Augmentation& augmentation) {
+  return StageContext(label, seed_for(seed_, purpose), compute_, augmentation, &directory_,
                       request_.interrupted);
 }
 
@@ -197,38 +211,67 @@ json Run::files_in(const toml::table& table, Kind kind) const {
 
 // --- data ---
 
-void Run::start_from_data() {
-  const toml::table& table = section("dataset");
+Task Run::task(const toml::table& table) {
   const StageLabel label{"data", table["plugin"].ref<std::string>()};
   json event = {
       {"event", "stage_started"}, {"stage", label.stage}, {"name", label.name}, {"reused", false}};
   say(event);
   StageContext ctx = context(label, "data");
   const PluginObject plugin = object(Kind::dataset, table);
-  data_.emplace(load_data(plugin, table, seed_, ctx, compute_.device));
-  directory_.describe(
-      {{"dataset",
-        {{"name", label.name},
-         {"fingerprint", data_->fingerprint},
-         {"training_images", data_->train.size()},
-         {"test_images", data_->test.size()},
-         {"image_size", {data_->train.channels(), data_->train.height(), data_->train.width()}},
-         {"classes", data_->class_names}}}});
+  const auto& augmentation = *table["augmentation"].as_table();
+  Task made{label.name,
+            load_data(plugin, table, seed_, ctx, compute_.device),
+            {augmentation["crop_padding"].ref<std::int64_t>(),
+             augmentation["horizontal_flip"].ref<bool>()}};
   event["event"] = "stage_finished";
   event["wall_seconds"] = ctx.cost().stop()["wall_seconds"];
   say(event);
+  return made;
+}
+
+void Run::start_from_data() {
+  const auto record = [this](const char* key, const Task& task) {
+    const ImageStore &train = task.data.train, &test = task.data.test;
+    directory_.describe({{key,
+                          {{"name", task.name},
+                           {"fingerprint", task.data.fingerprint},
+                           {"training_images", train.size()},
+                           {"test_images", test.size()},
+                           {"image_size", {train.channels(), train.height(), train.width()}},
+                           {"classes", task.data.class_names}}}});
+  };
+  task_.emplace(task(section("dataset")));
+  record("dataset", *task_);
+  if (!recipe_.table.contains("pretraining")) return;
+  pretraining_.emplace(task(*section("pretraining")["dataset"].as_table()));
+  record("pretraining_dataset", *pretraining_);
+  const auto size = [](const Task& task) {
+    const ImageStore& images = task.data.train;
+    return std::to_string(images.channels()) + "x" + std::to_string(images.height()) + "x" +
+           std::to_string(images.width());
+  };
+  if (size(*pretraining_) != size(*task_))
+    throw HostError(ExitCode::usage,
+                    "the images of [pretraining.dataset] `" + pretraining_->name + "` are " +
+                        size(*pretraining_) + ", those of [dataset] `" + task_->name + "` " +
+                        size(*task_) + " (channels, height, width)",
+                    "`image_size` resizes a dataset; the channels must be the same");
 }
 
 // --- stages ---
+
+json Run::key_of(const Task& task) const {
+  return {{"dataset", task.data.fingerprint},
+          {"choice", task.data.choice},
+          {"augmentation", {task.augmentation.crop_padding, task.augmentation.horizontal_flip}},
+          {"normalisation", {task.data.normalisation.mean, task.data.normalisation.deviation}}};
+}
 
 json Run::common_key() const {
   return {{"backstop", BACKSTOP_VERSION},
           {"engine", build_hash()},
           {"seed", seed_},
-          {"dataset", data_->fingerprint},
-          {"choice", data_->choice},
-          {"augmentation", {augmentation_.crop_padding, augmentation_.horizontal_flip}},
-          {"normalisation", {data_->normalisation.mean, data_->normalisation.deviation}},
+          {"source", key_of(source())},
           {"model", to_json(section("model"))},
           {"compute",
            {c10::DeviceTypeName(compute_.device.type()), compute_.bfloat16, compute_.threads}}};
@@ -269,16 +312,16 @@ void Run::report_epoch(json event, json& epochs) {
   say(std::move(event));
 }
 
-void Run::measure_epochs(StageContext& ctx, const Classifier& model, std::int64_t every,
-                         json& epochs, std::function<void()> before) {
+void Run::measure_epochs(StageContext& ctx, const Classifier& model, const Task& task,
+                         std::int64_t every, json& epochs, std::function<void()> before) {
   if (every == 0) return;
   ctx.trainer().measure(
-      model, [this, &ctx, every, &epochs, before = std::move(before)](
+      model, [this, &ctx, &task, every, &epochs, before = std::move(before)](
                  Classifier& trained, std::int64_t epoch, std::int64_t of, double loss) {
         if (epoch % every != 0 && epoch != of) return;
         const CostMeter::Evaluation pause(ctx.cost());
         before();
-        last_measurement_ = measure(ctx.trainer(), trained, data_->test, *triggered_);
+        last_measurement_ = measure(ctx.trainer(), trained, task.data.test, *triggered_);
         measured_.clear();
         for (const auto& item : trained.state()) measured_.push_back(item.second);
         json event = {{"event", "epoch"},
@@ -292,14 +335,15 @@ void Run::measure_epochs(StageContext& ctx, const Classifier& model, std::int64_
       });
 }
 
-json Run::final_measurement(StageContext& ctx, Classifier& model, const json& epochs) {
+json Run::final_measurement(StageContext& ctx, Classifier& model, const Task& task,
+                            const json& epochs) {
   const CostMeter::Evaluation pause(ctx.cost());
   const auto state = model.state();
   const bool unchanged =
       epochs.size() > 1 && state.size() == measured_.size() &&
       std::equal(state.begin(), state.end(), measured_.begin(),
                  [](const auto& now, const at::Tensor& then) { return now.second.equal(then); });
-  return unchanged ? last_measurement_ : measure(ctx.trainer(), model, data_->test, *triggered_);
+  return unchanged ? last_measurement_ : measure(ctx.trainer(), model, task.data.test, *triggered_);
 }
 
 TensorFile Run::model_file(const Classifier& model) const {
@@ -324,7 +368,7 @@ Threat Run::threat() const {
   Threat threat;
   threat.all_to_all = table["labels"].value_or<std::string_view>("") == "all-to-all" ? 1 : 0;
   threat.target = table["target"].ref<std::int64_t>();
-  threat.classes = data_->train.classes();
+  threat.classes = source().data.train.classes();
   threat.poison_ratio = table["poison_ratio"].ref<double>();
   if (threat.all_to_all == 0 && threat.target >= threat.classes)
     throw HostError(ExitCode::usage,
@@ -334,15 +378,17 @@ Threat Run::threat() const {
   return threat;
 }
 
-TriggeredSet Run::trigger_test_set(const PluginObject& attack, StageContext& ctx) {
+TriggeredSet Run::trigger_test_set(const PluginObject& attack, const Task& task,
+                                   StageContext& ctx) {
   const CostMeter::Evaluation pause(ctx.cost());
   std::vector<at::Tensor> parts;
+  const ImageStore& test = task.data.test;
   constexpr std::int64_t kChunk = 1000;
-  for (std::int64_t first = 0; first < data_->test.size(); first += kChunk) {
+  for (std::int64_t first = 0; first < test.size(); first += kChunk) {
     ctx.stop_if_cancelled();
     const at::Tensor positions =
-        at::arange(first, std::min(first + kChunk, data_->test.size()), at::kLong);
-    const at::Tensor clean = data_->test.images(positions);
+        at::arange(first, std::min(first + kChunk, test.size()), at::kLong);
+    const at::Tensor clean = test.images(positions);
     const at::Tensor images = call(attack, "apply", ctx, [&] {
       return attack.as<Attack>().apply(ctx, clean, Phase::test).detach();
     });
@@ -355,21 +401,22 @@ TriggeredSet Run::trigger_test_set(const PluginObject& attack, StageContext& ctx
           "the plugin is " + attack.entry().path.string());
     parts.push_back(to_8_bits(images));
   }
-  const at::Tensor labels = data_->test.labels();
-  return {ImageStore(at::cat(parts), labels, data_->test.classes(), compute_.device),
-          threat().targets(labels)};
+  const at::Tensor labels = test.labels();
+  const bool own_classes = &task == &source();
+  return {ImageStore(at::cat(parts), labels, test.classes(), compute_.device),
+          own_classes ? threat().targets(labels) : at::Tensor()};
 }
 
-Architecture Run::architecture() const {
+Architecture Run::architecture(const Task& task) const {
   const toml::table& table = section("model");
+  const ImageStore& images = task.data.train;
   return {table["architecture"].ref<std::string>(), table["width"].ref<std::int64_t>(),
-          data_->train.channels(), data_->train.classes(),
-          data_->train.height() * data_->train.width()};
+          images.channels(), images.classes(), images.height() * images.width()};
 }
 
 Classifier Run::new_model() {
   at::Generator generator = host::make_generator(seed_for(seed_, "model"));
-  return {architecture(), data_->normalisation, compute_, generator};
+  return {architecture(source()), source().data.normalisation, compute_, generator};
 }
 
 void Run::make_trigger(const PluginObject& attack, StageContext& ctx, TrainingSetCopy& editor) {
@@ -381,7 +428,7 @@ void Run::make_trigger(const PluginObject& attack, StageContext& ctx, TrainingSe
     editor.restore(learnt.poison, *file);
     return;
   }
-  call(attack, "prepare", ctx, [&] { plugin.prepare(ctx, threat(), data_->train); });
+  call(attack, "prepare", ctx, [&] { plugin.prepare(ctx, threat(), source().data.train); });
   call(attack, "poison", ctx, [&] { plugin.poison(ctx, threat(), editor); });
   if (section("model")["file"])
     ctx.log(LogLevel::warning,
@@ -390,15 +437,16 @@ void Run::make_trigger(const PluginObject& attack, StageContext& ctx, TrainingSe
 }
 
 Stage Run::train_attack(const PluginObject& attack) {
-  StageContext ctx = context({"attack", kUndefended}, "attack");
-  ctx.set_model(architecture(), data_->normalisation);
+  const Task& task = source();
+  StageContext ctx = context({"attack", kUndefended}, "attack", task.augmentation);
+  ctx.set_model(architecture(task), task.data.normalisation);
   auto& plugin = attack.as<Attack>();
   const Threat threat = this->threat();
   Classifier model = new_model();
-  TrainingSetCopy editor(data_->train);
+  TrainingSetCopy editor(source().data.train);
   make_trigger(attack, ctx, editor);
-  const ImageStore poisoned = with_poison(data_->train, editor.record());
-  triggered_.emplace(trigger_test_set(attack, ctx));
+  const ImageStore poisoned = with_poison(source().data.train, editor.record());
+  triggered_.emplace(trigger_test_set(attack, task, ctx));
 
   Stage stage;
   stage.epochs = json::array();
@@ -406,7 +454,7 @@ Stage Run::train_attack(const PluginObject& attack) {
   if (file) model.load_state(read_safetensors(*file).tensors, *file);
   {
     const CostMeter::Evaluation pause(ctx.cost());
-    last_measurement_ = measure(ctx.trainer(), model, data_->test, *triggered_);
+    last_measurement_ = measure(ctx.trainer(), model, task.data.test, *triggered_);
     const toml::table& training = *section("attack")["training"].as_table();
     json event = {{"event", "epoch"},
                   {"stage", "attack"},
@@ -426,11 +474,11 @@ Stage Run::train_attack(const PluginObject& attack) {
     options.scheduler = &scheduler;
     options.optimizer = optimizer_options(*training["optimizer"].as_table());
     // The trigger may be learnt on the way.
-    measure_epochs(ctx, model, 1, stage.epochs,
-                   [&] { triggered_.emplace(trigger_test_set(attack, ctx)); });
+    measure_epochs(ctx, model, task, 1, stage.epochs,
+                   [&] { triggered_.emplace(trigger_test_set(attack, task, ctx)); });
     call(attack, "train", ctx,
          [&] { plugin.train(ctx, threat, model, poisoned, editor, options); });
-    triggered_.emplace(trigger_test_set(attack, ctx));
+    triggered_.emplace(trigger_test_set(attack, task, ctx));
   }
   stage.poison = editor.record();
   TensorState state;
@@ -439,10 +487,10 @@ Stage Run::train_attack(const PluginObject& attack) {
   stage.row = {{"name", kUndefended},
                {"plugin", nullptr},
                {"given", {{"clean_images", 0}, {"training_images", 0}}}};
-  stage.row.update(final_measurement(ctx, model, stage.epochs));
+  stage.row.update(final_measurement(ctx, model, task, stage.epochs));
   {
     const CostMeter::Evaluation pause(ctx.cost());
-    stage.row["trigger"] = image_quality(data_->test, triggered_->images);
+    stage.row["trigger"] = image_quality(task.data.test, triggered_->images);
   }
   const at::Tensor& roles = tensor_named(stage.poison, "roles");
   stage.row["extra"] = ctx.metrics();
@@ -461,10 +509,10 @@ Stage Run::train_attack(const PluginObject& attack) {
 /// alone.
 void Run::load_attack(const PluginObject& attack) {
   StageContext ctx = context({"attack", kUndefended}, "attack/load");
-  ctx.set_model(architecture(), data_->normalisation);
+  ctx.set_model(architecture(source()), source().data.normalisation);
   const TensorState state(backdoored_->state);
   call(attack, "load", ctx, [&] { attack.as<Attack>().load(ctx, threat(), state); });
-  triggered_.emplace(trigger_test_set(attack, ctx));
+  triggered_.emplace(trigger_test_set(attack, *task_, ctx));
 }
 
 void Run::start_from_attack() {
@@ -485,11 +533,11 @@ void Run::start_from_attack() {
   directory_.keep_attack(label.name, store_.folder_of(label.stage, attack_key_));
   const PluginObject attack = object(Kind::attack, table);
   load_attack(attack);
-  const std::int64_t shown = std::min<std::int64_t>(8, data_->test.size());
+  const std::int64_t shown = std::min<std::int64_t>(8, task_->data.test.size());
   const at::Tensor first = at::arange(shown, at::kLong);
   const std::string& name = attack.entry().manifest.name;
   directory_.write_trigger(name, name + ": " + trigger_text(backdoored_->row),
-                           data_->test.pixels(first).to(at::kCPU),
+                           task_->data.test.pixels(first).to(at::kCPU),
                            triggered_->images.pixels(first).to(at::kCPU));
   add_row(label, *backdoored_);
 }
@@ -499,7 +547,7 @@ void Run::start_from_attack() {
 std::int64_t Run::clean_images(const PluginObject& plugin, const toml::table& table) const {
   const auto& needs = plugin.entry().manifest.needs;
   if (std::find(needs.begin(), needs.end(), "clean-data") == needs.end()) return 0;
-  const std::int64_t all = data_->train.size();
+  const std::int64_t all = task_->data.train.size();
   if (const auto count = table["clean_images"].value<std::int64_t>()) {
     if (*count <= all) return *count;
     throw HostError(ExitCode::usage, "defense `" + table["name"].ref<std::string>() +
@@ -511,23 +559,34 @@ std::int64_t Run::clean_images(const PluginObject& plugin, const toml::table& ta
   return std::max<std::int64_t>(1, std::llround(share * static_cast<double>(all)));
 }
 
+json Run::start_metrics(StageContext& ctx, Classifier& model) {
+  if (!pretraining_) return backdoored_->row["metrics"];  // the same weights: measured already
+  const CostMeter::Evaluation pause(ctx.cost());
+  return measure(ctx.trainer(), model, task_->data.test, *triggered_)["metrics"];
+}
+
 Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const toml::table& table) {
   // One sequence of draws for all defenses: they are compared on the same clean images and batches.
-  StageContext ctx = context(label, "defense");
-  ctx.set_model(architecture(), data_->normalisation);
+  StageContext ctx = context(label, "defense", task_->augmentation);
+  ctx.set_model(architecture(*task_), source().data.normalisation);
   Classifier model = new_model();
   model.load_state(backdoored_->model.tensors, "the backdoored model");
+  if (pretraining_) {
+    at::Generator generator = host::make_generator(seed_for(seed_, "head"));
+    model.replace_head(task_->data.train.classes(), generator);
+  }
 
+  const ImageStore& train = task_->data.train;
   std::optional<ImageStore> clean, training;
   const std::int64_t clean_count = clean_images(plugin, table);
   if (clean_count > 0) {
     at::Generator generator = host::make_generator(seed_for(seed_, "defender's clean images"));
-    clean = data_->train.subset(
-        at::randperm(data_->train.size(), generator, at::kLong).narrow(0, 0, clean_count));
+    clean =
+        train.subset(at::randperm(train.size(), generator, at::kLong).narrow(0, 0, clean_count));
   }
   const auto& needs = plugin.entry().manifest.needs;
   if (std::find(needs.begin(), needs.end(), "training-data") != needs.end())
-    training = with_poison(data_->train, backdoored_->poison);
+    training = with_poison(train, backdoored_->poison);
   const GivenData given(clean ? &*clean : nullptr, training ? &*training : nullptr);
 
   Stage stage;
@@ -537,9 +596,10 @@ Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const tom
                 {"name", label.name},
                 {"epoch", 0},
                 {"epochs", table["epochs"].value_or(std::int64_t{0})}};
-  start.update(backdoored_->row["metrics"]);  // the same weights: measured already
+  start.update(start_metrics(ctx, model));
   report_epoch(std::move(start), stage.epochs);
-  measure_epochs(ctx, model, table["measure_every"].ref<std::int64_t>(), stage.epochs, [] {});
+  measure_epochs(ctx, model, *task_, table["measure_every"].ref<std::int64_t>(), stage.epochs,
+                 [] {});
   call(plugin, "run", ctx, [&] { plugin.as<Defense>().run(ctx, model, given); });
 
   stage.row = {
@@ -547,10 +607,10 @@ Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const tom
       {"plugin", plugin.entry().manifest.name},
       {"given",
        {{"clean_images", clean_count}, {"training_images", training ? training->size() : 0}}}};
-  stage.row.update(final_measurement(ctx, model, stage.epochs));
+  stage.row.update(final_measurement(ctx, model, *task_, stage.epochs));
   stage.row["extra"] = ctx.metrics();
-  if (ctx.flagged().defined())
-    stage.row["detection"] = detection(ctx.flagged(), backdoored_->poison, data_->train.size());
+  if (training && ctx.flagged().defined())  // else it knows other images than the poisoned ones
+    stage.row["detection"] = detection(ctx.flagged(), backdoored_->poison, train.size());
   stage.row["cost"] = ctx.cost().stop();
   stage.model = model_file(model);
   stage.artifacts = ctx.artifacts();
@@ -563,17 +623,30 @@ Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const tom
 void Run::add_row(const StageLabel& label, const Stage& stage) {
   json row = stage.row;
   row["name"] = label.name;  // a kept stage may have been made under another name
-  const double undefended = backdoored_->row["metrics"]["clean_accuracy"];
-  row["metrics"]["clean_accuracy_drop"] =
-      undefended - row["metrics"]["clean_accuracy"].get<double>();
+  if (!pretraining_) {
+    const double undefended = backdoored_->row["metrics"]["clean_accuracy"];
+    row["metrics"]["clean_accuracy_drop"] =
+        undefended - row["metrics"]["clean_accuracy"].get<double>();
+  }
+  row["by_epoch"] = json::array();
+  for (const json& event : stage.epochs) {
+    json point = {{"epoch", event["epoch"]}};
+    for (const char* metric : {"clean_accuracy", "attack_success_rate"})
+      point[metric] = event[metric];
+    row["by_epoch"].push_back(std::move(point));
+  }
+  row["measured_on"] = (label.stage == "attack" ? source() : *task_).name;
+  if (const auto favourite = row["metrics"].find("attack_class"); favourite != row["metrics"].end())
+    row["attack_class_name"] = task_->data.class_names.at(favourite->get<std::size_t>());
   results_["rows"].push_back(std::move(row));
   directory_.write_results(results_);
 }
 
 void Run::show(const StageLabel& label, const NamedTensors& pictures) {
-  const at::Tensor first = at::arange(std::min<std::int64_t>(3, data_->test.size()), at::kLong);
+  const at::Tensor first =
+      at::arange(std::min<std::int64_t>(3, task_->data.test.size()), at::kLong);
   std::vector<SheetRow> rows = {
-      {"clean", data_->test.pixels(first).to(at::kCPU)},
+      {"clean", task_->data.test.pixels(first).to(at::kCPU)},
       {"with the true trigger", triggered_->images.pixels(first).to(at::kCPU)}};
   for (const auto& [name, images] : pictures) {
     if (images.sizes().slice(1) != rows[0].images.sizes().slice(1))
@@ -611,6 +684,10 @@ json Run::expectations() const {
 json Run::execute() try {
   start_from_data();
   json plugins = plugins_in(section("dataset"), Kind::dataset);
+  if (pretraining_)
+    for (const auto& plugin :
+         plugins_in(*section("pretraining")["dataset"].as_table(), Kind::dataset))
+      plugins.push_back(plugin);
   for (const auto& plugin : plugins_in(section("attack"), Kind::attack)) plugins.push_back(plugin);
   const auto* defenses = recipe_.table["defense"].as_array();
   const toml::array none;
@@ -624,6 +701,7 @@ json Run::execute() try {
     const toml::table& table = *node.as_table();
     const StageLabel label{"defense", table["name"].ref<std::string>()};
     json key = {{"attack", attack_key_},
+                {"task", key_of(*task_)},
                 {"defense", to_json(table)},
                 {"plugins", plugins_in(table, Kind::defense)}};
     key["defense"].erase("name");

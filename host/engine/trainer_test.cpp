@@ -271,6 +271,20 @@ TEST(Measure, AllToAllExcludesNothing) {
   EXPECT_EQ(result["metrics"]["attack_success_rate_all"], 0.75);
 }
 
+TEST(Measure, WithoutTargetsTheMostCommonClassCounts) {
+  Fixture f;
+  const ImageStore clean(at::zeros({8, 3, 8, 8}, at::kByte),
+                         at::tensor({0, 0, 0, 1, 1, 1, 1, 1}, at::kLong), 2, c10::kCPU);
+  answer_always(*f.model, 1);
+  const auto result = measure(f.context.trainer(), *f.model, clean, {clean, at::Tensor()});
+  EXPECT_EQ(result["metrics"]["clean_accuracy"], 5.0 / 8);
+  EXPECT_EQ(result["metrics"]["attack_success_rate"], 1.0);
+  EXPECT_EQ(result["metrics"]["attack_class"], 1);
+  EXPECT_EQ(result["metrics"]["attack_class_clean_share"], 1.0);
+  EXPECT_EQ(result["metrics"]["robust_accuracy"], 5.0 / 8);
+  EXPECT_EQ(result["counts"]["triggered"], 8);
+}
+
 TEST(Detection, CountsAgainstPoisonAndNotCover) {
   const NamedTensors record = {
       {"positions", at::tensor({1, 3, 5, 7}, at::kLong)},

@@ -178,6 +178,7 @@ class Checker {
                            const Parameters& parameters, const Scope& outer);
   toml::table plugin_section(Kind kind, const toml::table& recipe, const std::string& subsection,
                              Parameters inside, const Scope& top);
+  toml::table pretraining_dataset(const toml::table& recipe, const Scope& top);
   Parameters dataset_keys(const toml::table& given, const Manifest* plugin,
                           const Scope& scope) const;
   void chosen_classes(const toml::table& given, const toml::table& resolved, const Scope& scope);
@@ -192,6 +193,7 @@ class Checker {
   const Catalog& catalog_;
   std::vector<Diagnostic>& diagnostics_;
   std::string architecture_;                     ///< of [model]
+  bool transfer_ = false;                        ///< the scenario
   std::vector<std::string> rows_{"no defense"};  ///< what [expect] may name
 };
 
@@ -474,14 +476,19 @@ toml::table Checker::optimizer(const toml::table& given, const toml::table* defa
   return resolved;
 }
 
+/// "[dataset.augmentation]"
+std::string table_label(const Path& outer, const std::string& key) {
+  std::string label = "[";
+  for (const auto& part : outer) label += part + '.';
+  return label + key + ']';
+}
+
 /// A table with the host's keys alone; left out, it has all its defaults.
 toml::table Checker::host_section(const toml::table& parent, const std::string& key,
                                   const Parameters& parameters, const Scope& outer) {
   static const toml::table kEmpty;
   const auto* node = parent.get(key);
-  Scope scope = inner(outer, key, "", node);
-  for (const auto& part : scope.path) scope.label += (scope.label.empty() ? "[" : ".") + part;
-  scope.label += ']';
+  const Scope scope = inner(outer, key, table_label(outer.path, key), node);
   if (node && !node->is_table()) {
     report(scope.header, ticked(key) + " is " + found(*node) + ", it must be a table",
            "write " + scope.label);
@@ -527,13 +534,14 @@ void Checker::chosen_classes(const toml::table& given, const toml::table& resolv
   }
 }
 
-/// [dataset] and [attack]: the host's keys, the plugin's, and a table of the host's.
+/// [dataset], [pretraining.dataset] and [attack]: the host's keys, the plugin's, and a table of the
+/// host's.
 toml::table Checker::plugin_section(Kind kind, const toml::table& recipe,
                                     const std::string& subsection, Parameters inside,
                                     const Scope& top) {
   const std::string name(to_string(kind));
   const auto* node = recipe.get(name);
-  const Scope scope = inner(top, name, '[' + name + ']', node);
+  const Scope scope = inner(top, name, table_label(top.path, name), node);
   if (!node || !node->is_table()) {
     report(scope.header,
            node ? ticked(name) + " is " + found(*node) + ", it must be a table"
@@ -567,6 +575,15 @@ toml::table Checker::plugin_section(Kind kind, const toml::table& recipe,
   return resolved;
 }
 
+toml::table Checker::pretraining_dataset(const toml::table& recipe, const Scope& top) {
+  static const toml::table kEmpty;
+  const auto* node = recipe.get("pretraining");
+  const Scope scope = inner(top, "pretraining", "[pretraining]", node);
+  const auto& given = node && node->is_table() ? *node->as_table() : kEmpty;
+  unknown_keys(given, {}, scope, {"dataset"}, nullptr);
+  return plugin_section(Kind::dataset, given, "augmentation", sections().augmentation, scope);
+}
+
 void Checker::needs_of_model(const Manifest& manifest, const toml::source_region& region) {
   for (const ModelTrait& trait : model_traits()) {
     const auto& without = trait.missing_in;
@@ -583,6 +600,11 @@ toml::table Checker::defense(const toml::table& given, const Scope& scope) {
   Parameters parameters = sections().defense;
   const auto* entry = plugin(Kind::defense, given.get("plugin"), scope);
   if (entry) needs_of_model(entry->manifest, place_of(*given.get("plugin"), scope));
+  if (entry && transfer_ && needs(entry->manifest, "training-data"))
+    report(place_of(*given.get("plugin"), scope),
+           "defense `" + entry->manifest.name +
+               "` needs the poisoned training set, which whoever adapts a model does not have",
+           "the scenario \"standalone\" has it");
   if (!entry || needs_clean_data(entry->manifest)) {
     const auto* images = given.get("clean_images");
     const bool fraction = given.contains("clean_fraction");
@@ -676,6 +698,11 @@ toml::table Checker::metrics(const toml::table& given, const Scope& scope) {
              near ? "did you mean `" + *near + "`?" : "metrics: " + list_of(known, ticked));
       continue;
     }
+    if (transfer_ && metric == "clean_accuracy_drop")
+      report(key.source(),
+             "`clean_accuracy_drop` compares with \"no defense\", which the scenario \"transfer\" "
+             "measures on another dataset",
+             "bound `clean_accuracy`");
     const Scope within = inner(scope, metric, ticked(metric), &node);
     if (const auto* table = node.as_table())
       resolved.insert(
@@ -744,16 +771,19 @@ bool is_device(std::string_view text) {
 toml::table Checker::recipe(const toml::table& given) {
   const Scope top{};
   const auto scenario = given["scenario"].value_or(std::string());
-  if (scenario == "transfer" || scenario == "encoder") {
+  if (scenario == "encoder") {
     // Its keys are others, so nothing more can be said of it.
     report(place_of(*given.get("scenario"), top),
            "this version does not run the scenario " + in_quotes(scenario) + " yet",
-           "it runs \"standalone\"");
+           "it runs \"standalone\" and \"transfer\"");
     return {};
   }
+  transfer_ = scenario == "transfer";
   const auto& own = sections().recipe;
   unknown_keys(given, own, top,
-               {"dataset", "model", "attack", "defense", "compute", "expect", "matrix"}, nullptr);
+               {"dataset", "model", "attack", "defense", "compute", "expect", "matrix",
+                transfer_ ? "pretraining" : "dataset"},
+               nullptr);
   toml::table resolved = keys(given, own, top);
   if (const auto name = resolved["name"].value<std::string>(); name && !is_folder_name(*name))
     report(
@@ -762,6 +792,9 @@ toml::table Checker::recipe(const toml::table& given) {
         "the run's folder gets this name");
 
   std::size_t index = own.size();
+  if (transfer_)
+    resolved.insert(ordered_key("pretraining", index++),
+                    toml::table{{"dataset", pretraining_dataset(given, top)}});
   resolved.insert(
       ordered_key("dataset", index++),
       plugin_section(Kind::dataset, given, "augmentation", sections().augmentation, top));

@@ -16,14 +16,14 @@ namespace backstop::host {
 /// A resolved recipe. Every key below is present unless marked optional, with the type given;
 /// floats are TOML floats even where the recipe wrote an integer.
 ///
-///   schema = 1; name (string); scenario = "standalone"; seed (integer >= 0)
+///   schema = 1; name (string); scenario ("standalone" | "transfer"); seed (integer >= 0)
+///   [pretraining.dataset]  with the scenario "transfer": as [dataset]
 ///   [dataset]            plugin; image_size (integer, optional: resize); classes (integers or
 ///                        strings, optional: labels or names, in their new order); per_class,
 ///                        limit, test_limit (integers, 0: all); the plugin's parameters, which
 ///                        take the place of the host's keys of the same name
 ///   [dataset.augmentation]  crop_padding (integer, pixels); horizontal_flip (boolean)
-///   [model]              architecture ("preact-resnet18" | "resnet18" | "small-cnn" |
-///                        "mlp");
+///   [model]              architecture ("preact-resnet18" | "resnet18" | "small-cnn" | "mlp");
 ///                        width (integer); file (path, optional: start from these weights
 ///                        instead of training)
 ///   [attack]             plugin; poison_ratio (float, 0 .. 1); target (integer >= 0);

@@ -327,9 +327,38 @@ TEST_F(Recipes, ReportsValuesOutOfRange) {
 }
 
 TEST_F(Recipes, SaysWhichScenariosDoNotRunYet) {
-  EXPECT_EQ(problems_with("seed = 7", "scenario = \"transfer\"\n[pretraining.dataset]"),
-            "3:12+10 this version does not run the scenario \"transfer\" yet | it runs "
-            "\"standalone\"\n");
+  EXPECT_EQ(problems_with("seed = 7", "scenario = \"encoder\"\n[pretraining.dataset]"),
+            "3:12+9 this version does not run the scenario \"encoder\" yet | it runs "
+            "\"standalone\" and \"transfer\"\n");
+}
+
+TEST_F(Recipes, TransferHasADatasetOfThePretraining) {
+  const std::vector<std::string> transfer{"scenario=transfer", "expect={}"};
+  EXPECT_THAT(problems_of(kValidRecipe, transfer),
+              HasSubstr("[pretraining.dataset] is missing | write [pretraining.dataset] with a "
+                        "`plugin`\n"));
+  auto with = transfer;
+  with.push_back("pretraining.dataset.plugin=shapes");
+  const CheckedRecipe checked = check(kValidRecipe, with);
+  ASSERT_EQ(checked.recipes.size(), 1u);
+  EXPECT_THAT(to_toml(checked.recipes[0]),
+              HasSubstr("[pretraining.dataset]\nplugin = \"shapes\"\nper_class = 0\nlimit = 0\n"
+                        "test_limit = 0\nroot = \"/\"\n\n[pretraining.dataset.augmentation]\n"
+                        "crop_padding = 4\nhorizontal_flip = true\n\n[dataset]\n"));
+  with.push_back("pretraining.epochs=3");
+  EXPECT_THAT(problems_of(kValidRecipe, with), HasSubstr("epochs"));
+  EXPECT_THAT(problems_of(kValidRecipe, {"pretraining.dataset.plugin=shapes"}),
+              HasSubstr("`pretraining`"))
+      << "standalone has none";
+}
+
+TEST_F(Recipes, TransferHasNoPoisonedTrainingSetAndNoDrop) {
+  EXPECT_THAT(problems_of(edited(kFirstDefense, "[[defense]]\nplugin = \"filter\"\n"),
+                          {"scenario=transfer", "pretraining.dataset.plugin=shapes"}),
+              AllOf(HasSubstr("defense `filter` needs the poisoned training set, which whoever "
+                              "adapts a model does not have"),
+                    HasSubstr("`clean_accuracy_drop` compares with \"no defense\", which the "
+                              "scenario \"transfer\" measures on another dataset")));
 }
 
 TEST_F(Recipes, ReportsPluginsThatCannotBeUsed) {

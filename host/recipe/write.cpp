@@ -57,6 +57,14 @@ void write_section(std::string& out, const std::string& header, const toml::tabl
   }
 }
 
+/// The table, then the one that it holds under `subsection`.
+void write_sections(std::string& out, const std::string& name, const toml::table& table,
+                    const std::string& subsection) {
+  write_section(out, '[' + name + ']', table, subsection);
+  if (const auto* inner = table.get_as<toml::table>(subsection))
+    write_section(out, '[' + name + '.' + subsection + ']', *inner);
+}
+
 void write_expectations(std::string& out, const toml::table& expect) {
   out += "\n[expect]\n";
   for (const auto& [row, metrics] : in_order(expect)) {
@@ -183,6 +191,11 @@ std::string to_toml(const Recipe& recipe) {
     }
     const auto* table = value->as_table();
     if (!table) continue;
+    if (name == "pretraining") {
+      write_sections(out, "pretraining.dataset", *table->get_as<toml::table>("dataset"),
+                     "augmentation");
+      continue;
+    }
     if (name == "expect") {
       write_expectations(out, *table);
       continue;
@@ -190,9 +203,7 @@ std::string to_toml(const Recipe& recipe) {
     const std::string subsection = name == "dataset"  ? "augmentation"
                                    : name == "attack" ? "training"
                                                       : "";
-    write_section(out, '[' + name + ']', *table, subsection);
-    if (const auto* inner = table->get_as<toml::table>(subsection))
-      write_section(out, '[' + name + '.' + subsection + ']', *inner);
+    write_sections(out, name, *table, subsection);
   }
   return out;
 }

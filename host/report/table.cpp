@@ -6,6 +6,7 @@
 #include <limits>
 #include <locale>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <utility>
 
@@ -102,6 +103,70 @@ std::string figures(const nlohmann::json& extra) {
   return text.str();
 }
 
+/// Of a model with other classes than the attacker's: which class the trigger leads to.
+std::string attack_class(const nlohmann::json& row) {
+  const auto& metrics = section_of(row, "metrics");
+  const auto favourite = number_in(metrics, "attack_class");
+  if (!favourite) return "";
+  return row.at("name").get<std::string>() + ": of the triggered images " +
+         share(number_in(metrics, "attack_success_rate")) + " go to class " + fixed(*favourite, 0) +
+         " (" + row.value("attack_class_name", "?") + "), of the clean ones " +
+         share(number_in(metrics, "attack_class_clean_share"));
+}
+
+/// Below definitions() of the first row, when the others are measured differently.
+std::vector<std::string> definitions_of_transfer(const nlohmann::json& rows) {
+  const auto other = std::find_if(rows.begin(), rows.end(), [](const nlohmann::json& row) {
+    return !attack_class(row).empty();
+  });
+  if (other == rows.end()) return {};
+  return {"all that is said of \"no defense\", on " + rows[0].value("measured_on", "?") +
+              "; the other rows, on " + other->value("measured_on", "?") + ":",
+          "attack success: triggered test images that go to the class that most of them go to, of "
+          "all (n = " +
+              count(number_in(section_of(*other, "counts"), "triggered_all")) +
+              "); below is how many clean images go there as well"};
+}
+
+/// At most kCurveColumns of the epochs: all, or the first, the last, and others evenly spread on a
+/// logarithmic scale.
+constexpr std::size_t kCurveColumns = 9;
+std::set<std::int64_t> shown_epochs(const std::set<std::int64_t>& all) {
+  if (all.size() <= kCurveColumns) return all;
+  const std::vector<std::int64_t> epochs(all.begin(), all.end());
+  std::set<std::int64_t> shown{epochs.front(), epochs.back()};
+  const auto last = static_cast<double>(epochs.size() - 1);
+  for (std::size_t i = 0; i + 2 < kCurveColumns; ++i) {
+    const double exponent = static_cast<double>(i) / static_cast<double>(kCurveColumns - 2);
+    shown.insert(epochs[static_cast<std::size_t>(std::lround(std::pow(last, exponent)))]);
+  }
+  return shown;
+}
+
+std::vector<std::vector<std::string>> curves_of(const nlohmann::json& rows) {
+  std::set<std::int64_t> all;
+  for (const auto& row : rows)
+    for (const auto& point : section_of(row, "by_epoch"))
+      all.insert(point.at("epoch").get<std::int64_t>());
+  if (all.size() < 3) return {};  // before and after: the table above has it
+  const auto shown = shown_epochs(all);
+  std::vector<std::vector<std::string>> lines(1, {"epoch"});
+  for (const auto epoch : shown) lines[0].push_back(std::to_string(epoch));
+  for (const auto& row : rows) {
+    if (section_of(row, "by_epoch").size() < 2) continue;
+    auto& line = lines.emplace_back(1 + shown.size());
+    line[0] = row.at("name").get<std::string>();
+    for (const auto& point : section_of(row, "by_epoch")) {
+      const auto column = shown.find(point.at("epoch").get<std::int64_t>());
+      if (column == shown.end()) continue;
+      line[1 + static_cast<std::size_t>(std::distance(shown.begin(), column))] =
+          share(number_in(point, "clean_accuracy")) + " " +
+          share(number_in(point, "attack_success_rate"));
+    }
+  }
+  return lines;
+}
+
 std::string expectation(const nlohmann::json& entry) {
   const auto minimum = number_in(entry, "minimum");
   const auto maximum = number_in(entry, "maximum");
@@ -153,6 +218,8 @@ ResultTable lay_out_results(const nlohmann::json& results) {
           count(number_in(detection, "flagged")) + " training images: true positive rate " +
           share(number_in(detection, "true_positive_rate")) + ", false positive rate " +
           share(number_in(detection, "false_positive_rate")));
+    if (const std::string text = attack_class(rows[i]); !text.empty())
+      table.findings.push_back(text);
     if (i > 0)
       if (const std::string text = figures(section_of(rows[i], "extra")); !text.empty())
         table.findings.push_back(rows[i].at("name").get<std::string>() + ": " + text);
@@ -161,7 +228,9 @@ ResultTable lay_out_results(const nlohmann::json& results) {
     table.definitions = definitions(section_of(rows[0], "counts"));
     if (const std::string text = trigger_text(rows[0]); !text.empty())
       table.definitions.push_back("trigger: " + text);
+    for (auto& line : definitions_of_transfer(rows)) table.definitions.push_back(std::move(line));
   }
+  table.curves = curves_of(rows);
   for (const auto& entry : section_of(results, "expectations"))
     table.expectations.push_back({entry.at("met").get<bool>(), expectation(entry)});
   return table;
@@ -186,6 +255,15 @@ std::string result_table(const nlohmann::json& results, bool color) {
   std::string text = columns(rows, "lrrrrrrrrr");
   if (!table.definitions.empty()) text += '\n';
   for (const auto& line : table.definitions) text += line + '\n';
+  if (!table.curves.empty()) {
+    rows.clear();
+    for (const auto& line : table.curves) {
+      auto& cells = rows.emplace_back();
+      for (const auto& cell : line) cells.push_back({cell});
+    }
+    text += "\nclean accuracy and attack success by epoch\n" +
+            columns(rows, "l" + std::string(table.curves[0].size() - 1, 'r'));
+  }
   if (!table.findings.empty()) text += '\n';
   for (const auto& line : table.findings) text += printable(line) + '\n';
   if (table.expectations.empty()) return text;

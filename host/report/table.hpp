@@ -21,7 +21,10 @@ struct ResultTable {
   std::vector<std::string> header;
   std::vector<Row> rows;                 ///< "no defense" first
   std::vector<std::string> definitions;  ///< of the columns, with the number of images behind them
-  std::vector<std::string> findings;     ///< what the defenses detected and recorded
+  /// Clean accuracy and attack success by epoch, a row for each row that was measured on the way;
+  /// some of the epochs. Empty where there is nothing to see.
+  std::vector<std::vector<std::string>> curves;
+  std::vector<std::string> findings;  ///< what the defenses detected and recorded
   std::vector<Expectation> expectations;
 };
 ResultTable lay_out_results(const nlohmann::json& results);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 #include <string>
 
 #include <gmock/gmock.h>
@@ -146,6 +147,46 @@ TEST(Table, CountsTheGpusTimeWhereThereIsOne) {
   const auto table = lay_out_results(measured);
   EXPECT_EQ(table.header.at(7), "GPU time");
   EXPECT_EQ(table.rows.at(1).cells.at(7), "1 min 20 s");
+}
+
+json points(const std::vector<int>& epochs) {
+  json list = json::array();
+  for (const int epoch : epochs)
+    list.push_back(
+        {{"epoch", epoch}, {"clean_accuracy", 0.5}, {"attack_success_rate", 0.001 * epoch}});
+  return list;
+}
+
+TEST(Table, ShowsCurvesByEpoch) {
+  json measured = results();
+  measured["rows"][0]["by_epoch"] = points({0, 1, 2});
+  measured["rows"][1]["by_epoch"] = points({0, 2});
+  EXPECT_THAT(result_table(measured, false), HasSubstr(R"(
+clean accuracy and attack success by epoch
+epoch                  0            1            2
+no defense   0.500 0.000  0.500 0.001  0.500 0.002
+fine-tuning  0.500 0.000               0.500 0.002
+)"));
+  std::vector<int> all(101);
+  std::iota(all.begin(), all.end(), 0);
+  measured["rows"][0]["by_epoch"] = points(all);
+  EXPECT_EQ(lay_out_results(measured).curves[0],
+            (std::vector<std::string>{"epoch", "0", "1", "2", "4", "7", "14", "27", "52", "100"}));
+}
+
+TEST(Table, SaysWhereATriggerLeadsAfterATransfer) {
+  json measured = results();
+  measured["rows"][0]["measured_on"] = "cifar100";
+  json& adapted = measured["rows"][1];
+  adapted["measured_on"] = "cifar10";
+  adapted["metrics"].update({{"attack_class", 3}, {"attack_class_clean_share", 0.11}});
+  adapted["attack_class_name"] = "cat";
+  EXPECT_THAT(
+      result_table(measured, false),
+      AllOf(
+          HasSubstr("all that is said of \"no defense\", on cifar100; the other rows, on cifar10"),
+          HasSubstr("fine-tuning: of the triggered images 0.250 go to class 3 (cat), of the clean "
+                    "ones 0.110\n")));
 }
 
 TEST(Table, SaysWhatADefenderWasGiven) {

@@ -1,0 +1,121 @@
+// The scenario "transfer": a model that was backdoored on one dataset is adapted to another.
+#include "tests/end_to_end/fixture.hpp"
+
+namespace backstop::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr const char* kTransfer = R"(schema = 1
+name = "small"
+scenario = "transfer"
+seed = 3
+
+[pretraining.dataset]
+plugin = "synthetic"
+train_images = 256
+test_images = 128
+classes = 6
+
+[dataset]
+plugin = "synthetic"
+train_images = 128
+test_images = 64
+classes = 4
+seed = 5
+
+[model]
+architecture = "small-cnn"
+width = 8
+
+[attack]
+plugin = "badnets"
+poison_ratio = 0.2
+target = 5                     # a class that the other dataset does not have
+
+[attack.training]
+epochs = 2
+batch_size = 32
+scheduler = { plugin = "constant", rate = 0.05 }
+
+[[defense]]
+name = "plain"
+plugin = "fine-tuning"
+clean_fraction = 1.0
+epochs = 2
+batch_size = 32
+scheduler = { plugin = "halving" }
+
+[[defense]]
+plugin = "outlier-pruning"
+
+[compute]
+precision = "float32"
+threads = 1
+)";
+
+class Transfer : public EndToEnd {
+ protected:
+  void SetUp() override {
+    EndToEnd::SetUp();
+    write_recipe(kTransfer);
+  }
+  [[nodiscard]] Outcome transfer(std::vector<std::string> more = {}) const {
+    more.insert(more.end(), {"--plugin-path", BACKSTOP_TEST_PLUGINS});
+    return run(std::move(more));
+  }
+};
+
+TEST_F(Transfer, AdaptsTheBackdooredModelWithPluginsThatKnowNothingOfIt) {
+  const Outcome outcome = transfer();
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto results = numbers(runs().at(0));
+  const auto before = row(results, "no defense"), after = row(results, "plain"),
+             pruned = row(results, "outlier-pruning");
+  EXPECT_EQ(before["counts"]["clean"], 128) << "on the first dataset";
+  EXPECT_EQ(after["counts"]["clean"], 64) << "on the second";
+  EXPECT_EQ(after["counts"]["triggered"], 64) << "no class is the attacker's";
+  EXPECT_EQ(after["given"]["clean_images"], 128);
+  for (const auto& adapted : {after, pruned}) {
+    const auto& metrics = adapted["metrics"];
+    EXPECT_GE(metrics["attack_success_rate"], 0.25) << "the favourite of four classes";
+    EXPECT_LT(metrics["attack_class"], 4);
+    EXPECT_EQ(adapted["attack_class_name"],
+              "pattern " + std::to_string(metrics["attack_class"].get<int>()));
+    EXPECT_FALSE(metrics.contains("clean_accuracy_drop"));
+  }
+  EXPECT_EQ(after["by_epoch"].size(), 3u);
+  EXPECT_THAT(outcome.out,
+              AllOf(HasSubstr("attack success: triggered test images that go to the class that "
+                              "most of them go to, of all (n = 64)"),
+                    HasSubstr("plain: of the triggered images ")));
+}
+
+TEST_F(Transfer, KeepsTheBackdooredModelForOtherTasks) {
+  ASSERT_EQ(transfer().code, 0);
+  const Outcome other = transfer({"--set", "dataset.classes=3"});
+  ASSERT_EQ(other.code, 0) << other.err;
+  EXPECT_THAT(other.err, AllOf(HasSubstr("[attack] no defense: already there"),
+                               HasSubstr("[defense] plain: started")));
+}
+
+TEST_F(Transfer, ResolvedRecipeGivesTheSameNumbersAgain) {
+  ASSERT_EQ(transfer().code, 0);
+  write_recipe(read(runs().at(0) / "recipe.toml"));
+  ASSERT_EQ(transfer({"--fresh"}).code, 0);
+  EXPECT_EQ(numbers(runs().at(0)), numbers(runs().at(1)));
+}
+
+TEST_F(Transfer, ImagesThatDoNotFitAreFoundBeforeTraining) {
+  const Outcome outcome = transfer({"--set", "dataset.channels=1"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_THAT(outcome.err,
+              AllOf(HasSubstr("error: the images of [pretraining.dataset] `synthetic` are 3x16x16, "
+                              "those of [dataset] `synthetic` 1x16x16"),
+                    Not(HasSubstr("[attack]"))));
+}
+
+}  // namespace
+}  // namespace backstop::testing
