@@ -91,6 +91,8 @@ class Run {
   void measure_epochs(StageContext& ctx, const Classifier& model, const Task& task,
                       std::int64_t every, json& epochs, std::function<void()> before);
   void report_epoch(json event, json& epochs);
+  /// Metrics and counts; neither for an encoder before it is adapted, which has no classes.
+  json measure_now(StageContext& ctx, Classifier& model, const Task& task);
   json final_measurement(StageContext& ctx, Classifier& model, const Task& task,
                          const json& epochs);
   [[nodiscard]] TensorFile model_file(const Classifier& model) const;
@@ -114,6 +116,7 @@ class Run {
   RunDirectory directory_;
   StageStore store_;
   Compute compute_;
+  bool encoder_ = false;                    ///< the scenario
   std::optional<Task> pretraining_, task_;  ///< [pretraining.dataset], with transfer, and [dataset]
   json attack_key_;
   std::optional<TriggeredSet> triggered_;
@@ -135,6 +138,7 @@ Run::Run(const Recipe& recipe, const RunRequest& request, RunOutcome& outcome)
                  request.observer),
       store_(request.out / ".stages") {
   outcome.runs.push_back(directory_.path());
+  encoder_ = recipe.table["scenario"].ref<std::string>() == "encoder";
   compute_ = resolve_compute(section("compute"), section("model")["width"].ref<std::int64_t>());
   const std::string name = recipe.table["name"].ref<std::string>();
   results_ = {{"schema", 1},           {"name", name},
@@ -315,24 +319,29 @@ void Run::report_epoch(json event, json& epochs) {
 void Run::measure_epochs(StageContext& ctx, const Classifier& model, const Task& task,
                          std::int64_t every, json& epochs, std::function<void()> before) {
   if (every == 0) return;
-  ctx.trainer().measure(
-      model, [this, &ctx, &task, every, &epochs, before = std::move(before)](
-                 Classifier& trained, std::int64_t epoch, std::int64_t of, double loss) {
-        if (epoch % every != 0 && epoch != of) return;
-        const CostMeter::Evaluation pause(ctx.cost());
-        before();
-        last_measurement_ = measure(ctx.trainer(), trained, task.data.test, *triggered_);
-        measured_.clear();
-        for (const auto& item : trained.state()) measured_.push_back(item.second);
-        json event = {{"event", "epoch"},
-                      {"stage", ctx.label().stage},
-                      {"name", ctx.label().name},
-                      {"epoch", epoch},
-                      {"epochs", of},
-                      {"loss", loss}};
-        event.update(last_measurement_["metrics"]);
-        report_epoch(std::move(event), epochs);
-      });
+  ctx.trainer().measure(model,
+                        [this, &ctx, &task, every, &epochs, before = std::move(before)](
+                            Classifier& trained, std::int64_t epoch, std::int64_t of, double loss) {
+                          if (epoch % every != 0 && epoch != of) return;
+                          const CostMeter::Evaluation pause(ctx.cost());
+                          before();
+                          last_measurement_ = measure_now(ctx, trained, task);
+                          measured_.clear();
+                          for (const auto& item : trained.state()) measured_.push_back(item.second);
+                          json event = {{"event", "epoch"},
+                                        {"stage", ctx.label().stage},
+                                        {"name", ctx.label().name},
+                                        {"epoch", epoch},
+                                        {"epochs", of},
+                                        {"loss", loss}};
+                          event.update(last_measurement_["metrics"]);
+                          report_epoch(std::move(event), epochs);
+                        });
+}
+
+json Run::measure_now(StageContext& ctx, Classifier& model, const Task& task) {
+  if (!triggered_) return {{"metrics", json::object()}, {"counts", json::object()}};
+  return measure(ctx.trainer(), model, task.data.test, *triggered_);
 }
 
 json Run::final_measurement(StageContext& ctx, Classifier& model, const Task& task,
@@ -343,7 +352,7 @@ json Run::final_measurement(StageContext& ctx, Classifier& model, const Task& ta
       epochs.size() > 1 && state.size() == measured_.size() &&
       std::equal(state.begin(), state.end(), measured_.begin(),
                  [](const auto& now, const at::Tensor& then) { return now.second.equal(then); });
-  return unchanged ? last_measurement_ : measure(ctx.trainer(), model, task.data.test, *triggered_);
+  return unchanged ? last_measurement_ : measure_now(ctx, model, task);
 }
 
 TensorFile Run::model_file(const Classifier& model) const {
@@ -368,7 +377,8 @@ Threat Run::threat() const {
   Threat threat;
   threat.all_to_all = table["labels"].value_or<std::string_view>("") == "all-to-all" ? 1 : 0;
   threat.target = table["target"].ref<std::int64_t>();
-  threat.classes = source().data.train.classes();
+  // The attacker of an encoder aims at the task that it will be adapted to.
+  threat.classes = (encoder_ ? *task_ : source()).data.train.classes();
   threat.poison_ratio = table["poison_ratio"].ref<double>();
   if (threat.all_to_all == 0 && threat.target >= threat.classes)
     throw HostError(ExitCode::usage,
@@ -402,7 +412,7 @@ TriggeredSet Run::trigger_test_set(const PluginObject& attack, const Task& task,
     parts.push_back(to_8_bits(images));
   }
   const at::Tensor labels = test.labels();
-  const bool own_classes = &task == &source();
+  const bool own_classes = encoder_ || &task == &source();
   return {ImageStore(at::cat(parts), labels, test.classes(), compute_.device),
           own_classes ? threat().targets(labels) : at::Tensor()};
 }
@@ -446,7 +456,7 @@ Stage Run::train_attack(const PluginObject& attack) {
   TrainingSetCopy editor(source().data.train);
   make_trigger(attack, ctx, editor);
   const ImageStore poisoned = with_poison(source().data.train, editor.record());
-  triggered_.emplace(trigger_test_set(attack, task, ctx));
+  if (!encoder_) triggered_.emplace(trigger_test_set(attack, task, ctx));
 
   Stage stage;
   stage.epochs = json::array();
@@ -454,7 +464,7 @@ Stage Run::train_attack(const PluginObject& attack) {
   if (file) model.load_state(read_safetensors(*file).tensors, *file);
   {
     const CostMeter::Evaluation pause(ctx.cost());
-    last_measurement_ = measure(ctx.trainer(), model, task.data.test, *triggered_);
+    last_measurement_ = measure_now(ctx, model, task);
     const toml::table& training = *section("attack")["training"].as_table();
     json event = {{"event", "epoch"},
                   {"stage", "attack"},
@@ -474,11 +484,13 @@ Stage Run::train_attack(const PluginObject& attack) {
     options.scheduler = &scheduler;
     options.optimizer = optimizer_options(*training["optimizer"].as_table());
     // The trigger may be learnt on the way.
-    measure_epochs(ctx, model, task, 1, stage.epochs,
-                   [&] { triggered_.emplace(trigger_test_set(attack, task, ctx)); });
+    const auto trigger_again = [&] {
+      if (!encoder_) triggered_.emplace(trigger_test_set(attack, task, ctx));
+    };
+    measure_epochs(ctx, model, task, 1, stage.epochs, trigger_again);
     call(attack, "train", ctx,
          [&] { plugin.train(ctx, threat, model, poisoned, editor, options); });
-    triggered_.emplace(trigger_test_set(attack, task, ctx));
+    trigger_again();
   }
   stage.poison = editor.record();
   TensorState state;
@@ -490,7 +502,8 @@ Stage Run::train_attack(const PluginObject& attack) {
   stage.row.update(final_measurement(ctx, model, task, stage.epochs));
   {
     const CostMeter::Evaluation pause(ctx.cost());
-    stage.row["trigger"] = image_quality(task.data.test, triggered_->images);
+    const TriggeredSet shown = triggered_ ? *triggered_ : trigger_test_set(attack, task, ctx);
+    stage.row["trigger"] = image_quality(task.data.test, shown.images);
   }
   const at::Tensor& roles = tensor_named(stage.poison, "roles");
   stage.row["extra"] = ctx.metrics();
@@ -632,8 +645,8 @@ void Run::add_row(const StageLabel& label, const Stage& stage) {
   for (const json& event : stage.epochs) {
     json point = {{"epoch", event["epoch"]}};
     for (const char* metric : {"clean_accuracy", "attack_success_rate"})
-      point[metric] = event[metric];
-    row["by_epoch"].push_back(std::move(point));
+      if (event.contains(metric)) point[metric] = event[metric];
+    if (point.size() > 1) row["by_epoch"].push_back(std::move(point));
   }
   row["measured_on"] = (label.stage == "attack" ? source() : *task_).name;
   if (const auto favourite = row["metrics"].find("attack_class"); favourite != row["metrics"].end())

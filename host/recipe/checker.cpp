@@ -178,6 +178,8 @@ class Checker {
                            const Parameters& parameters, const Scope& outer);
   toml::table plugin_section(Kind kind, const toml::table& recipe, const std::string& subsection,
                              Parameters inside, const Scope& top);
+  /// Whether the defender adapts a model that was trained on another dataset.
+  [[nodiscard]] bool adapts() const { return scenario_ == "transfer" || scenario_ == "encoder"; }
   toml::table pretraining_dataset(const toml::table& recipe, const Scope& top);
   Parameters dataset_keys(const toml::table& given, const Manifest* plugin,
                           const Scope& scope) const;
@@ -192,8 +194,8 @@ class Checker {
   const std::string& file_;
   const Catalog& catalog_;
   std::vector<Diagnostic>& diagnostics_;
-  std::string architecture_;                     ///< of [model]
-  bool transfer_ = false;                        ///< the scenario
+  std::string architecture_;  ///< of [model]
+  std::string scenario_;
   std::vector<std::string> rows_{"no defense"};  ///< what [expect] may name
 };
 
@@ -600,7 +602,7 @@ toml::table Checker::defense(const toml::table& given, const Scope& scope) {
   Parameters parameters = sections().defense;
   const auto* entry = plugin(Kind::defense, given.get("plugin"), scope);
   if (entry) needs_of_model(entry->manifest, place_of(*given.get("plugin"), scope));
-  if (entry && transfer_ && needs(entry->manifest, "training-data"))
+  if (entry && adapts() && needs(entry->manifest, "training-data"))
     report(place_of(*given.get("plugin"), scope),
            "defense `" + entry->manifest.name +
                "` needs the poisoned training set, which whoever adapts a model does not have",
@@ -698,10 +700,10 @@ toml::table Checker::metrics(const toml::table& given, const Scope& scope) {
              near ? "did you mean `" + *near + "`?" : "metrics: " + list_of(known, ticked));
       continue;
     }
-    if (transfer_ && metric == "clean_accuracy_drop")
+    if (adapts() && metric == "clean_accuracy_drop")
       report(key.source(),
-             "`clean_accuracy_drop` compares with \"no defense\", which the scenario \"transfer\" "
-             "measures on another dataset",
+             "`clean_accuracy_drop` compares with \"no defense\", which the scenario " +
+                 in_quotes(scenario_) + " does not measure on this dataset",
              "bound `clean_accuracy`");
     const Scope within = inner(scope, metric, ticked(metric), &node);
     if (const auto* table = node.as_table())
@@ -734,6 +736,10 @@ toml::table Checker::expectations(const toml::table& recipe, const Scope& top) {
           key.source(), "no defense is called " + in_quotes(name),
           near ? "did you mean " + in_quotes(*near) + '?' : "rows: " + list_of(rows_, in_quotes));
     }
+    if (scenario_ == "encoder" && name == rows_.front())
+      report(key.source(), "\"no defense\" is an encoder, which has no classes to measure",
+             "a defense that trains the head alone shows what the backdoor does: "
+             "{ plugin = \"fine-tuning\", trainable = \"head\" }");
     const Scope within = inner(scope, name, in_quotes(name), &row);
     if (const auto* table = row.as_table())
       resolved.insert(name, metrics(*table, within));
@@ -770,19 +776,11 @@ bool is_device(std::string_view text) {
 
 toml::table Checker::recipe(const toml::table& given) {
   const Scope top{};
-  const auto scenario = given["scenario"].value_or(std::string());
-  if (scenario == "encoder") {
-    // Its keys are others, so nothing more can be said of it.
-    report(place_of(*given.get("scenario"), top),
-           "this version does not run the scenario " + in_quotes(scenario) + " yet",
-           "it runs \"standalone\" and \"transfer\"");
-    return {};
-  }
-  transfer_ = scenario == "transfer";
+  scenario_ = given["scenario"].value_or(std::string("standalone"));
   const auto& own = sections().recipe;
   unknown_keys(given, own, top,
                {"dataset", "model", "attack", "defense", "compute", "expect", "matrix",
-                transfer_ ? "pretraining" : "dataset"},
+                adapts() ? "pretraining" : "dataset"},
                nullptr);
   toml::table resolved = keys(given, own, top);
   if (const auto name = resolved["name"].value<std::string>(); name && !is_folder_name(*name))
@@ -792,7 +790,7 @@ toml::table Checker::recipe(const toml::table& given) {
         "the run's folder gets this name");
 
   std::size_t index = own.size();
-  if (transfer_)
+  if (adapts())
     resolved.insert(ordered_key("pretraining", index++),
                     toml::table{{"dataset", pretraining_dataset(given, top)}});
   resolved.insert(

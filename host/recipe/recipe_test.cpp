@@ -326,12 +326,6 @@ TEST_F(Recipes, ReportsValuesOutOfRange) {
             "\"encoder\"\n");
 }
 
-TEST_F(Recipes, SaysWhichScenariosDoNotRunYet) {
-  EXPECT_EQ(problems_with("seed = 7", "scenario = \"encoder\"\n[pretraining.dataset]"),
-            "3:12+9 this version does not run the scenario \"encoder\" yet | it runs "
-            "\"standalone\" and \"transfer\"\n");
-}
-
 TEST_F(Recipes, TransferHasADatasetOfThePretraining) {
   const std::vector<std::string> transfer{"scenario=transfer", "expect={}"};
   EXPECT_THAT(problems_of(kValidRecipe, transfer),
@@ -352,13 +346,20 @@ TEST_F(Recipes, TransferHasADatasetOfThePretraining) {
       << "standalone has none";
 }
 
-TEST_F(Recipes, TransferHasNoPoisonedTrainingSetAndNoDrop) {
-  EXPECT_THAT(problems_of(edited(kFirstDefense, "[[defense]]\nplugin = \"filter\"\n"),
-                          {"scenario=transfer", "pretraining.dataset.plugin=shapes"}),
-              AllOf(HasSubstr("defense `filter` needs the poisoned training set, which whoever "
-                              "adapts a model does not have"),
-                    HasSubstr("`clean_accuracy_drop` compares with \"no defense\", which the "
-                              "scenario \"transfer\" measures on another dataset")));
+TEST_F(Recipes, WhoAdaptsAModelHasNoPoisonedTrainingSetAndNoDrop) {
+  for (const std::string scenario : {"transfer", "encoder"})
+    EXPECT_THAT(problems_of(edited(kFirstDefense, "[[defense]]\nplugin = \"filter\"\n"),
+                            {"scenario=" + scenario, "pretraining.dataset.plugin=shapes"}),
+                AllOf(HasSubstr("defense `filter` needs the poisoned training set, which whoever "
+                                "adapts a model does not have"),
+                      HasSubstr("`clean_accuracy_drop` compares with \"no defense\", which the "
+                                "scenario \"" +
+                                scenario + "\" does not measure on this dataset")));
+}
+
+TEST_F(Recipes, AnEncoderHasNothingToExpect) {
+  EXPECT_THAT(problems_of(kValidRecipe, {"scenario=encoder", "pretraining.dataset.plugin=shapes"}),
+              HasSubstr("\"no defense\" is an encoder, which has no classes to measure"));
 }
 
 TEST_F(Recipes, ReportsPluginsThatCannotBeUsed) {

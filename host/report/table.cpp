@@ -220,12 +220,15 @@ ResultTable lay_out_results(const nlohmann::json& results) {
           share(number_in(detection, "false_positive_rate")));
     if (const std::string text = attack_class(rows[i]); !text.empty())
       table.findings.push_back(text);
-    if (i > 0)
-      if (const std::string text = figures(section_of(rows[i], "extra")); !text.empty())
-        table.findings.push_back(rows[i].at("name").get<std::string>() + ": " + text);
+    if (const std::string text = figures(section_of(rows[i], "extra")); !text.empty())
+      table.findings.push_back(rows[i].at("name").get<std::string>() + ": " + text);
   }
   if (!rows.empty()) {
-    table.definitions = definitions(section_of(rows[0], "counts"));
+    // An encoder is not measured before it is adapted.
+    const auto measured = std::find_if(rows.begin(), rows.end(), [](const nlohmann::json& row) {
+      return !section_of(row, "counts").empty();
+    });
+    if (measured != rows.end()) table.definitions = definitions(section_of(*measured, "counts"));
     if (const std::string text = trigger_text(rows[0]); !text.empty())
       table.definitions.push_back("trigger: " + text);
     for (auto& line : definitions_of_transfer(rows)) table.definitions.push_back(std::move(line));

@@ -1,4 +1,4 @@
-// The scenario "transfer": a model that was backdoored on one dataset is adapted to another.
+// The scenarios "transfer" and "encoder": what was backdoored on one dataset is adapted to another.
 #include "tests/end_to_end/fixture.hpp"
 
 namespace backstop::testing {
@@ -115,6 +115,121 @@ TEST_F(Transfer, ImagesThatDoNotFitAreFoundBeforeTraining) {
               AllOf(HasSubstr("error: the images of [pretraining.dataset] `synthetic` are 3x16x16, "
                               "those of [dataset] `synthetic` 1x16x16"),
                     Not(HasSubstr("[attack]"))));
+}
+
+constexpr const char* kEncoder = R"(schema = 1
+name = "small"
+scenario = "encoder"
+seed = 3
+
+[pretraining.dataset]
+plugin = "synthetic"
+train_images = 512
+test_images = 64
+classes = 6
+
+[dataset]
+plugin = "synthetic"
+train_images = 256
+test_images = 128
+classes = 4
+
+[model]
+architecture = "small-cnn"
+width = 16
+
+[attack]
+plugin = "badencoder"
+encoder = "supervised"
+target = 1
+patch_size = 5
+injection_epochs = 40
+injection_batch_size = 64
+injection_scheduler = { plugin = "constant", rate = 0.01 }
+
+[attack.training]
+epochs = 4
+batch_size = 32
+scheduler = { plugin = "constant", rate = 0.05 }
+
+[[defense]]
+name = "classifier alone"
+plugin = "fine-tuning"
+trainable = "head"
+clean_fraction = 1.0
+epochs = 5
+batch_size = 32
+
+[[defense]]
+name = "whole model"
+plugin = "fine-tuning"
+clean_fraction = 1.0
+epochs = 5
+batch_size = 32
+scheduler = { plugin = "constant", rate = 0.05 }
+
+[compute]
+precision = "float32"
+threads = 1
+)";
+
+using EncoderScenario = EndToEnd;
+
+TEST_F(EncoderScenario, ABackdooredEncoderMisleadsItsClassifierUntilTheWholeModelLearns) {
+  write_recipe(kEncoder);
+  const Outcome outcome = run();
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto results = numbers(runs().at(0));
+  const auto encoder = row(results, "no defense"), head = row(results, "classifier alone"),
+             whole = row(results, "whole model");
+  EXPECT_TRUE(encoder["metrics"].empty()) << "it has no classes";
+  EXPECT_GT(encoder["extra"]["triggered_like_reference"], 0.9);
+  EXPECT_GT(encoder["extra"]["clean_as_before"], 0.9);
+  EXPECT_EQ(head["counts"]["triggered"], 96) << "target-class images excluded";
+  EXPECT_GT(head["metrics"]["clean_accuracy"], 0.9);
+  EXPECT_GT(head["metrics"]["attack_success_rate"], 0.9);
+  EXPECT_LT(whole["metrics"]["attack_success_rate"],
+            head["metrics"]["attack_success_rate"].get<double>() - 0.3);
+}
+
+TEST_F(EncoderScenario, LearnsWithoutLabels) {
+  write_recipe(kEncoder);
+  const Outcome outcome = run({"--set", "attack.encoder=simclr", "--set",
+                               "attack.injection_epochs=0", "--set", "defense.0.epochs=20"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto head = row(numbers(runs().at(0)), "classifier alone");
+  EXPECT_GT(head["metrics"]["clean_accuracy"], 0.5) << "of four classes";
+}
+
+TEST_F(EncoderScenario, ATargetThatTheTaskLacksIsFoundBeforeTraining) {
+  write_recipe(kEncoder);
+  const Outcome outcome = run({"--set", "attack.target=4"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("attack.target is 4, the dataset has 4 classes"),
+                                 Not(HasSubstr("images trained"))));
+}
+
+TEST_F(EncoderScenario, AReferenceThatIsMissingIsFoundBeforeTraining) {
+  write_recipe(kEncoder);
+  EXPECT_THAT(run({"--set", "attack.reference=nowhere.png"}).err, HasSubstr("nowhere.png"));
+  const Outcome outcome = run({"--set", "attack.reference_index=1000"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("images of class 1, reference_index is 1000"),
+                                 Not(HasSubstr("images trained"))));
+}
+
+TEST_F(EncoderScenario, StartsFromACleanEncoderInAFile) {
+  write_recipe(kEncoder);
+  ASSERT_EQ(run({"--set", "attack.injection_epochs=0"}).code, 0);
+  const std::string file = (runs().at(0) / "models" / "no-defense.safetensors").string();
+  const Outcome outcome = run({"--set", "attack.clean_encoder=" + file});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto encoder = row(numbers(runs().at(1)), "no defense");
+  EXPECT_EQ(encoder["cost"]["samples_seen"], 40 * 512) << "the injection alone";
+  EXPECT_GT(encoder["extra"]["clean_as_before"], 0.9);
+  const Outcome other = run({"--set", "attack.clean_encoder=" + file, "--set", "model.width=8"});
+  EXPECT_EQ(other.code, 4);
+  EXPECT_THAT(other.err, HasSubstr("does not fit small-cnn of width 8"));
 }
 
 }  // namespace
