@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "backstop/error.hpp"
+#include "host/engine/cost.hpp"
 #include "host/engine/libtorch.hpp"
 #include "host/error.hpp"
 
@@ -96,6 +97,7 @@ at::Tensor Classifier::normalise(const at::Tensor& images) const {
 }
 
 at::Tensor Classifier::features_normalised(const at::Tensor& images, ActivationSink* sink) {
+  if (at::GradMode::is_enabled()) CostMeter::count_samples(images.size(0));
   const AutocastGuard precision(compute_.device.type(), compute_.bfloat16);
   return network_->body(images, sink).to(at::kFloat);
 }

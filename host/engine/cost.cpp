@@ -66,7 +66,7 @@ nlohmann::json CostMeter::stop() {
           {"cpu_seconds", cpu_},
           {"gpu_seconds", cuda_ ? wall_ : 0.0},
           {"evaluation_seconds", evaluation_},
-          {"samples_seen", samples_},
+          {"samples_seen", process_samples - samples_before_},
           {"peak_memory_bytes", peak_memory_bytes()}};
 }
 

@@ -28,10 +28,12 @@ class CostMeter {
     bool before_;
   };
 
-  void add_samples(std::int64_t count) { samples_ += count; }
+  /// Images that go through a model, any model, in gradient mode. [run thread]
+  static void count_samples(std::int64_t images) { process_samples += images; }
+
   /// wall_seconds, cpu_seconds and gpu_seconds without evaluation (GPU: the wall time of a run on
-  /// one, since a run has it to itself), evaluation_seconds, samples_seen (training images, each
-  /// pass counted), peak_memory_bytes (resident set of the whole process during the stage).
+  /// one, since a run has it to itself), evaluation_seconds, samples_seen (see count_samples),
+  /// peak_memory_bytes (resident set of the whole process during the stage).
   [[nodiscard]] nlohmann::json stop();
 
  private:
@@ -43,7 +45,8 @@ class CostMeter {
   Clock::time_point since_;
   double cpu_since_;
   double wall_ = 0, cpu_ = 0, evaluation_ = 0;
-  std::int64_t samples_ = 0;
+  inline static std::int64_t process_samples = 0;
+  std::int64_t samples_before_ = process_samples;
 };
 
 }  // namespace backstop::host

@@ -30,7 +30,7 @@ StageContext::StageContext(StageLabel label, std::uint64_t seed, const Compute& 
       observer_(observer),
       generator_(make_generator(seed)),
       cost_(compute.device.is_cuda()),
-      trainer_(augmentation, generator_, cost_, observer, interrupted) {}
+      trainer_(augmentation, generator_, observer, interrupted) {}
 
 void StageContext::log(LogLevel level, std::string_view message) noexcept try {
   if (observer_ != nullptr)

@@ -95,11 +95,9 @@ const ImageStore& host_set(const ImageSet& images) {
 }
 
 HostTrainer::HostTrainer(const Augmentation& augmentation, at::Generator& generator,
-                         CostMeter& cost, RunObserver* observer,
-                         const std::atomic<int>* interrupted)
+                         RunObserver* observer, const std::atomic<int>* interrupted)
     : augmentation_(augmentation),
       generator_(generator),
-      cost_(cost),
       observer_(observer),
       interrupted_(interrupted) {}
 
@@ -177,7 +175,6 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
     }
     require_finite(loss_sum, position, rate);
     if (options.step != nullptr) options.step->after_epoch(model, epoch);
-    cost_.add_samples(set.size());
     if (&model == subject_)
       hook_(classifier, subject_epochs_ + epoch + 1, subject_epochs_ + options.epochs,
             loss_sum.item<double>() / static_cast<double>(set.size()));

@@ -7,7 +7,6 @@
 
 #include "backstop/trainer.hpp"
 #include "host/engine/classifier.hpp"
-#include "host/engine/cost.hpp"
 #include "host/engine/engine.hpp"
 #include "host/engine/image_store.hpp"
 
@@ -24,8 +23,8 @@ class HostTrainer final : public Trainer {
   using EpochHook =
       std::function<void(Classifier& model, std::int64_t epoch, std::int64_t epochs, double loss)>;
 
-  HostTrainer(const Augmentation& augmentation, at::Generator& generator, CostMeter& cost,
-              RunObserver* observer, const std::atomic<int>* interrupted);
+  HostTrainer(const Augmentation& augmentation, at::Generator& generator, RunObserver* observer,
+              const std::atomic<int>* interrupted);
 
   /// The model that the stage is about; others train unmeasured.
   void measure(const Model& subject, EpochHook hook);
@@ -47,7 +46,6 @@ class HostTrainer final : public Trainer {
 
   Augmentation augmentation_;
   at::Generator& generator_;
-  CostMeter& cost_;
   RunObserver* observer_;
   const std::atomic<int>* interrupted_;
   const Model* subject_ = nullptr;

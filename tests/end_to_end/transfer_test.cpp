@@ -225,7 +225,8 @@ TEST_F(EncoderScenario, StartsFromACleanEncoderInAFile) {
   const Outcome outcome = run({"--set", "attack.clean_encoder=" + file});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const auto encoder = row(numbers(runs().at(1)), "no defense");
-  EXPECT_EQ(encoder["cost"]["samples_seen"], 40 * 512) << "the injection alone";
+  // The injection alone: each batch of 64 clean, triggered, and with the reference.
+  EXPECT_EQ(encoder["cost"]["samples_seen"], 40 * 8 * (2 * 64 + 1));
   EXPECT_GT(encoder["extra"]["clean_as_before"], 0.9);
   const Outcome other = run({"--set", "attack.clean_encoder=" + file, "--set", "model.width=8"});
   EXPECT_EQ(other.code, 4);
