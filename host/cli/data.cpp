@@ -1,5 +1,6 @@
 // backstop data: is a dataset all there, and is it what it should be?
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <sstream>
 
@@ -33,6 +34,7 @@ void add_options(boost::program_options::options_description& options) {
   add("root", text("DIR"), "where the dataset's files are");
   add("set", text("KEY=VALUE"), "give the plugin a parameter (`image_size=32`); may be repeated");
   add("sheet", text("FILE.png"), "draw ten training images of each class into FILE.png");
+  add("image", text("LABEL/N=FILE.png"), "write training image N of class LABEL; may be repeated");
 }
 
 // -- the plugin's parameters --
@@ -57,14 +59,38 @@ CheckedRecipe parameters(const Invocation& invocation, const Catalog& catalog) {
 }
 
 /// Found before anything is read, which may take long.
+void require_folder_of(const std::filesystem::path& file) {
+  std::error_code error;
+  const auto folder = file.has_parent_path() ? file.parent_path() : ".";
+  if (!std::filesystem::is_directory(folder, error))
+    throw HostError(ExitCode::environment,
+                    "cannot write " + file.string() + ": " + folder.string() + " is no folder");
+}
+
 std::filesystem::path sheet_in(const Invocation& invocation) {
   const std::filesystem::path sheet = invocation.one("sheet").value_or("");
-  std::error_code error;
-  const auto folder = sheet.has_parent_path() ? sheet.parent_path() : ".";
-  if (!sheet.empty() && !std::filesystem::is_directory(folder, error))
-    throw HostError(ExitCode::environment,
-                    "cannot write " + sheet.string() + ": " + folder.string() + " is no folder");
+  if (!sheet.empty()) require_folder_of(sheet);
   return sheet;
+}
+
+std::vector<ImageRequest> images_in(const Invocation& invocation) {
+  std::vector<ImageRequest> images;
+  for (const std::string& text : invocation.all("image")) {
+    ImageRequest image;
+    const char* const end = text.data() + text.size();
+    const auto label = std::from_chars(text.data(), end, image.label);
+    const bool slash = label.ec == std::errc{} && label.ptr != end && *label.ptr == '/';
+    const auto number = slash ? std::from_chars(label.ptr + 1, end, image.number) : label;
+    if (!slash || number.ec != std::errc{} || number.ptr == end || *number.ptr != '=' ||
+        number.ptr + 1 == end || image.label < 0 || image.number < 0)
+      throw HostError(ExitCode::usage, "option `--image` is \"" + text + "\"",
+                      "it has the form LABEL/N=FILE.png: `--image 9/0=truck.png` writes the first "
+                      "training image of class 9");
+    image.file = number.ptr + 1;
+    require_folder_of(image.file);
+    images.push_back(std::move(image));
+  }
+  return images;
 }
 
 // -- what is said of it --
@@ -207,6 +233,7 @@ ExitCode data(const Invocation& invocation) {
   probe_plugins(checked.recipes, catalog);
   DataRequest request;
   request.sheet = sheet_in(invocation);
+  request.images = images_in(invocation);
   auto& engine_data = engine_function<void(const DataRequest&, DataOutcome&)>(kEngineData);
   spdlog::set_level(spdlog::level::info);
   ConsoleObserver observer({});
@@ -233,6 +260,8 @@ ExitCode data(const Invocation& invocation) {
     print_error(problem["message"].get<std::string>(), problem["hint"].get<std::string>());
   if (report["sheet"].is_string())
     spdlog::info("wrote {}", printable(report["sheet"].get<std::string>()));
+  for (const auto& file : report["images"])
+    spdlog::info("wrote {}", printable(file.get<std::string>()));
   return outcome.code;
 }
 

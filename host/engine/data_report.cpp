@@ -136,6 +136,7 @@ class Report {
   void look_at(json& about, Split split, const Samples& samples);
   json check_files(Split split);
   void draw_sheet_rows(const Samples& samples);
+  void write_images(const Samples& samples);
   [[nodiscard]] bool required(Split split) const {
     return split == Split::train || split == Split::test;
   }
@@ -153,6 +154,7 @@ class Report {
   std::map<Split, std::string> fingerprints_;
   std::map<std::string, std::string> md5_;  ///< by path: splits may share a file
   std::vector<SheetRow> sheet_;
+  json written_ = json::array();
   json problems_ = json::array();
 };
 
@@ -203,6 +205,20 @@ void Report::draw_sheet_rows(const Samples& samples) {
   }
 }
 
+void Report::write_images(const Samples& samples) {
+  for (const ImageRequest& wanted : request_.images) {
+    const at::Tensor all = samples.labels.eq(wanted.label).nonzero().flatten();
+    if (wanted.number >= all.numel())
+      throw HostError(ExitCode::usage,
+                      "dataset `" + name_ + "` has " + std::to_string(all.numel()) +
+                          " training images of class " + std::to_string(wanted.label) + ", image " +
+                          std::to_string(wanted.number) + " is not among them",
+                      "both count from 0");
+    write_image(wanted.file, samples.images[all[wanted.number].item<std::int64_t>()]);
+    written_.push_back(wanted.file.string());
+  }
+}
+
 void Report::look_at(json& about, Split split, const Samples& samples) {
   const at::Tensor& images = samples.images;
   about["images"] = images.size(0);
@@ -217,6 +233,7 @@ void Report::look_at(json& about, Split split, const Samples& samples) {
   }
   if (required(split)) fingerprints_[split] = fingerprint_of(plugin_, split, samples, ctx_);
   if (split == Split::train && !request_.sheet.empty()) draw_sheet_rows(samples);
+  if (split == Split::train) write_images(samples);
 }
 
 json Report::describe(Split split) {
@@ -276,7 +293,8 @@ json Report::make() {
                  {"classes", class_names_},
                  {"stated", stated},
                  {"splits", list},
-                 {"sheet", nullptr}};
+                 {"sheet", nullptr},
+                 {"images", written_}};
   if (fingerprints_.size() == 2)
     report["fingerprint"] =
         joint_fingerprint(fingerprints_[Split::train], fingerprints_[Split::test]);

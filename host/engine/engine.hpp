@@ -55,10 +55,17 @@ struct RunOutcome : Outcome {
   std::vector<std::filesystem::path> runs;  ///< folders of the runs, finished or not
 };
 
+/// A training image to be written as a PNG file, one pixel each.
+struct ImageRequest {
+  std::int64_t label = 0, number = 0;  ///< the `number`th image of class `label`, from 0
+  std::filesystem::path file;
+};
+
 struct DataRequest {
   const toml::table* dataset = nullptr;  ///< resolved: plugin and its parameters
   const Catalog* catalog = nullptr;
   std::filesystem::path sheet;                    ///< where the contact sheet goes; empty: none
+  std::vector<ImageRequest> images;
   const std::atomic<int>* interrupted = nullptr;  ///< a signal's number, or 0
   RunObserver* observer = nullptr;
 };
@@ -68,7 +75,7 @@ struct DataOutcome : Outcome {
   /// deviation: []}, splits: [{split, status: "ok" | "absent" | "failed", error, hint, images,
   /// channels, height, width, per_class: [count], mean, deviation, files: [{path, md5, published,
   /// status: "matches" | "differs" | "unknown" | "unreadable"}]}], problems: [{message, hint}],
-  /// sheet}; null where there is nothing to say.
+  /// sheet, images: [file]}; null where there is nothing to say.
   nlohmann::json report;
 };
 

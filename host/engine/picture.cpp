@@ -73,6 +73,10 @@ void draw_text(const at::Tensor& canvas, std::int64_t left, std::int64_t top,
 
 }  // namespace
 
+void write_image(const std::filesystem::path& path, const at::Tensor& image) {
+  write_png(path, image.expand({3, -1, -1}));
+}
+
 void write_contact_sheet(const std::filesystem::path& path, const std::string& title,
                          const std::vector<SheetRow>& rows, std::int64_t side) {
   constexpr std::size_t kLongestName = 40;

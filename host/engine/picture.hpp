@@ -10,6 +10,9 @@
 
 namespace backstop::host {
 
+/// `image`: uint8 [C, H, W], grey or colour; one pixel each.
+void write_image(const std::filesystem::path& path, const at::Tensor& image);
+
 /// One row of a contact sheet.
 struct SheetRow {
   std::string name;

@@ -346,6 +346,42 @@ TEST_F(Datasets, ContactSheetIsAPictureWithARowForEachClass) {
   EXPECT_THAT(nowhere.err, HasSubstr("nowhere is no folder"));
 }
 
+TEST_F(Datasets, AnImageIsWrittenAsItIs) {
+  const fs::path file = folder_ / "one=image.png";
+  const Outcome outcome = swatches({"--image", "1/2=" + file.string()});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("wrote " + file.string() + "\n"));
+  // A folder of images reads it again: the third green one, and only that, in each of two classes.
+  for (const char* place : {"train/a", "train/b", "test/a", "test/b"}) {
+    fs::create_directories(folder_ / "set" / place);
+    fs::copy_file(file, folder_ / "set" / place / "0.png");
+  }
+  const Outcome again = data(
+      {"image-folder", "--root", (folder_ / "set").string(), "--set", "image_size=8", "--json"});
+  ASSERT_EQ(again.code, 0) << again.err;
+  const auto split = nlohmann::json::parse(again.out)["splits"][0];
+  EXPECT_EQ(split["images"], 2);
+  EXPECT_DOUBLE_EQ(split["mean"][0], 20 / 255.0);
+  EXPECT_DOUBLE_EQ(split["mean"][1], 207 / 255.0);
+  EXPECT_DOUBLE_EQ(split["mean"][2], 20 / 255.0);
+  EXPECT_DOUBLE_EQ(split["deviation"][1], 0.0);
+}
+
+TEST_F(Datasets, AnImageThatIsNotThereIsSaidSo) {
+  const std::string file = (folder_ / "x.png").string();
+  for (const char* bad : {"1", "1/", "1/2", "1/2=", "a/2=x", "-1/2=x", "1/-2=x"}) {
+    const Outcome outcome = swatches({"--image", bad});
+    EXPECT_EQ(outcome.code, 2) << bad;
+    EXPECT_THAT(outcome.err, HasSubstr("LABEL/N=FILE.png")) << bad;
+  }
+  const Outcome none = swatches({"--image", "1/99999=" + file});
+  EXPECT_EQ(none.code, 2);
+  EXPECT_THAT(none.err, HasSubstr("image 99999 is not among them"));
+  EXPECT_EQ(swatches({"--image", "77/0=" + file}).code, 2);
+  EXPECT_EQ(swatches({"--image", "1/0=" + (folder_ / "nowhere/x.png").string()}).code, 4);
+  EXPECT_FALSE(fs::exists(file));
+}
+
 TEST_F(Datasets, DataCanBeInterrupted) {
   Process process(data_command({"swatches", "--root", root().string(), "--set", "mapped=65536",
                                 "--set", "height=512", "--set", "width=512"}));

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include <ATen/ops/cross_entropy_loss.h>
@@ -226,7 +227,7 @@ TEST(Abl, TrainsOnAllThenOnTheRestThenOnTheIsolated) {
   for (const auto& options : fits) {
     EXPECT_EQ(options.batch_size, 128);
     EXPECT_EQ(options.trainable, backstop::Part::whole);
-    EXPECT_TRUE(options.augment);
+    EXPECT_EQ(options.augment, &options != &fits[0]);
   }
 }
 
@@ -238,9 +239,33 @@ TEST(Abl, TrainsFromScratch) {
   EXPECT_GT(Defended("", random_set(), 1).weight().abs().min().item<double>(), 0);
 }
 
-TEST(Abl, LocalGradientAscentFollowsItsFormula) {
+TEST(Abl, LocalGradientAscentTakesTheSignOfABatch) {
   const FakeImageSet set = random_set();
-  Defended run{"isolation_ratio = 0.001", set};
+  for (const char* gamma : {"gamma = 0.01", "gamma = 100.0"}) {
+    Defended run{std::string("isolation_ratio = 0.001\n").append(gamma).c_str(), set};
+    const double mean = mean_of(losses_by_hand(run.weight(), all_images(set), set.labels()),
+                                [](double loss) { return loss; });
+    ASSERT_GT(mean, 0.01);
+    ASSERT_LT(mean, 100);
+    const bool down = std::string(gamma) == "gamma = 0.01";
+    const at::Tensor expected = slope(
+        run.weight(), all_images(set), set.labels(),
+        down ? +[](double loss) { return loss; } : +[](double loss) { return -loss; });
+    EXPECT_TRUE(run.gradient().allclose(expected, 1e-4, 1e-6)) << gamma;
+  }
+}
+
+TEST(Abl, FloodingTakesTheMeanOfABatch) {
+  const FakeImageSet set = random_set();
+  Defended run{"loss = \"flooding\"\nisolation_ratio = 0.001\ngamma = 100.0", set};
+  EXPECT_TRUE(run.gradient().allclose(
+      slope(run.weight(), all_images(set), set.labels(), [](double loss) { return -loss; }), 1e-4,
+      1e-6));
+}
+
+TEST(Abl, LocalGradientAscentOfImagesFollowsThePapersFormula) {
+  const FakeImageSet set = random_set();
+  Defended run{"granularity = \"image\"\nisolation_ratio = 0.001", set};
   const at::Tensor images = all_images(set);
   int below = 0;
   for (const double loss : losses_by_hand(run.weight(), images, set.labels())) {
@@ -253,9 +278,9 @@ TEST(Abl, LocalGradientAscentFollowsItsFormula) {
   EXPECT_TRUE(run.gradient().allclose(slope(run.weight(), images, set.labels(), lga), 1e-4, 1e-6));
 }
 
-TEST(Abl, FloodingFollowsItsFormula) {
+TEST(Abl, FloodingOfImagesFollowsItsFormula) {
   const FakeImageSet set = random_set();
-  Defended run{"loss = \"flooding\"\nisolation_ratio = 0.001", set};
+  Defended run{"loss = \"flooding\"\ngranularity = \"image\"\nisolation_ratio = 0.001", set};
   const auto flooding = [](double loss) { return std::abs(loss - kGamma) + kGamma; };
   EXPECT_TRUE(run.gradient().allclose(slope(run.weight(), all_images(set), set.labels(), flooding),
                                       1e-4, 1e-6));
