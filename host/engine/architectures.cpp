@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "host/engine/batch_norm_relu.hpp"
 #include "host/engine/libtorch.hpp"
 #include "host/error.hpp"
 
@@ -16,9 +17,8 @@ nn::Conv2d conv(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int
       nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
 }
 
-/// In place: batch norm's backward pass needs its input, not its output.
 at::Tensor bn_relu(nn::BatchNorm2d& norm, const at::Tensor& x) {
-  return norm->forward(x).relu_();
+  return batch_norm_relu(*norm, x);
 }
 
 void report(ActivationSink* sink, std::string_view stage, const at::Tensor& map) {

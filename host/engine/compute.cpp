@@ -1,5 +1,6 @@
 #include "host/engine/compute.hpp"
 
+#include <atomic>
 #include <fstream>
 
 #include <malloc.h>
@@ -68,6 +69,8 @@ Compute resolve_compute(const toml::table& compute, std::int64_t width) {
   const auto threads = static_cast<int>(compute["threads"].ref<std::int64_t>());
   result.threads = threads > 0 ? threads : available_cores();
   at::set_num_threads(result.threads);
+  result.own_kernels = compute["kernels"].ref<std::string>() == "own";
+  use_own_kernels(result.own_kernels);
   if (result.device.is_cuda()) at::globalContext().setDeterministicCuDNN(true);
   return result;
 }
@@ -81,6 +84,18 @@ nlohmann::json describe_hardware(const Compute& compute) {
           {"cuda", at::hasCUDA()},
           {"libtorch", libtorch_version()},
           {"libtorch_configuration", at::show_config()}};
+}
+
+namespace {
+std::atomic<bool> uses_own_kernels{true};
+}
+
+bool own_kernels() {
+  return uses_own_kernels;
+}
+
+void use_own_kernels(bool use) {
+  uses_own_kernels = use;
 }
 
 void tune_process() {

@@ -15,12 +15,13 @@ struct Compute {
   c10::Device device = c10::kCPU;
   bool bfloat16 = false;  ///< convolutions and matrix products; weights and statistics stay float32
   int threads = 1;
+  bool own_kernels = true;  ///< use_own_kernels() as it was
 };
 
 /// Resolves "auto": CUDA where LibTorch has it and a GPU is there; bfloat16 where the processor
 /// (AMX or AVX-512 BF16) or the GPU computes it natively and `width` is at least
-/// kSmallestFastWidth; all cores this process may use. Sets the number of threads. Throws
-/// HostError(environment) for a device that is not there.
+/// kSmallestFastWidth; all cores this process may use. Sets the number of threads and
+/// use_own_kernels(). Throws HostError(environment) for a device that is not there.
 Compute resolve_compute(const toml::table& compute, std::int64_t width);
 
 /// Below this width oneDNN computes bfloat16 with reference kernels that are slower than float32.
@@ -33,6 +34,11 @@ int available_cores();
 
 /// Processor, cores, memory, GPU, LibTorch and its BLAS: for run.json.
 nlohmann::json describe_hardware(const Compute& compute);
+
+/// Whether layers are computed by this project's kernels where it has some, or by LibTorch's alone;
+/// one setting for the process, true at first.
+bool own_kernels();
+void use_own_kernels(bool use);
 
 /// Settings of the process that make training faster and change no result; once, before any tensor.
 void tune_process();

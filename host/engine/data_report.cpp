@@ -124,7 +124,9 @@ class Report {
   explicit Report(const DataRequest& request)
       : request_(request),
         compute_(resolve_compute(
-            toml::table{{"device", "cpu"}, {"precision", "float32"}, {"threads", 0}}, 1)),
+            toml::table{
+                {"device", "cpu"}, {"precision", "float32"}, {"threads", 0}, {"kernels", "own"}},
+            1)),
         name_((*request.dataset)["plugin"].ref<std::string>()),
         ctx_({"data", name_}, 0, compute_, {}, request.observer, request.interrupted),
         plugin_(*request.catalog, Kind::dataset, *request.dataset, ctx_.complaints()) {}

@@ -64,7 +64,7 @@ struct ImageRequest {
 struct DataRequest {
   const toml::table* dataset = nullptr;  ///< resolved: plugin and its parameters
   const Catalog* catalog = nullptr;
-  std::filesystem::path sheet;                    ///< where the contact sheet goes; empty: none
+  std::filesystem::path sheet;  ///< where the contact sheet goes; empty: none
   std::vector<ImageRequest> images;
   const std::atomic<int>* interrupted = nullptr;  ///< a signal's number, or 0
   RunObserver* observer = nullptr;

@@ -154,7 +154,8 @@ Run::Run(const Recipe& recipe, const RunRequest& request, RunOutcome& outcome)
        {"compute",
         {{"device", compute_.device.str()},
          {"precision", compute_.bfloat16 ? "bfloat16" : "float32"},
-         {"threads", compute_.threads}}},
+         {"threads", compute_.threads},
+         {"kernels", compute_.own_kernels ? "own" : "libtorch"}}},
        {"determinism",
         compute_.device.is_cuda()
             ? "some CUDA kernels (index and atomic additions) may differ in the last "
@@ -278,7 +279,8 @@ json Run::common_key() const {
           {"source", key_of(source())},
           {"model", to_json(section("model"))},
           {"compute",
-           {c10::DeviceTypeName(compute_.device.type()), compute_.bfloat16, compute_.threads}}};
+           {c10::DeviceTypeName(compute_.device.type()), compute_.bfloat16, compute_.threads,
+            compute_.own_kernels}}};
 }
 
 template <typename Make>

@@ -73,6 +73,7 @@ freeze = false
 device = "auto"
 precision = "auto"
 threads = 0
+kernels = "own"
 
 [expect]
 "no defense".attack_success_rate = { minimum = 0.9 }

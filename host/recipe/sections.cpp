@@ -147,6 +147,7 @@ Sections make_sections() {
       with_default(text("device", "auto, cpu, cuda or cuda:N"), std::string("auto")),
       choice("precision", {"auto", "float32", "bfloat16"}, "Number format of the training"),
       integer("threads", 0, 0, 4096, "0: all cores"),
+      choice("kernels", {"own", "libtorch"}, "Who computes what Backstop has faster kernels for"),
   };
   made.scheduler = {text("plugin", "The scheduler")};
   made.optimizer_name = choice("name", {"sgd", "adam", "adamw"}, "The optimiser");

@@ -25,7 +25,8 @@ constexpr std::int64_t kClasses = 100, kImages = 64, kWidth = 16;
 void search(benchmark::State& state) {
   tune_process();
   const Compute compute = resolve_compute(
-      toml::table{{"device", "auto"}, {"precision", "auto"}, {"threads", 0}}, kWidth);
+      toml::table{{"device", "auto"}, {"precision", "auto"}, {"threads", 0}, {"kernels", "own"}},
+      kWidth);
   const Architecture architecture{"preact-resnet18", kWidth, 3, kClasses};
   const Normalisation normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
   at::Generator generator = host::make_generator(1);

@@ -1,0 +1,121 @@
+// What a training step and an evaluation cost, and the layers that Backstop computes itself, beside
+// LibTorch's on the same images in the same run.
+#include <cstdint>
+#include <cstdlib>
+
+#include <ATen/ATen.h>
+#include <benchmark/benchmark.h>
+#include <torch/optim/sgd.h>
+
+#include "host/engine/batch_norm_relu.hpp"
+#include "host/engine/classifier.hpp"
+#include "host/engine/image_store.hpp"
+#include "host/engine/libtorch.hpp"
+#include "host/engine/trainer.hpp"
+
+namespace {
+
+using namespace backstop;
+using namespace backstop::host;
+
+Compute settings(bool own, bool bfloat16) {
+  Compute compute = resolve_compute(toml::table{{"device", "cpu"},
+                                                {"precision", bfloat16 ? "bfloat16" : "float32"},
+                                                {"threads", 0},
+                                                {"kernels", own ? "own" : "libtorch"}},
+                                    0);
+  return compute;
+}
+
+ImageStore images(std::int64_t count) {
+  at::Generator generator = host::make_generator(1);
+  return {at::randint(256, {count, 3, 32, 32}, generator, at::kByte),
+          at::arange(count).remainder(10), 10, at::kCPU};
+}
+
+Classifier model(std::int64_t width, const Compute& compute) {
+  at::Generator generator = host::make_generator(1);
+  const Architecture architecture{"preact-resnet18", width, 3, 10};
+  return {architecture, Normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, compute, generator};
+}
+
+/// Arguments: width, batch, own kernels, bfloat16.
+void training_step(benchmark::State& state) {
+  const Compute compute = settings(state.range(2) != 0, state.range(3) != 0);
+  Classifier classifier = model(state.range(0), compute);
+  classifier.set_training(true);
+  const std::int64_t batch = state.range(1);
+  const ImageStore set = images(batch);
+  torch::optim::SGD optimizer(classifier.trainable_parameters(),
+                              torch::optim::SGDOptions(0.01).momentum(0.9).weight_decay(5e-4));
+  const at::Tensor x =
+      set.batch(at::arange(batch), classifier.normalisation(), {}, compute.bfloat16);
+  for (auto _ : state) {
+    const at::Tensor loss = at::cross_entropy_loss(classifier.forward_normalised(x), set.labels());
+    optimizer.zero_grad();
+    loss.backward();
+    optimizer.step();
+  }
+  state.SetItemsProcessed(state.iterations() * batch);
+}
+BENCHMARK(training_step)
+    ->ArgNames({"width", "batch", "own", "bf16"})
+    ->ArgsProduct({{16, 64}, {128, 256}, {0, 1}, {1}})
+    ->ArgsProduct({{16}, {256}, {0, 1}, {0}})
+    ->Unit(benchmark::kMillisecond)
+    ->MeasureProcessCPUTime()
+    ->UseRealTime();
+
+/// Arguments: width, own kernels, bfloat16.
+void evaluation(benchmark::State& state) {
+  Classifier classifier = model(state.range(0), settings(state.range(1) != 0, state.range(2) != 0));
+  const ImageStore set = images(1000);
+  at::Generator generator = host::make_generator(1);
+  HostTrainer trainer(Augmentation{}, generator, nullptr, nullptr);
+  for (auto _ : state) benchmark::DoNotOptimize(trainer.logits(classifier, set));
+  state.SetItemsProcessed(state.iterations() * set.size());
+}
+BENCHMARK(evaluation)
+    ->ArgNames({"width", "own", "bf16"})
+    ->ArgsProduct({{16, 64}, {0, 1}, {1}})
+    ->ArgsProduct({{16}, {0, 1}, {0}})
+    ->Unit(benchmark::kMillisecond)
+    ->MeasureProcessCPUTime()
+    ->UseRealTime();
+
+/// Arguments: channels, side of the image, own kernels, backward pass as well.
+void normalisation(benchmark::State& state) {
+  settings(state.range(2) != 0, true);
+  const std::int64_t channels = state.range(0), side = state.range(1);
+  torch::nn::BatchNorm2d norm(channels);
+  const bool backward = state.range(3) != 0;
+  const at::Tensor x = at::randn({128, channels, side, side})
+                           .to(at::kBFloat16)
+                           .contiguous(at::MemoryFormat::ChannelsLast)
+                           .set_requires_grad(backward);
+  const at::Tensor gradient = at::randn_like(x);
+  for (auto _ : state) {
+    const at::AutoGradMode mode(backward);
+    const at::Tensor y = batch_norm_relu(*norm, x);
+    x.mutable_grad().reset();
+    if (backward) y.backward(gradient);
+  }
+  state.SetBytesProcessed(state.iterations() * x.numel() * 2);
+}
+BENCHMARK(normalisation)
+    ->ArgNames({"channels", "side", "own", "backward"})
+    ->ArgsProduct({{64}, {32}, {0, 1}, {0, 1}})
+    ->ArgsProduct({{16}, {32}, {0, 1}, {0, 1}})
+    ->ArgsProduct({{512}, {4}, {0, 1}, {0, 1}})
+    ->Unit(benchmark::kMicrosecond)
+    ->MeasureProcessCPUTime()
+    ->UseRealTime();
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  setenv("ATEN_CPU_CAPABILITY", "avx512", 0);  // as the host does
+  tune_process();
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}
