@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "host/engine/batch_norm_relu.hpp"
+#include "host/engine/convolution.hpp"
 #include "host/engine/libtorch.hpp"
 #include "host/error.hpp"
 
@@ -15,6 +16,10 @@ namespace nn = torch::nn;
 nn::Conv2d conv(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride) {
   return nn::Conv2d(
       nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
+}
+
+at::Tensor convolve(nn::Conv2d& conv, const at::Tensor& x) {
+  return convolution(*conv, x);
 }
 
 at::Tensor bn_relu(nn::BatchNorm2d& norm, const at::Tensor& x) {
@@ -41,8 +46,8 @@ struct PreActBlockImpl : nn::Module {
 
   at::Tensor forward(const at::Tensor& x) {
     const at::Tensor a = bn_relu(bn1, x);
-    const at::Tensor y = conv2->forward(bn_relu(bn2, conv1->forward(a)));
-    return y.add_(shortcut.is_empty() ? x : shortcut->forward(a));
+    const at::Tensor y = convolve(conv2, bn_relu(bn2, convolve(conv1, a)));
+    return y.add_(shortcut.is_empty() ? x : convolution(*shortcut[0]->as<nn::Conv2dImpl>(), a));
   }
 
   nn::BatchNorm2d bn1;
@@ -65,8 +70,13 @@ struct BasicBlockImpl : nn::Module {
   }
 
   at::Tensor forward(const at::Tensor& x) {
-    const at::Tensor y = bn2->forward(conv2->forward(bn_relu(bn1, conv1->forward(x))));
-    return y.add_(downsample.is_empty() ? x : downsample->forward(x)).relu_();
+    const at::Tensor y = bn2->forward(convolve(conv2, bn_relu(bn1, convolve(conv1, x))));
+    return y.add_(downsample.is_empty() ? x : smaller(x)).relu_();
+  }
+
+  at::Tensor smaller(const at::Tensor& x) {
+    return downsample[1]->as<nn::BatchNorm2dImpl>()->forward(
+        convolution(*downsample[0]->as<nn::Conv2dImpl>(), x));
   }
 
   nn::Conv2d conv1;
@@ -106,7 +116,7 @@ class PreActResNet18 final : public Network {
   const char* head_name() const override { return "linear"; }
 
   at::Tensor body(at::Tensor x, ActivationSink* sink) override {
-    x = conv1_->forward(x);
+    x = convolve(conv1_, x);
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
       x = blocks_[i]->forward(x);
       report(sink, kStageNames[i], x);
@@ -132,7 +142,7 @@ class ResNet18 final : public Network {
   const char* head_name() const override { return "fc"; }
 
   at::Tensor body(at::Tensor x, ActivationSink* sink) override {
-    x = bn_relu(bn1_, conv1_->forward(x));
+    x = bn_relu(bn1_, convolve(conv1_, x));
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
       x = blocks_[i]->forward(x);
       report(sink, kStageNames[i], x);
@@ -162,11 +172,11 @@ class SmallCnn final : public Network {
   const char* head_name() const override { return "linear"; }
 
   at::Tensor body(at::Tensor x, ActivationSink* sink) override {
-    x = bn_relu(bn1_, conv1_->forward(x));
+    x = bn_relu(bn1_, convolve(conv1_, x));
     report(sink, "conv1", x);
-    x = bn_relu(bn2_, conv2_->forward(x));
+    x = bn_relu(bn2_, convolve(conv2_, x));
     report(sink, "conv2", x);
-    x = bn_relu(bn3_, conv3_->forward(x));
+    x = bn_relu(bn3_, convolve(conv3_, x));
     report(sink, "conv3", x);
     return pool(x);
   }

@@ -1,49 +1,12 @@
 #include "host/engine/batch_norm_kernels.hpp"
 
-#include <cstring>
-
-// Vectors of GCC's and clang's own kind: each function below is compiled once for AVX-512 and once
-// for what the compiler targets anyway, from the same lines.
-#define BACKSTOP_INLINE inline __attribute__((always_inline))
-#if defined(__x86_64__)
-#define BACKSTOP_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
-#else
-#define BACKSTOP_AVX512
-#endif
+#include "host/engine/vectors.hpp"
 
 namespace backstop::host::batch_norm {
 
 namespace {
 
-constexpr std::size_t kLanes = 16;
-
-using Floats = float __attribute__((vector_size(64)));
-using Words = std::uint32_t __attribute__((vector_size(64)));
-using Halves = std::uint16_t __attribute__((vector_size(32)));
-
-BACKSTOP_INLINE void load(const float* from, Floats& to) {
-  std::memcpy(&to, from, sizeof to);
-}
-
-BACKSTOP_INLINE void load(const c10::BFloat16* from, Floats& to) {
-  Halves upper;
-  std::memcpy(&upper, from, sizeof upper);
-  to = reinterpret_cast<Floats>(__builtin_convertvector(upper, Words) << 16);
-}
-
-BACKSTOP_INLINE void store(const Floats& from, float* to) {
-  std::memcpy(to, &from, sizeof from);
-}
-
-/// To the nearest, ties to even.
-BACKSTOP_INLINE void store(const Floats& from, c10::BFloat16* to) {
-  const Words bits = reinterpret_cast<Words>(from);
-  Words upper = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
-  const Words nan = reinterpret_cast<Words>(from != from);
-  upper = (nan & 0x7fc0U) | (~nan & upper);
-  const Halves halves = __builtin_convertvector(upper, Halves);
-  std::memcpy(to, &halves, sizeof halves);
-}
+using namespace vectors;
 
 /// `value` where `decides` is positive or not a number, else 0.
 BACKSTOP_INLINE Floats where_positive(const Floats& decides, const Floats& value) {
@@ -181,16 +144,6 @@ BACKSTOP_AVX512 void backward_512(const T* x, const T* dy, T* dx, std::size_t co
                                   std::size_t period, const float* scale, const float* offset,
                                   const float* slope, const float* level) {
   write_backward(x, dy, dx, count, period, scale, offset, slope, level);
-}
-
-bool has_avx512() {
-#if defined(__x86_64__)
-  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return has;
-#else
-  return false;
-#endif
 }
 
 }  // namespace

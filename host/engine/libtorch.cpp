@@ -15,15 +15,13 @@
 
 namespace backstop::host {
 
-namespace {
-
 #if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 4)
 
 bool autocast_enabled(c10::DeviceType device) {
   return at::autocast::is_autocast_enabled(device);
 }
 
-void set_autocast(c10::DeviceType device, bool enabled) {
+static void set_autocast(c10::DeviceType device, bool enabled) {
   at::autocast::set_autocast_dtype(device, at::kBFloat16);
   at::autocast::set_autocast_enabled(device, enabled);
 }
@@ -34,7 +32,7 @@ bool autocast_enabled(c10::DeviceType device) {
   return device == c10::kCUDA ? at::autocast::is_enabled() : at::autocast::is_cpu_enabled();
 }
 
-void set_autocast(c10::DeviceType device, bool enabled) {
+static void set_autocast(c10::DeviceType device, bool enabled) {
   if (device == c10::kCUDA) {
     at::autocast::set_autocast_gpu_dtype(at::kBFloat16);
     at::autocast::set_enabled(enabled);
@@ -45,6 +43,8 @@ void set_autocast(c10::DeviceType device, bool enabled) {
 }
 
 #endif
+
+namespace {
 
 /// One number of the global state.
 struct Setting {

@@ -30,6 +30,9 @@ class AutocastGuard {
   bool before_ = false;
 };
 
+/// Whether autocast is on for a kind of device, on this thread.
+bool autocast_enabled(c10::DeviceType device);
+
 /// A generator on the CPU that shares nothing with the global ones.
 at::Generator make_generator(std::uint64_t seed);
 

@@ -9,6 +9,7 @@
 
 #include "host/engine/batch_norm_relu.hpp"
 #include "host/engine/classifier.hpp"
+#include "host/engine/convolution.hpp"
 #include "host/engine/image_store.hpp"
 #include "host/engine/libtorch.hpp"
 #include "host/engine/trainer.hpp"
@@ -80,6 +81,63 @@ BENCHMARK(evaluation)
     ->ArgsProduct({{16, 64}, {0, 1}, {1}})
     ->ArgsProduct({{16}, {0, 1}, {0}})
     ->Unit(benchmark::kMillisecond)
+    ->MeasureProcessCPUTime()
+    ->UseRealTime();
+
+/// Arguments: channels in and out, side of the images (128 of them), kernel, stride, own kernels,
+/// backward pass as well. Those of preact-resnet18 of width 16 and 64.
+void convolving(benchmark::State& state) {
+  settings(state.range(5) != 0, true);
+  torch::nn::Conv2d conv(torch::nn::Conv2dOptions(state.range(0), state.range(1), state.range(3))
+                             .stride(state.range(4))
+                             .padding(state.range(3) / 2)
+                             .bias(false));
+  conv->weight.set_data(conv->weight.data().contiguous(at::MemoryFormat::ChannelsLast));
+  const bool backward = state.range(6) != 0;
+  const at::Tensor x = at::randn({128, state.range(0), state.range(2), state.range(2)})
+                           .to(at::kBFloat16)
+                           .contiguous(at::MemoryFormat::ChannelsLast)
+                           .set_requires_grad(backward);
+  at::Tensor gradient;
+  for (auto _ : state) {
+    const at::AutoGradMode mode(backward);
+    at::Tensor y;
+    {
+      const AutocastGuard precision(c10::kCPU, true);
+      y = convolution(*conv, x);
+    }
+    if (!backward) continue;
+    if (!gradient.defined()) gradient = at::randn_like(y);
+    x.mutable_grad().reset();
+    conv->weight.mutable_grad().reset();
+    y.backward(gradient);
+  }
+  const auto side = static_cast<double>(state.range(2)) / static_cast<double>(state.range(4));
+  state.counters["TFLOP/s"] = benchmark::Counter(
+      (backward ? 6.0 : 2.0) * 128 * side * side *
+          static_cast<double>(state.range(0) * state.range(1) * state.range(3) * state.range(3)) *
+          1e-12,
+      benchmark::Counter::kIsIterationInvariantRate);
+}
+void convolutions(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"in", "out", "side", "kernel", "stride", "own", "backward"});
+  for (const std::int64_t width : {16, 64}) {
+    for (std::int64_t stage = 0; stage < 4; ++stage) {
+      const std::int64_t out = width << stage, side = 32 >> stage;
+      for (const std::int64_t backward : {0, 1}) {
+        for (const std::int64_t own : {0, 1}) {
+          b->Args({out, out, side, 3, 1, own, backward});
+          if (stage == 0) continue;
+          b->Args({out / 2, out, 2 * side, 3, 2, own, backward});
+          b->Args({out / 2, out, 2 * side, 1, 2, own, backward});
+        }
+      }
+    }
+  }
+}
+BENCHMARK(convolving)
+    ->Apply(convolutions)
+    ->Unit(benchmark::kMicrosecond)
     ->MeasureProcessCPUTime()
     ->UseRealTime();
 

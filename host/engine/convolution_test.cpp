@@ -1,0 +1,141 @@
+#include "host/engine/convolution.hpp"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+
+#include "host/engine/compute.hpp"
+#include "host/engine/libtorch.hpp"
+
+namespace backstop::host {
+namespace {
+
+struct Shape {
+  std::int64_t images, in, out, side, kernel, stride;
+};
+
+std::ostream& operator<<(std::ostream& out, const Shape& s) {
+  return out << s.images << "x" << s.in << "x" << s.side << "x" << s.side << " to " << s.out << ", "
+             << s.kernel << "x" << s.kernel << " / " << s.stride;
+}
+
+struct Result {
+  at::Tensor output, input_gradient, weight_gradient;
+  std::string node;
+};
+
+double distance(const at::Tensor& is, const at::Tensor& expected) {
+  return (is - expected).to(at::kDouble).norm().item<double>() /
+         expected.to(at::kDouble).norm().item<double>();
+}
+
+class Convolution : public testing::TestWithParam<Shape> {
+ protected:
+  void SetUp() override {
+    if (native_bfloat16() != "AMX") GTEST_SKIP() << "products of matrices are for AMX alone";
+    const auto& s = GetParam();
+    at::Generator generator = make_generator(5);
+    const auto draw = [&](at::IntArrayRef sizes) {
+      return at::empty(sizes, at::kFloat)
+          .normal_(0, 1, generator)
+          .to(at::kBFloat16)
+          .to(at::kFloat)
+          .contiguous(at::MemoryFormat::ChannelsLast);
+    };
+    x_ = draw({s.images, s.in, s.side, s.side});
+    weight_ = draw({s.out, s.in, s.kernel, s.kernel});
+    const std::int64_t side = (s.side + s.kernel / 2 * 2 - s.kernel) / s.stride + 1;
+    gradient_ = draw({s.images, s.out, side, side});
+  }
+  void TearDown() override { use_own_kernels(true); }
+
+  torch::nn::Conv2d layer() const {
+    const auto& s = GetParam();
+    torch::nn::Conv2d conv(torch::nn::Conv2dOptions(s.in, s.out, s.kernel)
+                               .stride(s.stride)
+                               .padding(s.kernel / 2)
+                               .bias(false));
+    const at::NoGradGuard no_grad;
+    conv->weight.set_data(weight_.clone());
+    return conv;
+  }
+
+  /// In bfloat16, or in float32 as LibTorch computes it.
+  Result compute(bool bfloat16, bool own = true) const {
+    use_own_kernels(own);
+    auto conv = layer();
+    const at::Tensor x = x_.detach().clone().requires_grad_();
+    Result result;
+    {
+      const AutocastGuard precision(c10::kCPU, bfloat16);
+      result.output = convolution(*conv, x);
+    }
+    result.node = result.output.grad_fn()->name();
+    // In place, as a residual block adds to it.
+    result.output.add_(0).backward(gradient_.to(result.output.scalar_type()));
+    result.output = result.output.detach();
+    result.input_gradient = x.grad();
+    result.weight_gradient = conv->weight.grad();
+    return result;
+  }
+
+  at::Tensor x_, weight_, gradient_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Shapes, Convolution,
+                         testing::Values(Shape{3, 32, 48, 4, 3, 1}, Shape{2, 16, 64, 8, 3, 2},
+                                         Shape{2, 16, 32, 16, 1, 2}, Shape{2, 16, 32, 7, 3, 2},
+                                         Shape{1, 16, 16, 2, 3, 1}, Shape{2, 48, 16, 8, 3, 1},
+                                         Shape{2, 32, 16, 5, 7, 3}, Shape{2, 16, 16, 16, 3, 2},
+                                         Shape{3, 16, 16, 1, 3, 1}));
+
+TEST_P(Convolution, GivesWhatLibTorchGivesInFloat32ButForRounding) {
+  const Result own = compute(true), plain = compute(false);
+  EXPECT_EQ(own.output.scalar_type(), at::kBFloat16);
+  EXPECT_TRUE(own.output.is_contiguous(at::MemoryFormat::ChannelsLast));
+  EXPECT_EQ(own.weight_gradient.scalar_type(), at::kFloat);
+  EXPECT_NE(own.node, plain.node);
+  EXPECT_LT(distance(own.output, plain.output), 4e-3);
+  EXPECT_LT(distance(own.input_gradient, plain.input_gradient), 4e-3);
+  EXPECT_LT(distance(own.weight_gradient, plain.weight_gradient), 4e-3);
+}
+
+TEST_P(Convolution, IsLibTorchsWhereItIsSwitchedOff) {
+  EXPECT_EQ(compute(true, false).node, compute(false).node);
+  use_own_kernels(false);
+  auto conv = layer();
+  const AutocastGuard precision(c10::kCPU, true);
+  EXPECT_TRUE(convolution(*conv, x_).equal(conv->forward(x_)));
+}
+
+TEST_P(Convolution, CanBeDifferentiatedTwice) {
+  std::vector<at::Tensor> second;
+  for (const bool own : {true, false}) {
+    use_own_kernels(own);
+    auto conv = layer();
+    const at::Tensor x = x_.detach().clone().requires_grad_();
+    at::Tensor y;
+    {
+      const AutocastGuard precision(c10::kCPU, true);
+      y = convolution(*conv, x);
+    }
+    const auto first = torch::autograd::grad({y.to(at::kFloat).pow(2).sum()}, {x}, {}, true, true);
+    second.push_back(torch::autograd::grad({first[0].pow(2).sum()}, {conv->weight})[0]);
+  }
+  EXPECT_LT(distance(second[0], second[1]), 1e-2);
+}
+
+TEST(ConvolutionOfOthers, IsLibTorchs) {
+  torch::nn::Conv2d conv(torch::nn::Conv2dOptions(16, 16, 3).padding(1).bias(false));
+  const at::Tensor large = at::rand({1, 16, 32, 32}), small = at::rand({1, 16, 4, 4});
+  EXPECT_TRUE(convolution(*conv, small).equal(conv->forward(small)));  // float32
+  torch::nn::Conv2d odd(torch::nn::Conv2dOptions(24, 16, 3).padding(1).bias(false));
+  const at::Tensor of_24 = at::rand({1, 24, 4, 4});
+  const AutocastGuard precision(c10::kCPU, true);
+  EXPECT_TRUE(convolution(*odd, of_24).equal(odd->forward(of_24)));
+  EXPECT_TRUE(convolution(*conv, large).equal(conv->forward(large)));
+}
+
+}  // namespace
+}  // namespace backstop::host
