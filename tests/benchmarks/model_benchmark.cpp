@@ -1,5 +1,6 @@
 // What a training step and an evaluation cost, and the layers that Backstop computes itself, beside
 // LibTorch's on the same images in the same run.
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 
@@ -13,11 +14,40 @@
 #include "host/engine/image_store.hpp"
 #include "host/engine/libtorch.hpp"
 #include "host/engine/trainer.hpp"
+#include "tests/benchmarks/peak.hpp"
 
 namespace {
 
 using namespace backstop;
 using namespace backstop::host;
+
+benchmarks::Peak peak;  ///< of all cores, measured at the start
+
+/// FLOPs of the convolutions of one image's way through a preact-resnet18, forth.
+double flops_of_an_image(std::int64_t width) {
+  double flops = 2.0 * 32 * 32 * 27 * static_cast<double>(width);
+  for (std::int64_t stage = 0; stage < 4; ++stage) {
+    const auto out = static_cast<double>(width << stage), side = static_cast<double>(32 >> stage);
+    const double in = stage == 0 ? out : out / 2;
+    flops += 2 * side * side * out * (9 * in + 27 * out + (stage == 0 ? 0 : in));
+  }
+  return flops;
+}
+
+/// Counters of `flops` in every iteration.
+void count_flops(benchmark::State& state, double flops, bool bfloat16) {
+  using benchmark::Counter;
+  const double most = bfloat16 && peak.bfloat16 > 0 ? peak.bfloat16 : peak.float32;
+  state.counters["TFLOP/s"] = Counter(flops * 1e-12, Counter::kIsIterationInvariantRate);
+  state.counters["of_peak"] = Counter(flops / most, Counter::kIsIterationInvariantRate);
+}
+
+/// The same for bytes that memory must move at least.
+void count_bytes(benchmark::State& state, double bytes) {
+  using benchmark::Counter;
+  state.counters["GB/s"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
+  state.counters["of_copy"] = Counter(bytes / peak.copy, Counter::kIsIterationInvariantRate);
+}
 
 Compute settings(bool own, bool bfloat16) {
   Compute compute = resolve_compute(toml::table{{"device", "cpu"},
@@ -58,6 +88,8 @@ void training_step(benchmark::State& state) {
     optimizer.step();
   }
   state.SetItemsProcessed(state.iterations() * batch);
+  const double images_flops = static_cast<double>(batch) * flops_of_an_image(state.range(0));
+  count_flops(state, 3 * images_flops, compute.bfloat16);  // forth, and back to inputs and weights
 }
 BENCHMARK(training_step)
     ->ArgNames({"width", "batch", "own", "bf16"})
@@ -75,6 +107,8 @@ void evaluation(benchmark::State& state) {
   HostTrainer trainer(Augmentation{}, generator, nullptr, nullptr);
   for (auto _ : state) benchmark::DoNotOptimize(trainer.logits(classifier, set));
   state.SetItemsProcessed(state.iterations() * set.size());
+  count_flops(state, static_cast<double>(set.size()) * flops_of_an_image(state.range(0)),
+              state.range(2) != 0);
 }
 BENCHMARK(evaluation)
     ->ArgNames({"width", "own", "bf16"})
@@ -113,11 +147,11 @@ void convolving(benchmark::State& state) {
     y.backward(gradient);
   }
   const auto side = static_cast<double>(state.range(2)) / static_cast<double>(state.range(4));
-  state.counters["TFLOP/s"] = benchmark::Counter(
+  count_flops(
+      state,
       (backward ? 6.0 : 2.0) * 128 * side * side *
-          static_cast<double>(state.range(0) * state.range(1) * state.range(3) * state.range(3)) *
-          1e-12,
-      benchmark::Counter::kIsIterationInvariantRate);
+          static_cast<double>(state.range(0) * state.range(1) * state.range(3) * state.range(3)),
+      true);
 }
 void convolutions(benchmark::internal::Benchmark* b) {
   b->ArgNames({"in", "out", "side", "kernel", "stride", "own", "backward"});
@@ -158,7 +192,8 @@ void normalisation(benchmark::State& state) {
     x.mutable_grad().reset();
     if (backward) y.backward(gradient);
   }
-  state.SetBytesProcessed(state.iterations() * x.numel() * 2);
+  // Forth: x, y; back: x, dy, dx.
+  count_bytes(state, static_cast<double>(x.numel()) * 2 * (backward ? 5 : 2));
 }
 BENCHMARK(normalisation)
     ->ArgNames({"channels", "side", "own", "backward"})
@@ -169,11 +204,107 @@ BENCHMARK(normalisation)
     ->MeasureProcessCPUTime()
     ->UseRealTime();
 
+/// A batch of 256 augmented images, normalised, channels last. Argument: bfloat16.
+void augmentation(benchmark::State& state) {
+  const ImageStore set = images(10'000);
+  at::Generator generator = host::make_generator(1);
+  const Normalisation normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
+  const bool bfloat16 = state.range(0) != 0;
+  for (auto _ : state) {
+    const at::Tensor positions = at::randint(set.size(), {256}, generator, at::kLong);
+    const Draws draws = draw_augmentation(Augmentation{4, true}, 256, generator);
+    benchmark::DoNotOptimize(set.batch(positions, normalisation, draws, bfloat16));
+  }
+  state.SetItemsProcessed(state.iterations() * 256);
+  count_bytes(state, 256.0 * 3 * 32 * 32 * (bfloat16 ? 3 : 5));
+}
+BENCHMARK(augmentation)
+    ->ArgName("bf16")
+    ->Arg(0)
+    ->Arg(1)
+    ->Unit(benchmark::kMicrosecond)
+    ->MeasureProcessCPUTime()
+    ->UseRealTime();
+
+/// SGD with momentum on all weights of a preact-resnet18. Argument: width.
+void optimiser_step(benchmark::State& state) {
+  Classifier classifier = model(state.range(0), settings(true, false));
+  double bytes = 0;
+  for (at::Tensor parameter : classifier.trainable_parameters()) {
+    parameter.mutable_grad() = at::randn_like(parameter);
+    bytes += static_cast<double>(parameter.nbytes());
+  }
+  torch::optim::SGD optimizer(classifier.trainable_parameters(),
+                              torch::optim::SGDOptions(0.01).momentum(0.9).weight_decay(5e-4));
+  for (auto _ : state) optimizer.step();
+  count_bytes(state, 5 * bytes);  // weights and momentum, read and written; gradients, read
+}
+BENCHMARK(optimiser_step)
+    ->ArgName("width")
+    ->Arg(16)
+    ->Arg(64)
+    ->Unit(benchmark::kMicrosecond)
+    ->MeasureProcessCPUTime()
+    ->UseRealTime();
+
+/// An epoch of fine-tuning in batches of 256, then 10,000 clean and 9,000 triggered test images.
+/// Arguments: width, training images, own kernels, bfloat16. Seconds of each part are counted.
+void fine_tuning_epoch(benchmark::State& state) {
+  using Clock = std::chrono::steady_clock;
+  Classifier classifier = model(state.range(0), settings(state.range(2) != 0, state.range(3) != 0));
+  const ImageStore training = images(state.range(1)), clean = images(10'000),
+                   triggered = images(9000);
+  at::Generator generator = host::make_generator(1);
+  HostTrainer trainer(Augmentation{4, true}, generator, nullptr, nullptr);
+  struct Rate final : Scheduler {
+    double rate(const TrainingPosition&) const override { return 0.01; }
+  } rate;
+  TrainingOptions options;
+  options.epochs = 1;
+  options.batch_size = 256;
+  options.scheduler = &rate;
+  std::chrono::duration<double> train{}, evaluate{};
+  for (auto _ : state) {
+    const auto start = Clock::now();
+    trainer.fit(classifier, training, options);
+    const auto trained = Clock::now();
+    benchmark::DoNotOptimize(trainer.accuracy(classifier, clean));
+    benchmark::DoNotOptimize(trainer.accuracy(classifier, triggered));
+    train += trained - start;
+    evaluate += Clock::now() - trained;
+  }
+  using benchmark::Counter;
+  state.counters["train_s"] = Counter(train.count(), Counter::kAvgIterations);
+  state.counters["eval_s"] = Counter(evaluate.count(), Counter::kAvgIterations);
+  count_flops(
+      state,
+      (3.0 * static_cast<double>(state.range(1)) + 19'000) * flops_of_an_image(state.range(0)),
+      state.range(3) != 0);
+}
+BENCHMARK(fine_tuning_epoch)
+    ->ArgNames({"width", "images", "own", "bf16"})
+    ->ArgsProduct({{16}, {2500, 10'000}, {0, 1}, {1}})
+    ->ArgsProduct({{64}, {2500}, {0, 1}, {1}})
+    ->Iterations(1)
+    ->Unit(benchmark::kSecond)
+    ->MeasureProcessCPUTime()
+    ->UseRealTime();
+
 }  // namespace
 
 int main(int argc, char** argv) {
   setenv("ATEN_CPU_CAPABILITY", "avx512", 0);  // as the host does
   tune_process();
   benchmark::Initialize(&argc, argv);
+  const int threads = available_cores();
+  at::set_num_threads(threads);
+  peak = benchmarks::measure_peak(threads);
+  const auto context = [&](const std::string& name, double value) {
+    benchmark::AddCustomContext(name + " of " + std::to_string(threads) + " threads",
+                                std::to_string(value));
+  };
+  context("bfloat16 TFLOP/s", peak.bfloat16 * 1e-12);
+  context("float32 TFLOP/s", peak.float32 * 1e-12);
+  context("copy GB/s", peak.copy * 1e-9);
   benchmark::RunSpecifiedBenchmarks();
 }

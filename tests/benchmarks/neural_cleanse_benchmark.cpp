@@ -21,12 +21,16 @@ using namespace backstop::host;
 constexpr std::int64_t kClasses = 100, kImages = 64, kWidth = 16;
 
 /// Of range 0 classes at once (0: as many as fit), range 1 images of a step; range 2: whether the
-/// model's weights get gradients as well, as in a loop that does not freeze them.
+/// model's weights get gradients as well, as in a loop that does not freeze them; range 3: own
+/// kernels.
 void search(benchmark::State& state) {
   tune_process();
-  const Compute compute = resolve_compute(
-      toml::table{{"device", "auto"}, {"precision", "auto"}, {"threads", 0}, {"kernels", "own"}},
-      kWidth);
+  const Compute compute =
+      resolve_compute(toml::table{{"device", "auto"},
+                                  {"precision", "auto"},
+                                  {"threads", 0},
+                                  {"kernels", state.range(3) ? "own" : "libtorch"}},
+                      kWidth);
   const Architecture architecture{"preact-resnet18", kWidth, 3, kClasses};
   const Normalisation normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
   at::Generator generator = host::make_generator(1);
@@ -46,8 +50,9 @@ void search(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations() * kClasses * settings.epochs * kImages);
 }
 BENCHMARK(search)
-    ->ArgNames({"at_once", "batch", "weights_learn"})
-    ->ArgsProduct({{1, 0}, {8, 32}, {0, 1}})
+    ->ArgNames({"at_once", "batch", "weights_learn", "own"})
+    ->ArgsProduct({{1, 0}, {8, 32}, {0}, {0, 1}})
+    ->ArgsProduct({{1}, {32}, {1}, {0}})
     ->Unit(benchmark::kSecond)
     ->MeasureProcessCPUTime()
     ->UseRealTime();
