@@ -577,7 +577,7 @@ std::int64_t Run::clean_images(const PluginObject& plugin, const toml::table& ta
 json Run::start_metrics(StageContext& ctx, Classifier& model) {
   if (!pretraining_) return backdoored_->row["metrics"];  // the same weights: measured already
   const CostMeter::Evaluation pause(ctx.cost());
-  return measure(ctx.trainer(), model, task_->data.test, *triggered_)["metrics"];
+  return measure_now(ctx, model, *task_)["metrics"];
 }
 
 Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const toml::table& table) {

@@ -57,6 +57,34 @@ TEST_F(WholeRun, LeavesEverythingThatAReaderNeeds) {
   EXPECT_EQ(epochs, (std::vector<int>{0, 1, 2, 0, 1, 2, 0, 1}));
 }
 
+TEST_F(WholeRun, BFloat16IsComputedByAmxAndByNoReferenceKernel) {
+  std::ifstream processor("/proc/cpuinfo");
+  const std::string flags{std::istreambuf_iterator<char>(processor), {}};
+  if (flags.find("amx_bf16") == std::string::npos) GTEST_SKIP() << "this processor has no AMX";
+  for (const char* kernels : {"own", "libtorch"}) {
+    Start start = command({"--set", "model={ architecture=\"preact-resnet18\", width=16 }", "--set",
+                           "attack.training.epochs=1", "--set", "defense=[]", "--set",
+                           "compute.precision=\"auto\"", "--set",
+                           std::string("compute.kernels=\"") + kernels + "\""});
+    start.environment["DNNL_VERBOSE"] = "1";  // oneDNN then says on stdout what computes what
+    const Outcome outcome = Process(start).wait();
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    std::istringstream lines(outcome.out);
+    int convolutions = 0;
+    for (std::string line; std::getline(lines, line);) {
+      const bool convolution = line.find("exec,cpu,convolution") != std::string::npos;
+      const bool product = line.find("exec,cpu,matmul") != std::string::npos;
+      if (!convolution && !product) continue;
+      convolutions += convolution;
+      EXPECT_THAT(line, Not(HasSubstr("ref:")));
+      if (convolution) {
+        EXPECT_THAT(line, HasSubstr("amx_bf16"));
+      }
+    }
+    EXPECT_GT(convolutions, 100) << kernels;
+  }
+}
+
 TEST_F(WholeRun, ResolvedRecipeGivesTheSameNumbersAgain) {
   ASSERT_EQ(run().code, 0);
   const auto first = numbers(runs().at(0));
