@@ -14,6 +14,10 @@ BACKSTOP_INLINE Floats where_positive(const Floats& decides, const Floats& value
   return reinterpret_cast<Floats>(reinterpret_cast<Words>(value) & ~no);
 }
 
+/// Numbers that are added one after the other; the sums of so many are then added: each addition
+/// to a long sum loses a digit.
+constexpr std::size_t kFew = 32;
+
 /// Columns [column, column + N * 16) of all periods, in registers.
 template <std::size_t N, typename T>
 BACKSTOP_INLINE void sum_columns(const T* x, std::size_t count, std::size_t period,
@@ -21,13 +25,20 @@ BACKSTOP_INLINE void sum_columns(const T* x, std::size_t count, std::size_t peri
                                  float* square) {
   Floats of[N], s[N] = {}, q[N] = {};
   for (std::size_t k = 0; k < N; ++k) load(shift + column + k * kLanes, of[k]);
-  for (std::size_t at = column; at < count; at += period) {
+  for (std::size_t at = column; at < count;) {
+    Floats few[N] = {}, squares[N] = {};
+    for (std::size_t i = 0; i < kFew && at < count; ++i, at += period) {
+      for (std::size_t k = 0; k < N; ++k) {
+        Floats v;
+        load(x + at + k * kLanes, v);
+        v -= of[k];
+        few[k] += v;
+        squares[k] += v * v;
+      }
+    }
     for (std::size_t k = 0; k < N; ++k) {
-      Floats v;
-      load(x + at + k * kLanes, v);
-      v -= of[k];
-      s[k] += v;
-      q[k] += v * v;
+      s[k] += few[k];
+      q[k] += squares[k];
     }
   }
   for (std::size_t k = 0; k < N; ++k) {
@@ -46,14 +57,21 @@ BACKSTOP_INLINE void sum_gradients(const T* x, const T* dy, std::size_t count, s
     load(offset + column + k * kLanes, b[k]);
     load(mean + column + k * kLanes, m[k]);
   }
-  for (std::size_t at = column; at < count; at += period) {
+  for (std::size_t at = column; at < count;) {
+    Floats few[N] = {}, products[N] = {};
+    for (std::size_t i = 0; i < kFew && at < count; ++i, at += period) {
+      for (std::size_t k = 0; k < N; ++k) {
+        Floats v, g;
+        load(x + at + k * kLanes, v);
+        load(dy + at + k * kLanes, g);
+        g = where_positive(v * a[k] + b[k], g);
+        few[k] += g;
+        products[k] += g * (v - m[k]);
+      }
+    }
     for (std::size_t k = 0; k < N; ++k) {
-      Floats v, g;
-      load(x + at + k * kLanes, v);
-      load(dy + at + k * kLanes, g);
-      g = where_positive(v * a[k] + b[k], g);
-      s[k] += g;
-      q[k] += g * (v - m[k]);
+      s[k] += few[k];
+      q[k] += products[k];
     }
   }
   for (std::size_t k = 0; k < N; ++k) {
