@@ -1,6 +1,7 @@
 #include "host/engine/batch_norm_relu.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include <ATen/ATen.h>

@@ -50,12 +50,11 @@ void count_bytes(benchmark::State& state, double bytes) {
 }
 
 Compute settings(bool own, bool bfloat16) {
-  Compute compute = resolve_compute(toml::table{{"device", "cpu"},
-                                                {"precision", bfloat16 ? "bfloat16" : "float32"},
-                                                {"threads", 0},
-                                                {"kernels", own ? "own" : "libtorch"}},
-                                    0);
-  return compute;
+  return resolve_compute(toml::table{{"device", "cpu"},
+                                     {"precision", bfloat16 ? "bfloat16" : "float32"},
+                                     {"threads", 0},
+                                     {"kernels", own ? "own" : "libtorch"}},
+                         0);
 }
 
 ImageStore images(std::int64_t count) {
