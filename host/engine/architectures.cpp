@@ -45,9 +45,18 @@ struct PreActBlockImpl : nn::Module {
   }
 
   at::Tensor forward(const at::Tensor& x) {
+    if (can_infer(*conv1, *bn1, x)) return inferred(x);
     const at::Tensor a = bn_relu(bn1, x);
     const at::Tensor y = convolve(conv2, bn_relu(bn2, convolve(conv1, a)));
     return y.add_(shortcut.is_empty() ? x : convolution(*shortcut[0]->as<nn::Conv2dImpl>(), a));
+  }
+
+  at::Tensor inferred(const at::Tensor& x) {
+    const at::Tensor y = infer(*conv1, x, {.before = bn1.get(), .after = bn2.get(), .relu = true});
+    const at::Tensor same =
+        shortcut.is_empty() ? x
+                            : infer(*shortcut[0]->as<nn::Conv2dImpl>(), x, {.before = bn1.get()});
+    return infer(*conv2, y, {.add = same});
   }
 
   nn::BatchNorm2d bn1;
@@ -70,8 +79,18 @@ struct BasicBlockImpl : nn::Module {
   }
 
   at::Tensor forward(const at::Tensor& x) {
+    if (can_infer(*conv1, *bn1, x)) return inferred(x);
     const at::Tensor y = bn2->forward(convolve(conv2, bn_relu(bn1, convolve(conv1, x))));
     return y.add_(downsample.is_empty() ? x : smaller(x)).relu_();
+  }
+
+  at::Tensor inferred(const at::Tensor& x) {
+    const at::Tensor y = infer(*conv1, x, {.after = bn1.get(), .relu = true});
+    const at::Tensor same = downsample.is_empty()
+                                ? x
+                                : infer(*downsample[0]->as<nn::Conv2dImpl>(), x,
+                                        {.after = downsample[1]->as<nn::BatchNorm2dImpl>()});
+    return infer(*conv2, y, {.after = bn2.get(), .add = same, .relu = true});
   }
 
   at::Tensor smaller(const at::Tensor& x) {

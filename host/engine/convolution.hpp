@@ -1,15 +1,31 @@
-// Convolutions of small images as matrix products: on a CPU with AMX, oneDNN's own bfloat16 kernels
-// for them are many times slower. docs/performance.md has the times.
+// Convolutions of bfloat16 images on AMX, faster than oneDNN's where docs/performance.md says so.
 #pragma once
 
 #include "host/engine/torch.hpp"
 
 namespace backstop::host {
 
-/// What conv(x) gives, with its gradients. x: [N, C, H, W]; conv: square, a padding of half the
-/// kernel, neither bias nor dilation nor groups. Products of matrices where autocast computes in
-/// bfloat16 on a CPU with AMX, at the sizes at which they are faster, and use_own_kernels(false)
-/// was not called; LibTorch's convolution everywhere else.
+/// What conv(x) gives, with its gradients. x: [N, C, H, W]; conv: square, of odd size, a padding of
+/// half the kernel, neither bias nor dilation nor groups. Computed here where autocast computes in
+/// bfloat16 on a CPU with AMX, channels are a multiple of 16, images are square, it is faster, and
+/// use_own_kernels(false) was not called; by LibTorch everywhere else.
 at::Tensor convolution(torch::nn::Conv2dImpl& conv, const at::Tensor& x);
+
+/// What stands before and behind a convolution.
+struct Neighbours {
+  torch::nn::BatchNorm2dImpl* before = nullptr;  ///< with a ReLU
+  torch::nn::BatchNorm2dImpl* after = nullptr;
+  at::Tensor add = {};  ///< as what comes out
+  bool relu = false;    ///< the last one
+};
+
+/// Whether infer() can be used on x: nobody differentiates, statistics are the running ones, and
+/// convolution() would be computed here.
+bool can_infer(const torch::nn::Conv2dImpl& conv, const torch::nn::BatchNorm2dImpl& norm,
+               const at::Tensor& x);
+
+/// relu(after(conv(relu(before(x)))) + add) in one pass over memory; sums are float32 until the
+/// end.
+at::Tensor infer(torch::nn::Conv2dImpl& conv, const at::Tensor& x, const Neighbours& neighbours);
 
 }  // namespace backstop::host
