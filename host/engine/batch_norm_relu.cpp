@@ -5,11 +5,11 @@
 #include <vector>
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "host/engine/batch_norm_kernels.hpp"
 #include "host/engine/compute.hpp"
+#include "host/engine/parallel.hpp"
 
 namespace backstop::host {
 
@@ -36,11 +36,13 @@ struct Blocks {
   template <typename F>
   void each(const F& f) const {
     const std::size_t all = pixels * channels;
-    at::parallel_for(
-        0, static_cast<std::int64_t>(count), 1, [&](std::int64_t begin, std::int64_t end) {
-          for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
-            f(i, i * size, std::min(size, all - i * size));
-        });
+    const auto blocks = static_cast<std::int64_t>(count);
+    share_out(blocks, [&](const auto& next) {
+      for (std::int64_t block = next(); block < blocks; block = next()) {
+        const auto i = static_cast<std::size_t>(block);
+        f(i, i * size, std::min(size, all - i * size));
+      }
+    });
   }
 
   /// [channels] as the loops want it, [period].

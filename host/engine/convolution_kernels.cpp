@@ -10,9 +10,8 @@
 #include <memory>
 #include <vector>
 
-#include <ATen/Parallel.h>
-
 #include "host/engine/compute.hpp"
+#include "host/engine/parallel.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -56,7 +55,7 @@ struct Buffer {
   void clear() {
     std::memset(static_cast<void*>(data.get()), 0, static_cast<std::size_t>(size) * sizeof(T));
   }
-  T* get() { return data.get(); }
+  [[nodiscard]] T* get() const { return data.get(); }
   std::unique_ptr<T, Free> data;
   Index size;
 };
@@ -414,22 +413,22 @@ std::vector<std::int32_t> targets_of(const Grid& grid, Index count, Index to, In
   return targets;
 }
 
-/// Memory that is asked for while tiles are multiplied, a little at each call, before it is needed.
-class Ahead {
+/// targets_of() of whole chunks, and of the last one.
+class Targets {
  public:
-  Ahead(const BFloat16* from, Index numbers, Index calls)
-      : at_(reinterpret_cast<const char*>(from)),
-        end_(at_ + numbers * Index{sizeof(BFloat16)}),
-        bytes_(round_up((end_ - at_) / calls + 1, 64)) {}
+  Targets(const Grid& grid, Index chunk, Index images, Index to, Index stride, Index top,
+          Index left)
+      : chunk_(chunk),
+        whole_(targets_of(grid, std::min(chunk, images), to, stride, top, left)),
+        last_(targets_of(grid, images % chunk, to, stride, top, left)) {}
 
-  void fetch() {
-    const char* const until = at_ + std::min<Index>(bytes_, end_ - at_);
-    for (; at_ < until; at_ += 64) __builtin_prefetch(at_, 0, 2);
+  [[nodiscard]] const std::vector<std::int32_t>& of(Index count) const {
+    return count == chunk_ ? whole_ : last_;
   }
 
  private:
-  const char *at_, *end_;
-  Index bytes_;
+  Index chunk_;
+  std::vector<std::int32_t> whole_, last_;
 };
 
 /// All right tiles of a product, and where its left ones are.
@@ -441,17 +440,17 @@ struct Factor {
   template <typename Pack>
   Factor(Depth of, Index channels, const Pack& pack)
       : depth(std::move(of)), tiles(channels / kRows), packed(tiles * depth.count() * kTile) {
-    at::parallel_for(0, tiles, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (Index t = begin; t < end; ++t)
+    share_out(tiles, [&](const auto& next) {
+      for (Index t = next(); t < tiles; t = next())
         pack(depth, t * kRows, packed.get() + t * depth.count() * kTile);
     });
   }
 
   /// For all positions of a field with `channels`. Tiles are taken in groups that stay in the
-  /// cache. `next`: what is read after this, `numbers` of them.
+  /// cache.
   void multiply_field(const BFloat16* origin, Index channels,
-                      const std::vector<std::int32_t>& targets, BFloat16* to, const BFloat16* next,
-                      Index numbers, const Around& around = {}) {
+                      const std::vector<std::int32_t>& targets, BFloat16* to,
+                      const Around& around = {}) const {
     const Index tile_size = depth.count() * kTile, all = tiles * kRows;
     const Index group =
         std::clamp<Index>(kGroupBytes / (tile_size * Index{sizeof(BFloat16)}), 1, kMostTiles);
@@ -462,7 +461,6 @@ struct Factor {
     Index used = 0;
     Rows rows;
     const auto positions = static_cast<Index>(targets.size());
-    Ahead ahead(next, numbers, tiles * positions / kBlock);
     for (Index first = 0; first < tiles; first += group) {
       const Index last = std::min(tiles, first + group);
       for (Index p = 0; p < positions; p += kBlock) {
@@ -470,12 +468,9 @@ struct Factor {
           const Index begin = depth.stretches[stretch], end = depth.stretches[stretch + 1];
           const bool done = end == depth.count();
           for (Index t = first; t < last; ++t) {
-            if (done) {
-              ahead.fetch();
-              if (p + kBlock < positions)
-                claim(&targets[static_cast<std::size_t>(p + kBlock)], t - first, last - first,
-                      to + first * kRows, all);
-            }
+            if (done && p + kBlock < positions)
+              claim(&targets[static_cast<std::size_t>(p + kBlock)], t - first, last - first,
+                    to + first * kRows, all);
             float* const sums = room.get() + (used * rooms + (rooms > 1 ? t - first : 0)) * kSums;
             multiply_pixels(origin + p * channels, channels,
                             &depth.steps[static_cast<std::size_t>(begin)], end - begin,
@@ -547,16 +542,6 @@ Index phases_of(const Shape& s) {
 /// Zeros that are needed beside every row, on the side where pixels are few.
 Index margin_of(const Shape& s) {
   return (s.padding() + s.stride - 1) / s.stride;
-}
-
-/// f(first image, count), on all threads.
-template <typename F>
-void each_chunk(Index images, Index at_once, const F& f) {
-  at::parallel_for(0, (images + at_once - 1) / at_once, 1,
-                   [&](std::int64_t begin, std::int64_t end) {
-                     const Tiles tiles;
-                     f(begin * at_once, std::min(end * at_once, images));
-                   });
 }
 
 /// [length, channels] to [channels, length], numbers of a channel side by side.
@@ -644,20 +629,10 @@ void add_weight_gradient(const Weights& w, const BFloat16* x, const BFloat16* sh
     fill(gradient.get(), g, 1, 1, dy + first * of_dy + first_out, count, side, s.out, outs);
     const Index length = g.positions(count);
     turn(gradient.get() + g.lead * outs, length, outs, turned.get());
-    const Index next = first + count, of_next = std::min(g.images, images - next);
-    const Index calls = (length + kStretch - 1) / kStretch * (w.combinations() / kTogether + 1);
-    Ahead ahead_x(shared == nullptr ? x + next * of_x : pairs + w.of_chunk(),
-                  of_next == 0        ? 0
-                  : shared == nullptr ? of_next * of_x
-                                      : w.of_chunk(),
-                  calls);
-    Ahead ahead_dy(dy + next * of_dy, outs == s.out ? of_next * of_dy : 0, calls);
     // Short stretches of pixels, so that tiles stay in the nearest cache.
     for (Index begin = 0; begin < length; begin += kStretch) {
       const Index steps = std::min(kStretch, length - begin) / kDepth;
       for (Index c = 0; c < w.combinations(); c += kTogether) {
-        ahead_x.fetch();
-        ahead_dy.fetch();
         const BFloat16* right[kTogether];
         Index which[kTogether];
         for (Index j = 0; j < kTogether; ++j) {
@@ -719,21 +694,21 @@ void forward(const Shape& s, const BFloat16* x, const float* weight, BFloat16* y
                 [&](const Depth& depth, Index first, BFloat16* to) {
                   pack_forward(s, depth, weight, first, to);
                 });
-  each_chunk(s.images, chunk, [&](Index begin, Index end) {
+  const Index of_x = s.side * s.side * s.in, of_y = side * side * s.out;
+  const Index chunks = (s.images + chunk - 1) / chunk;
+  share_out(chunks, [&](const auto& next) {
+    const Tiles tiles;
     Buffer<BFloat16> field(phases * grid.length * s.in);
     field.clear();
-    std::vector<std::int32_t> targets;
-    for (Index first = begin; first < end; first += chunk) {
-      const Index count = std::min(chunk, end - first);
-      if (first == begin || count < chunk) targets = targets_of(grid, count, side, 1, 0, 0);
-      fill(field.get(), grid, s.stride, phases, x + first * s.side * s.side * s.in, count, s.side,
-           s.in, s.in, around.before);
-      const Index pixels = s.side * s.side * s.in, next = std::min(first + chunk, end);
+    const Targets targets(grid, chunk, s.images, side, 1, 0, 0);
+    for (Index i = next(); i < chunks; i = next()) {
+      const Index first = i * chunk, count = std::min(chunk, s.images - first);
+      fill(field.get(), grid, s.stride, phases, x + first * of_x, count, s.side, s.in, s.in,
+           around.before);
       Around here = around;
-      if (here.add != nullptr) here.add += first * side * side * s.out;
-      factor.multiply_field(field.get() + grid.lead * s.in, s.in, targets,
-                            y + first * side * side * s.out, x + next * pixels,
-                            s.kernel < s.stride ? 0 : std::min(chunk, end - next) * pixels, here);
+      if (here.add != nullptr) here.add += first * of_y;
+      factor.multiply_field(field.get() + grid.lead * s.in, s.in, targets.of(count),
+                            y + first * of_y, here);
     }
   });
 }
@@ -760,24 +735,23 @@ void input_gradient(const Shape& s, const BFloat16* dy, const float* weight, BFl
                                })});
     }
   }
-  const Index pixels = s.side * s.side * s.in;  // numbers of an image
+  const Index of_x = s.side * s.side * s.in, of_y = side * side * s.out;
+  const Index chunks = (s.images + chunk - 1) / chunk;
   const bool all_seen = phases.size() == static_cast<std::size_t>(s.stride * s.stride);
-  each_chunk(s.images, chunk, [&](Index begin, Index end) {
+  share_out(chunks, [&](const auto& next) {
+    const Tiles tiles;
     Buffer<BFloat16> field(grid.length * s.out);
     field.clear();
-    if (!all_seen) std::fill_n(dx + begin * pixels, (end - begin) * pixels, BFloat16(0.0F));
-    std::vector<std::vector<std::int32_t>> targets(phases.size());
-    for (Index first = begin; first < end; first += chunk) {
-      const Index count = std::min(chunk, end - first);
-      fill(field.get(), grid, 1, 1, dy + first * side * side * s.out, count, side, s.out, s.out);
-      for (std::size_t i = 0; i < phases.size(); ++i) {
-        if (first == begin || count < chunk)
-          targets[i] = targets_of(grid, count, s.side, s.stride, phases[i].top, phases[i].left);
-        const Index next = std::min(first + chunk, end), of_next = std::min(chunk, end - next);
-        phases[i].factor.multiply_field(field.get() + grid.lead * s.out, s.out, targets[i],
-                                        dx + first * pixels, dy + next * side * side * s.out,
-                                        i == 0 ? of_next * side * side * s.out : 0);
-      }
+    std::vector<Targets> targets;
+    for (const Phase& phase : phases)
+      targets.emplace_back(grid, chunk, s.images, s.side, s.stride, phase.top, phase.left);
+    for (Index i = next(); i < chunks; i = next()) {
+      const Index first = i * chunk, count = std::min(chunk, s.images - first);
+      if (!all_seen) std::fill_n(dx + first * of_x, count * of_x, BFloat16(0.0F));
+      fill(field.get(), grid, 1, 1, dy + first * of_y, count, side, s.out, s.out);
+      for (std::size_t phase = 0; phase < phases.size(); ++phase)
+        phases[phase].factor.multiply_field(field.get() + grid.lead * s.out, s.out,
+                                            targets[phase].of(count), dx + first * of_x);
     }
   });
 }
@@ -800,13 +774,14 @@ void weight_gradient(const Shape& s, const BFloat16* x, const BFloat16* dy, floa
   const bool share = ranges > 1;
   Buffer<BFloat16> pairs(share ? parts * chunks * weights.of_chunk() : 0);
   if (share) {
-    at::parallel_for(0, parts * chunks, 1, [&](std::int64_t begin, std::int64_t end) {
+    share_out(parts * chunks, [&](const auto& next) {
       Buffer<BFloat16> field(phases * weights.plane());
-      for (Index i = begin; i < end; ++i) {
+      field.clear();
+      for (Index i = next(); i < parts * chunks; i = next()) {
         const Index first = std::min(i / chunks * of_part + i % chunks * chunk, s.images);
         const Index until = std::min((i / chunks + 1) * of_part, s.images);
         const Index count = std::clamp<Index>(until - first, 0, chunk);
-        if (i == begin || count < chunk) field.clear();
+        if (count < chunk) field.clear();
         pair_up(weights, x + first * of_x, count, field.get(),
                 pairs.get() + i * weights.of_chunk());
         if (count < chunk) field.clear();
@@ -816,8 +791,8 @@ void weight_gradient(const Shape& s, const BFloat16* x, const BFloat16* dy, floa
   const Index size = s.out * s.in * s.kernel * s.kernel;  // of a part's sums
   Buffer<float> sums(parts * size);
   const Index of_tile = weights.combinations() * kRows * kRows;
-  at::parallel_for(0, ranges * parts, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (Index task = begin; task < end; ++task) {
+  share_out(ranges * parts, [&](const auto& next) {
+    for (Index task = next(); task < ranges * parts; task = next()) {
       const Index first_out = task / parts * of_task, outs = std::min(of_task, s.out - first_out);
       const Index part = task % parts, first = std::min(part * of_part, s.images);
       const Index images = std::min(of_part, s.images - first);
@@ -830,8 +805,9 @@ void weight_gradient(const Shape& s, const BFloat16* x, const BFloat16* dy, floa
   });
   std::vector<const float*> all;
   for (Index part = 0; part < parts; ++part) all.push_back(sums.get() + part * size);
-  at::parallel_for(0, s.out / kRows, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (Index t = begin; t < end; ++t) write_weights(weights, all, t * kRows, dw);
+  share_out(s.out / kRows, [&](const auto& next) {
+    for (Index t = next(); t < s.out / kRows; t = next())
+      write_weights(weights, all, t * kRows, dw);
   });
 }
 
