@@ -31,17 +31,6 @@ kernels::Shape shape_of(const Tensor& x, const Tensor& weight, std::int64_t stri
   return {x.size(0), x.size(1), weight.size(0), x.size(2), weight.size(2), stride};
 }
 
-/// Which of a convolution's three products are computed here: where that wins, measured on two AMX
-/// cores, docs/performance.md.
-struct Plan {
-  bool forward, input_gradient, weight_gradient;
-
-  explicit Plan(const kernels::Shape& s)
-      : forward(s.kernel > 1 && s.out_side() <= 4),
-        input_gradient(s.in > 16 || s.side < 32),
-        weight_gradient(s.in > 16 || s.side < 32) {}
-};
-
 class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
  public:
   /// x: bfloat16; weight: float32, rounded to bfloat16 before it is multiplied.
@@ -50,9 +39,6 @@ class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
     ctx->save_for_backward({x, weight});
     ctx->saved_data["stride"] = stride;
     const auto shape = shape_of(x, weight, stride);
-    if (!Plan(shape).forward)
-      return at::conv2d(x, at::autocast::cached_cast(at::kBFloat16, weight, c10::kCPU), {}, stride,
-                        shape.padding());
     Tensor y =
         empty_last({shape.images, shape.out, shape.out_side(), shape.out_side()}, at::kBFloat16);
     const Tensor from = last(x), filters = last(weight);
@@ -69,25 +55,22 @@ class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
     const auto shape = shape_of(x, weight, stride);
     const bool for_input = ctx->needs_input_grad(0), for_weight = ctx->needs_input_grad(1);
     const Tensor dy = last(gradients[0].to(at::kBFloat16));
-    // Where somebody will differentiate these gradients, LibTorch's operators know how.
-    const bool plain = at::GradMode::is_enabled();
-    const Plan plan(shape);
-    const bool own_input = for_input && !plain && plan.input_gradient;
-    const bool own_weight = for_weight && !plain && plan.weight_gradient;
     Tensor dx, dw;
-    if (for_input != own_input || for_weight != own_weight) {
+    if (at::GradMode::is_enabled()) {
+      // Somebody will differentiate these gradients: LibTorch's operators know how.
       const std::int64_t padding = shape.padding();
       std::tie(dx, dw, std::ignore) = at::convolution_backward(
           dy, x, weight.to(at::kBFloat16), c10::nullopt, {stride, stride}, {padding, padding},
-          {1, 1}, false, {0, 0}, 1, {for_input && !own_input, for_weight && !own_weight, false});
+          {1, 1}, false, {0, 0}, 1, {for_input, for_weight, false});
+      return {dx, dw, Tensor()};
     }
-    if (own_input) {
+    if (for_input) {
       dx = empty_last(x.sizes(), at::kBFloat16);
       const Tensor filters = last(weight);
       kernels::input_gradient(shape, dy.data_ptr<BFloat16>(), filters.data_ptr<float>(),
                               dx.data_ptr<BFloat16>());
     }
-    if (own_weight) {
+    if (for_weight) {
       dw = empty_last(weight.sizes(), at::kFloat);
       const Tensor from = last(x);
       kernels::weight_gradient(shape, from.data_ptr<BFloat16>(), dy.data_ptr<BFloat16>(),

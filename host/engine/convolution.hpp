@@ -1,4 +1,4 @@
-// Convolutions of bfloat16 images on AMX, faster than oneDNN's where docs/performance.md says so.
+// Convolutions of bfloat16 images on AMX: docs/performance.md compares them with oneDNN's.
 #pragma once
 
 #include "host/engine/torch.hpp"
@@ -7,7 +7,7 @@ namespace backstop::host {
 
 /// What conv(x) gives, with its gradients. x: [N, C, H, W]; conv: square, of odd size, a padding of
 /// half the kernel, neither bias nor dilation nor groups. Computed here where autocast computes in
-/// bfloat16 on a CPU with AMX, channels are a multiple of 16, images are square, it is faster, and
+/// bfloat16 on a CPU with AMX, channels are a multiple of 16, images are square, and
 /// use_own_kernels(false) was not called; by LibTorch everywhere else.
 at::Tensor convolution(torch::nn::Conv2dImpl& conv, const at::Tensor& x);
 
