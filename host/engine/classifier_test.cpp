@@ -48,6 +48,26 @@ INSTANTIATE_TEST_SUITE_P(Classifier, EveryArchitecture, testing::ValuesIn(archit
                            return name;
                          });
 
+TEST_P(EveryArchitecture, InfersWhatLibTorchsKernelsGive) {
+  Classifier model = make(GetParam(), 16, true);
+  at::Generator generator = make_generator(3);
+  const at::NoGradGuard no_grad;
+  for (const auto& item : model.state())  // statistics that do something
+    if (item.first.find("running_var") != std::string::npos)
+      item.second.uniform_(0.5, 2, generator);
+  model.set_training(false);
+  const at::Tensor images = at::rand({5, 3, 16, 16}, generator);
+  const AutocastGuard precision(c10::kCPU, true);
+  const at::Tensor own = model.features(images);
+  use_own_kernels(false);
+  const at::Tensor plain = model.features(images);
+  use_own_kernels(true);
+  EXPECT_LT((own - plain).norm().item<double>() / plain.norm().item<double>(), 2e-2);
+  if (native_bfloat16() == "AMX" && GetParam().find("resnet") != std::string::npos) {
+    EXPECT_FALSE(own.equal(plain));  // rounded less often
+  }
+}
+
 TEST_P(EveryArchitecture, GivesLogitsFeaturesAndStages) {
   Classifier model = make(GetParam());
   const at::Tensor images = at::rand({5, 3, 16, 16});

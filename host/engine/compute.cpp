@@ -1,6 +1,7 @@
 #include "host/engine/compute.hpp"
 
 #include <atomic>
+#include <cstdlib>
 #include <fstream>
 
 #include <malloc.h>
@@ -28,9 +29,14 @@ int available_cores() {
 
 std::string_view native_bfloat16() {
 #if defined(__x86_64__)
+  const char* const given = std::getenv("ONEDNN_MAX_CPU_ISA");
+  const std::string_view most = given == nullptr ? "ALL" : given;
+  const bool amx = most == "ALL" || most == "DEFAULT" || most == "AVX512_CORE_AMX";
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & (1u << 22)) != 0) return "AMX";
-  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0) return "AVX-512";
+  if (amx && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & (1u << 22)) != 0) return "AMX";
+  if ((amx || most == "AVX512_CORE_BF16") && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 &&
+      (a & (1u << 5)) != 0)
+    return "AVX-512";
 #endif
   return {};
 }

@@ -27,7 +27,7 @@ Compute resolve_compute(const toml::table& compute, std::int64_t width);
 /// Below this width oneDNN computes bfloat16 with reference kernels that are slower than float32.
 inline constexpr std::int64_t kSmallestFastWidth = 16;
 /// The instructions with which this processor computes bfloat16 natively: "AMX", "AVX-512"; empty
-/// where it has none.
+/// where it has none, or where the variable ONEDNN_MAX_CPU_ISA tells oneDNN not to use them.
 std::string_view native_bfloat16();
 std::string processor_name();
 int available_cores();

@@ -1,6 +1,7 @@
 #include "host/engine/convolution.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
@@ -88,7 +89,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Convolution,
                                          Shape{2, 16, 32, 16, 1, 2}, Shape{2, 16, 32, 7, 3, 2},
                                          Shape{1, 16, 16, 2, 3, 1}, Shape{2, 48, 16, 8, 3, 1},
                                          Shape{2, 32, 16, 5, 7, 3}, Shape{2, 16, 16, 16, 3, 2},
-                                         Shape{3, 16, 16, 1, 3, 1}));
+                                         Shape{3, 16, 16, 1, 3, 1}, Shape{40, 16, 16, 8, 3, 1},
+                                         Shape{9, 176, 160, 4, 3, 1}, Shape{5, 144, 96, 9, 3, 2}));
 
 TEST_P(Convolution, GivesWhatLibTorchGivesInFloat32ButForRounding) {
   const Result own = compute(true), plain = compute(false);
@@ -124,6 +126,62 @@ TEST_P(Convolution, CanBeDifferentiatedTwice) {
     second.push_back(torch::autograd::grad({first[0].pow(2).sum()}, {conv->weight})[0]);
   }
   EXPECT_LT(distance(second[0], second[1]), 1e-2);
+}
+
+TEST_P(Convolution, WithItsNeighboursGivesWhatTheyGiveOneByOne) {
+  const at::NoGradGuard no_grad;
+  const auto& s = GetParam();
+  at::Generator generator = make_generator(6);
+  const auto norm_of = [&](std::int64_t channels) {
+    torch::nn::BatchNorm2d norm(channels);
+    norm->weight.normal_(1, 0.5, generator);
+    norm->bias.normal_(0.5, 0.5, generator);  // so that padding is not what a zero would give
+    norm->running_mean.normal_(0, 1, generator);
+    norm->running_var.uniform_(0.5, 2, generator);
+    norm->eval();
+    return norm;
+  };
+  auto conv = layer();
+  auto before = norm_of(s.in), after = norm_of(s.out);
+  const at::Tensor add = gradient_.to(at::kBFloat16);
+  const auto plainly = [&](bool first, bool second, bool more, bool relu) {
+    at::Tensor y = conv->forward(first ? before->forward(x_).relu() : x_);
+    if (second) y = after->forward(y);
+    if (more) y = y + gradient_;
+    return relu ? y.relu() : y;
+  };
+  for (int which = 0; which < 16; ++which) {
+    const bool first = which & 1, second = which & 2, more = which & 4, relu = which & 8;
+    Neighbours neighbours;
+    if (first) neighbours.before = before.get();
+    if (second) neighbours.after = after.get();
+    if (more) neighbours.add = add;
+    neighbours.relu = relu;
+    const at::Tensor expected = plainly(first, second, more, relu);
+    const AutocastGuard precision(c10::kCPU, true);
+    ASSERT_TRUE(can_infer(*conv, *before, x_));
+    const at::Tensor is = infer(*conv, x_, neighbours);
+    EXPECT_TRUE(is.is_contiguous(at::MemoryFormat::ChannelsLast));
+    EXPECT_LT(distance(is, expected), 8e-3) << first << second << more << relu;
+  }
+  const AutocastGuard precision(c10::kCPU, true);
+  before->train();
+  EXPECT_FALSE(can_infer(*conv, *before, x_));
+  const at::AutoGradMode gradients(true);
+  before->eval();
+  EXPECT_FALSE(can_infer(*conv, *before, x_));
+}
+
+TEST_P(Convolution, GivesTheSameDigitsOnOneThreadAndOnThree) {
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const Result one = compute(true);
+  at::set_num_threads(3);
+  const Result three = compute(true);
+  at::set_num_threads(threads);
+  EXPECT_TRUE(one.output.equal(three.output));
+  EXPECT_TRUE(one.input_gradient.equal(three.input_gradient));
+  EXPECT_TRUE(one.weight_gradient.equal(three.weight_gradient));
 }
 
 TEST(ConvolutionOfOthers, IsLibTorchs) {

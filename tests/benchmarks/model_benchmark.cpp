@@ -6,14 +6,20 @@
 
 #include <ATen/ATen.h>
 #include <benchmark/benchmark.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/optim/sgd.h>
 
+#include "backstop/attack.hpp"
+#include "host/catalog/catalog.hpp"
 #include "host/engine/batch_norm_relu.hpp"
 #include "host/engine/classifier.hpp"
 #include "host/engine/convolution.hpp"
 #include "host/engine/image_store.hpp"
 #include "host/engine/libtorch.hpp"
+#include "host/engine/plugin_object.hpp"
+#include "host/engine/stage_context.hpp"
 #include "host/engine/trainer.hpp"
+#include "host/recipe/recipe.hpp"
 #include "tests/benchmarks/peak.hpp"
 
 namespace {
@@ -117,52 +123,59 @@ BENCHMARK(evaluation)
     ->MeasureProcessCPUTime()
     ->UseRealTime();
 
-/// Arguments: channels in and out, side of the images (128 of them), kernel, stride, own kernels,
-/// backward pass as well. Those of preact-resnet18 of width 16 and 64.
+/// The three products of a convolution.
+enum Product : std::int64_t { output, input_gradient, weight_gradient };
+
+/// Arguments: channels in and out, side of the images (128 of them), kernel, stride, Product, own
+/// kernels. Those of preact-resnet18 of width 16 and 64.
 void convolving(benchmark::State& state) {
-  settings(state.range(5) != 0, true);
+  settings(state.range(6) != 0, true);
   torch::nn::Conv2d conv(torch::nn::Conv2dOptions(state.range(0), state.range(1), state.range(3))
                              .stride(state.range(4))
                              .padding(state.range(3) / 2)
                              .bias(false));
   conv->weight.set_data(conv->weight.data().contiguous(at::MemoryFormat::ChannelsLast));
-  const bool backward = state.range(6) != 0;
   const at::Tensor x = at::randn({128, state.range(0), state.range(2), state.range(2)})
                            .to(at::kBFloat16)
                            .contiguous(at::MemoryFormat::ChannelsLast)
-                           .set_requires_grad(backward);
-  at::Tensor gradient;
+                           .set_requires_grad(true);
+  const auto forward = [&] {
+    const AutocastGuard precision(c10::kCPU, true);
+    return convolution(*conv, x);
+  };
+  const at::Tensor y = forward(), gradient = at::randn_like(y);
   for (auto _ : state) {
-    const at::AutoGradMode mode(backward);
-    at::Tensor y;
-    {
-      const AutocastGuard precision(c10::kCPU, true);
-      y = convolution(*conv, x);
+    switch (state.range(5)) {
+      case output: {
+        const at::NoGradGuard no_gradients;
+        benchmark::DoNotOptimize(forward());
+        break;
+      }
+      case input_gradient:
+        benchmark::DoNotOptimize(torch::autograd::grad({y}, {x}, {gradient}, true));
+        break;
+      default:
+        benchmark::DoNotOptimize(torch::autograd::grad({y}, {conv->weight}, {gradient}, true));
     }
-    if (!backward) continue;
-    if (!gradient.defined()) gradient = at::randn_like(y);
-    x.mutable_grad().reset();
-    conv->weight.mutable_grad().reset();
-    y.backward(gradient);
   }
-  const auto side = static_cast<double>(state.range(2)) / static_cast<double>(state.range(4));
+  const auto side = static_cast<double>(y.size(2));
   count_flops(
       state,
-      (backward ? 6.0 : 2.0) * 128 * side * side *
+      2.0 * 128 * side * side *
           static_cast<double>(state.range(0) * state.range(1) * state.range(3) * state.range(3)),
       true);
 }
 void convolutions(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"in", "out", "side", "kernel", "stride", "own", "backward"});
+  b->ArgNames({"in", "out", "side", "kernel", "stride", "product", "own"});
   for (const std::int64_t width : {16, 64}) {
     for (std::int64_t stage = 0; stage < 4; ++stage) {
       const std::int64_t out = width << stage, side = 32 >> stage;
-      for (const std::int64_t backward : {0, 1}) {
+      for (const std::int64_t product : {output, input_gradient, weight_gradient}) {
         for (const std::int64_t own : {0, 1}) {
-          b->Args({out, out, side, 3, 1, own, backward});
+          b->Args({out, out, side, 3, 1, product, own});
           if (stage == 0) continue;
-          b->Args({out / 2, out, 2 * side, 3, 2, own, backward});
-          b->Args({out / 2, out, 2 * side, 1, 2, own, backward});
+          b->Args({out / 2, out, 2 * side, 3, 2, product, own});
+          b->Args({out / 2, out, 2 * side, 1, 2, product, own});
         }
       }
     }
@@ -222,6 +235,35 @@ BENCHMARK(augmentation)
     ->Arg(0)
     ->Arg(1)
     ->Unit(benchmark::kMicrosecond)
+    ->MeasureProcessCPUTime()
+    ->UseRealTime();
+
+/// A trigger on 9,000 images, as the attack's plugin puts it on.
+void triggering(benchmark::State& state, const char* plugin) {
+  const Compute compute = settings(true, false);
+  const auto catalog = Catalog::scan({{BACKSTOP_PLUGIN_FOLDER, true, false}});
+  const Complaints none{[](void*, const std::string&) {}, nullptr};
+  const PluginEntry* entry = catalog.find(Kind::attack, plugin);
+  if (entry == nullptr) return state.SkipWithError("no such plugin");
+  const toml::table defaults = toml::parse(recipe_fragment(entry->manifest));
+  const PluginObject object(catalog, Kind::attack, *defaults["attack"].as_table(), none);
+  auto& attack = object.as<Attack>();
+  StageContext ctx({"attack", plugin}, 1, compute, Augmentation{}, nullptr, nullptr);
+  const ImageStore set = images(9000);
+  Threat threat;
+  threat.classes = set.classes();
+  attack.prepare(ctx, threat, set);
+  const at::Tensor bytes = set.images(at::arange(9000));
+  for (auto _ : state) benchmark::DoNotOptimize(attack.apply(ctx, bytes, Phase::test));
+  state.SetItemsProcessed(state.iterations() * 9000);
+  count_bytes(state, 9000.0 * 3 * 32 * 32 * 2);
+}
+BENCHMARK_CAPTURE(triggering, badnets, "badnets")
+    ->Unit(benchmark::kMillisecond)
+    ->MeasureProcessCPUTime()
+    ->UseRealTime();
+BENCHMARK_CAPTURE(triggering, blended, "blended")
+    ->Unit(benchmark::kMillisecond)
     ->MeasureProcessCPUTime()
     ->UseRealTime();
 

@@ -78,13 +78,16 @@ double multiply_tiles(int) {
 BACKSTOP_INLINE double add_products(int rounds) {
   constexpr int kChains = 12;  // as many as hide the latency of one
   Floats sum[kChains] = {}, a = {}, b = {};
+#pragma GCC unroll 12
   for (int k = 0; k < kChains; ++k) sum[k] += static_cast<float>(k);  // no two alike
   a += 0.5F;
   b += 1e-3F;
   for (int i = 0; i < rounds; ++i) {
+#pragma GCC unroll 12  // otherwise the sums live in memory
     for (int k = 0; k < kChains; ++k) sum[k] = sum[k] * a + b;
   }
   Floats all = {};
+#pragma GCC unroll 12
   for (int k = 0; k < kChains; ++k) all += sum[k];
   volatile float keep = all[0];
   (void)keep;
