@@ -47,8 +47,9 @@ struct PreActBlockImpl : nn::Module {
   at::Tensor forward(const at::Tensor& x) {
     if (can_infer(*conv1, *bn1, x)) return inferred(x);
     const at::Tensor a = bn_relu(bn1, x);
-    const at::Tensor y = convolve(conv2, bn_relu(bn2, convolve(conv1, a)));
-    return y.add_(shortcut.is_empty() ? x : convolution(*shortcut[0]->as<nn::Conv2dImpl>(), a));
+    const at::Tensor same =
+        shortcut.is_empty() ? x : convolution(*shortcut[0]->as<nn::Conv2dImpl>(), a);
+    return convolution(*conv2, bn_relu(bn2, convolve(conv1, a)), same);
   }
 
   at::Tensor inferred(const at::Tensor& x) {

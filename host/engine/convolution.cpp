@@ -33,17 +33,25 @@ kernels::Shape shape_of(const Tensor& x, const Tensor& weight, std::int64_t stri
 
 class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
  public:
-  /// x: bfloat16; weight: float32, rounded to bfloat16 before it is multiplied.
+  /// x, add (or nothing): bfloat16; weight: float32, rounded to bfloat16 before it is multiplied.
   static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x,
-                        const Tensor& weight, std::int64_t stride) {
+                        const Tensor& weight, std::int64_t stride,
+                        const c10::optional<Tensor>& add) {
     ctx->save_for_backward({x, weight});
     ctx->saved_data["stride"] = stride;
+    ctx->saved_data["adds"] = add.has_value();
     const auto shape = shape_of(x, weight, stride);
     Tensor y =
         empty_last({shape.images, shape.out, shape.out_side(), shape.out_side()}, at::kBFloat16);
     const Tensor from = last(x), filters = last(weight);
+    kernels::Around around;
+    Tensor added;
+    if (add) {
+      added = last(*add);
+      around.add = added.data_ptr<BFloat16>();
+    }
     kernels::forward(shape, from.data_ptr<BFloat16>(), filters.data_ptr<float>(),
-                     y.data_ptr<BFloat16>());
+                     y.data_ptr<BFloat16>(), around);
     return y;
   }
 
@@ -54,6 +62,8 @@ class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
     const std::int64_t stride = ctx->saved_data["stride"].toInt();
     const auto shape = shape_of(x, weight, stride);
     const bool for_input = ctx->needs_input_grad(0), for_weight = ctx->needs_input_grad(1);
+    const bool adds = ctx->saved_data["adds"].toBool();
+    const Tensor for_added = adds && ctx->needs_input_grad(2) ? gradients[0] : Tensor();
     const Tensor dy = last(gradients[0].to(at::kBFloat16));
     Tensor dx, dw;
     if (at::GradMode::is_enabled()) {
@@ -62,7 +72,7 @@ class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
       std::tie(dx, dw, std::ignore) = at::convolution_backward(
           dy, x, weight.to(at::kBFloat16), c10::nullopt, {stride, stride}, {padding, padding},
           {1, 1}, false, {0, 0}, 1, {for_input, for_weight, false});
-      return {dx, dw, Tensor()};
+      return {dx, dw, Tensor(), for_added};
     }
     if (for_input) {
       dx = empty_last(x.sizes(), at::kBFloat16);
@@ -76,7 +86,7 @@ class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
       kernels::weight_gradient(shape, from.data_ptr<BFloat16>(), dy.data_ptr<BFloat16>(),
                                dw.data_ptr<float>());
     }
-    return {dx, dw, Tensor()};
+    return {dx, dw, Tensor(), for_added};
   }
 };
 
@@ -131,10 +141,13 @@ Tensor infer(torch::nn::Conv2dImpl& conv, const Tensor& x, const Neighbours& nei
   return y;
 }
 
-Tensor convolution(torch::nn::Conv2dImpl& conv, const Tensor& x) {
-  if (!fits(conv, x)) return conv.forward(x);
-  return AmxConvolution::apply(at::autocast::cached_cast(at::kBFloat16, x, c10::kCPU), conv.weight,
-                               (*conv.options.stride())[0]);
+Tensor convolution(torch::nn::Conv2dImpl& conv, const Tensor& x, const Tensor& add) {
+  if (!fits(conv, x)) return add.defined() ? conv.forward(x).add_(add) : conv.forward(x);
+  const auto bfloat16 = [](const Tensor& t) {
+    return at::autocast::cached_cast(at::kBFloat16, t, c10::kCPU);
+  };
+  return AmxConvolution::apply(bfloat16(x), conv.weight, (*conv.options.stride())[0],
+                               add.defined() ? c10::make_optional(bfloat16(add)) : c10::nullopt);
 }
 
 }  // namespace backstop::host

@@ -5,11 +5,12 @@
 
 namespace backstop::host {
 
-/// What conv(x) gives, with its gradients. x: [N, C, H, W]; conv: square, of odd size, a padding of
-/// half the kernel, neither bias nor dilation nor groups. Computed here where autocast computes in
-/// bfloat16 on a CPU with AMX, channels are a multiple of 16, images are square, and
-/// use_own_kernels(false) was not called; by LibTorch everywhere else.
-at::Tensor convolution(torch::nn::Conv2dImpl& conv, const at::Tensor& x);
+/// What conv(x) + add gives, with its gradients; `add` may be undefined. x: [N, C, H, W]; conv:
+/// square, of odd size, a padding of half the kernel, neither bias nor dilation nor groups.
+/// Computed here where autocast computes in bfloat16 on a CPU with AMX, channels are a multiple of
+/// 16, images are square, and use_own_kernels(false) was not called; by LibTorch everywhere else.
+at::Tensor convolution(torch::nn::Conv2dImpl& conv, const at::Tensor& x,
+                       const at::Tensor& add = {});
 
 /// What stands before and behind a convolution.
 struct Neighbours {

@@ -172,6 +172,20 @@ TEST_P(Convolution, WithItsNeighboursGivesWhatTheyGiveOneByOne) {
   EXPECT_FALSE(can_infer(*conv, *before, x_));
 }
 
+TEST_P(Convolution, AddsAndPassesTheGradientOn) {
+  auto conv = layer();
+  const at::Tensor add = gradient_.to(at::kBFloat16).requires_grad_();
+  const at::Tensor plain = conv->forward(x_) + gradient_;
+  at::Tensor y;
+  {
+    const AutocastGuard precision(c10::kCPU, true);
+    y = convolution(*conv, x_, add);
+  }
+  EXPECT_LT(distance(y, plain), 4e-3);
+  y.backward(gradient_.to(at::kBFloat16) * 2);
+  EXPECT_TRUE(add.grad().equal(gradient_.to(at::kBFloat16) * 2));
+}
+
 TEST_P(Convolution, GivesTheSameDigitsOnOneThreadAndOnThree) {
   const int threads = at::get_num_threads();
   at::set_num_threads(1);

@@ -63,15 +63,15 @@ Compute settings(bool own, bool bfloat16) {
                          0);
 }
 
-ImageStore images(std::int64_t count) {
+ImageStore images(std::int64_t count, std::int64_t classes = 10) {
   at::Generator generator = host::make_generator(1);
   return {at::randint(256, {count, 3, 32, 32}, generator, at::kByte),
-          at::arange(count).remainder(10), 10, at::kCPU};
+          at::arange(count).remainder(classes), classes, at::kCPU};
 }
 
-Classifier model(std::int64_t width, const Compute& compute) {
+Classifier model(std::int64_t width, const Compute& compute, std::int64_t classes = 10) {
   at::Generator generator = host::make_generator(1);
-  const Architecture architecture{"preact-resnet18", width, 3, 10};
+  const Architecture architecture{"preact-resnet18", width, 3, classes};
   return {architecture, Normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, compute, generator};
 }
 
@@ -288,6 +288,48 @@ BENCHMARK(optimiser_step)
     ->MeasureProcessCPUTime()
     ->UseRealTime();
 
+struct ConstantRate final : Scheduler {
+  double rate(const TrainingPosition&) const override { return 0.01; }
+};
+
+TrainingOptions one_epoch(const Scheduler& scheduler, std::int64_t batch_size) {
+  TrainingOptions options;
+  options.epochs = 1;
+  options.batch_size = batch_size;
+  options.scheduler = &scheduler;
+  return options;
+}
+
+/// An epoch of training, the second of its process. Arguments: see scale.py, which runs each in a
+/// process of its own.
+void scaling(benchmark::State& state) {
+  const std::int64_t classes = state.range(3);
+  Compute compute = settings(true, state.range(5) != 0);
+  at::set_num_threads(static_cast<int>(state.range(4)));
+  Classifier classifier = model(state.range(1), compute, classes);
+  const ImageStore set = images(state.range(0), classes);
+  at::Generator generator = host::make_generator(1);
+  HostTrainer trainer(Augmentation{4, true}, generator, nullptr, nullptr);
+  const ConstantRate rate;
+  const TrainingOptions options = one_epoch(rate, state.range(2));
+  trainer.fit(classifier, images(std::min<std::int64_t>(state.range(2), set.size()), classes),
+              options);  // the first step makes oneDNN's kernels
+  for (auto _ : state) trainer.fit(classifier, set, options);
+  state.SetItemsProcessed(state.iterations() * set.size());
+}
+BENCHMARK(scaling)
+    ->ArgNames({"images", "width", "batch", "classes", "threads", "bf16"})
+    ->ArgsProduct({{1000, 5000, 20'000, 50'000}, {16}, {128}, {10}, {2}, {1}})
+    ->ArgsProduct({{5000}, {8, 32, 64}, {128}, {10}, {2}, {1}})
+    ->ArgsProduct({{5000}, {8, 16}, {128}, {10}, {2}, {0}})
+    ->ArgsProduct({{5000}, {16}, {32, 64, 256, 512}, {10}, {2}, {1}})
+    ->ArgsProduct({{5000}, {16}, {128}, {43, 100, 1000}, {2}, {1}})
+    ->ArgsProduct({{5000}, {16, 64}, {128}, {10}, {1}, {1}})
+    ->Iterations(1)
+    ->Unit(benchmark::kSecond)
+    ->MeasureProcessCPUTime()
+    ->UseRealTime();
+
 /// An epoch of fine-tuning in batches of 256, then 10,000 clean and 9,000 triggered test images.
 /// Arguments: width, training images, own kernels, bfloat16. Seconds of each part are counted.
 void fine_tuning_epoch(benchmark::State& state) {
@@ -297,13 +339,8 @@ void fine_tuning_epoch(benchmark::State& state) {
                    triggered = images(9000);
   at::Generator generator = host::make_generator(1);
   HostTrainer trainer(Augmentation{4, true}, generator, nullptr, nullptr);
-  struct Rate final : Scheduler {
-    double rate(const TrainingPosition&) const override { return 0.01; }
-  } rate;
-  TrainingOptions options;
-  options.epochs = 1;
-  options.batch_size = 256;
-  options.scheduler = &rate;
+  const ConstantRate rate;
+  const TrainingOptions options = one_epoch(rate, 256);
   std::chrono::duration<double> train{}, evaluate{};
   for (auto _ : state) {
     const auto start = Clock::now();
