@@ -61,6 +61,8 @@ def main():
         seconds["Python"].append(python_epoch(args))
         seconds["LibTorch's kernels"].append(own_epoch(args, 0))
         seconds["own kernels"].append(own_epoch(args, 1))
+        for name, values in seconds.items():
+            print(f"round {turn + 1}, {name}: training {values[-1][0]:.2f} s, evaluation {values[-1][1]:.2f} s", flush=True)
     print(f"width {args.width}, {args.images} training images, {args.rounds} rounds, {args.threads} threads")
     for name, values in seconds.items():
         train, evaluation = zip(*values)
