@@ -237,7 +237,7 @@ struct Grid {
 
   /// That must be computed for so many images.
   [[nodiscard]] Index positions(Index of_images) const {
-    return round_up(of_images * image - margin * row, kBlock);
+    return of_images == 0 ? 0 : round_up(of_images * image - margin * row, kBlock);
   }
 };
 

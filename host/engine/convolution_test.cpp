@@ -90,7 +90,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Convolution,
                                          Shape{1, 16, 16, 2, 3, 1}, Shape{2, 48, 16, 8, 3, 1},
                                          Shape{2, 32, 16, 5, 7, 3}, Shape{2, 16, 16, 16, 3, 2},
                                          Shape{3, 16, 16, 1, 3, 1}, Shape{40, 16, 16, 8, 3, 1},
-                                         Shape{9, 176, 160, 4, 3, 1}, Shape{5, 144, 96, 9, 3, 2}));
+                                         Shape{9, 176, 160, 4, 3, 1}, Shape{5, 144, 96, 9, 3, 2},
+                                         Shape{2, 16, 16, 130, 3, 1}));
 
 TEST_P(Convolution, GivesWhatLibTorchGivesInFloat32ButForRounding) {
   const Result own = compute(true), plain = compute(false);
