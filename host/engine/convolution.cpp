@@ -31,6 +31,19 @@ kernels::Shape shape_of(const Tensor& x, const Tensor& weight, std::int64_t stri
   return {x.size(0), x.size(1), weight.size(0), x.size(2), weight.size(2), stride};
 }
 
+/// The output. x, add (or undefined): bfloat16; `around`: all but `add`.
+Tensor product(const Tensor& x, const Tensor& weight, std::int64_t stride, kernels::Around around,
+               const Tensor& add) {
+  const auto shape = shape_of(x, weight, stride);
+  const Tensor from = last(x), filters = last(weight), added = add.defined() ? last(add) : add;
+  if (added.defined()) around.add = added.data_ptr<BFloat16>();
+  Tensor y =
+      empty_last({shape.images, shape.out, shape.out_side(), shape.out_side()}, at::kBFloat16);
+  kernels::forward(shape, from.data_ptr<BFloat16>(), filters.data_ptr<float>(),
+                   y.data_ptr<BFloat16>(), around);
+  return y;
+}
+
 class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
  public:
   /// x, add (or nothing): bfloat16; weight: float32, rounded to bfloat16 before it is multiplied.
@@ -40,19 +53,7 @@ class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
     ctx->save_for_backward({x, weight});
     ctx->saved_data["stride"] = stride;
     ctx->saved_data["adds"] = add.has_value();
-    const auto shape = shape_of(x, weight, stride);
-    Tensor y =
-        empty_last({shape.images, shape.out, shape.out_side(), shape.out_side()}, at::kBFloat16);
-    const Tensor from = last(x), filters = last(weight);
-    kernels::Around around;
-    Tensor added;
-    if (add) {
-      added = last(*add);
-      around.add = added.data_ptr<BFloat16>();
-    }
-    kernels::forward(shape, from.data_ptr<BFloat16>(), filters.data_ptr<float>(),
-                     y.data_ptr<BFloat16>(), around);
-    return y;
+    return product(x, weight, stride, {}, add.value_or(Tensor()));
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
@@ -116,8 +117,6 @@ bool can_infer(const torch::nn::Conv2dImpl& conv, const torch::nn::BatchNorm2dIm
 }
 
 Tensor infer(torch::nn::Conv2dImpl& conv, const Tensor& x, const Neighbours& neighbours) {
-  const auto shape = shape_of(x, conv.weight, (*conv.options.stride())[0]);
-  const Tensor from = last(x.to(at::kBFloat16)), filters = last(conv.weight);
   kernels::Affine before, after;
   kernels::Around around;
   if (neighbours.before != nullptr) {
@@ -128,17 +127,10 @@ Tensor infer(torch::nn::Conv2dImpl& conv, const Tensor& x, const Neighbours& nei
     after = affine_of(*neighbours.after);
     around.after = &after;
   }
-  Tensor add;
-  if (neighbours.add.defined()) {
-    add = last(neighbours.add.to(at::kBFloat16));
-    around.add = add.data_ptr<BFloat16>();
-  }
   around.relu = neighbours.relu;
-  Tensor y =
-      empty_last({shape.images, shape.out, shape.out_side(), shape.out_side()}, at::kBFloat16);
-  kernels::forward(shape, from.data_ptr<BFloat16>(), filters.data_ptr<float>(),
-                   y.data_ptr<BFloat16>(), around);
-  return y;
+  const Tensor& add = neighbours.add;
+  return product(x.to(at::kBFloat16), conv.weight, (*conv.options.stride())[0], around,
+                 add.defined() ? add.to(at::kBFloat16) : add);
 }
 
 Tensor convolution(torch::nn::Conv2dImpl& conv, const Tensor& x, const Tensor& add) {

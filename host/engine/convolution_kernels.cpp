@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "host/engine/amx.hpp"
 #include "host/engine/compute.hpp"
 #include "host/engine/parallel.hpp"
 
@@ -58,13 +59,6 @@ struct Buffer {
   [[nodiscard]] T* get() const { return data.get(); }
   std::unique_ptr<T, Free> data;
   Index size;
-};
-
-struct alignas(64) TileConfiguration {
-  std::uint8_t palette = 1, start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t bytes_a_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
 /// The tiles of a thread, configured.
@@ -784,7 +778,6 @@ void weight_gradient(const Shape& s, const BFloat16* x, const BFloat16* dy, floa
         if (count < chunk) field.clear();
         pair_up(weights, x + first * of_x, count, field.get(),
                 pairs.get() + i * weights.of_chunk());
-        if (count < chunk) field.clear();
       }
     });
   }

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/function.h>
 
 #include "host/engine/compute.hpp"
+#include "host/engine/convolution_kernels.hpp"
 #include "host/engine/libtorch.hpp"
 
 namespace backstop::host {
@@ -34,7 +35,7 @@ double distance(const at::Tensor& is, const at::Tensor& expected) {
 class Convolution : public testing::TestWithParam<Shape> {
  protected:
   void SetUp() override {
-    if (native_bfloat16() != "AMX") GTEST_SKIP() << "these kernels are for AMX alone";
+    if (!convolution_kernels::available()) GTEST_SKIP() << "these kernels are for AMX alone";
     const auto& s = GetParam();
     at::Generator generator = make_generator(5);
     const auto draw = [&](at::IntArrayRef sizes) {

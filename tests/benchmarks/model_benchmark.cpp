@@ -300,7 +300,7 @@ TrainingOptions one_epoch(const Scheduler& scheduler, std::int64_t batch_size) {
   return options;
 }
 
-/// An epoch of training, the second of its process. Arguments: see scale.py, which runs each in a
+/// An epoch of training after one step that warms up. Arguments: see scale.py, which runs each in a
 /// process of its own.
 void scaling(benchmark::State& state) {
   const std::int64_t classes = state.range(3);

@@ -9,14 +9,12 @@
 #include <thread>
 #include <vector>
 
-#include "host/engine/compute.hpp"
+#include "host/engine/amx.hpp"
+#include "host/engine/convolution_kernels.hpp"
 #include "host/engine/vectors.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#include <unistd.h>
-
-#include <sys/syscall.h>
 #endif
 
 namespace backstop::benchmarks {
@@ -27,23 +25,10 @@ using host::vectors::Floats;
 
 #if defined(__x86_64__)
 
-struct alignas(64) TileConfiguration {
-  std::uint8_t palette = 1, start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t bytes_a_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-/// Linux gives a process the tiles' registers on request.
-bool request_amx() {
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  return host::native_bfloat16() == "AMX" &&
-         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-}
-
 /// Four accumulators, two left and two right tiles. Returns the FLOPs done.
 __attribute__((target("amx-tile,amx-bf16"))) double multiply_tiles(int rounds) {
-  static constexpr TileConfiguration configuration;  // GCC takes only its first bytes for used
+  static constexpr host::TileConfiguration
+      configuration;  // GCC takes only its first bytes for used
   _tile_loadconfig(&configuration);
   alignas(64) static const std::uint16_t ones[16 * 32] = {};
   _tile_zero(0);
@@ -66,9 +51,6 @@ __attribute__((target("amx-tile,amx-bf16"))) double multiply_tiles(int rounds) {
 
 #else
 
-bool request_amx() {
-  return false;
-}
 double multiply_tiles(int) {
   return 0;
 }
@@ -129,7 +111,8 @@ double best_rate(int threads, const std::function<double()>& work) {
 
 Peak measure_peak(int threads) {
   Peak peak;
-  if (request_amx()) peak.bfloat16 = best_rate(threads, [] { return multiply_tiles(50'000); });
+  if (host::convolution_kernels::available())
+    peak.bfloat16 = best_rate(threads, [] { return multiply_tiles(50'000); });
   const bool wide = host::vectors::has_avx512();
   peak.float32 =
       best_rate(threads, [&] { return wide ? add_products_512(500'000) : add_products(500'000); });

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How an epoch of training grows with images, width, batch, classes and threads, as a Markdown table.
 
-Each row is a new process of `model_benchmark` (build the target `benchmarks`): images a second of its second epoch, the
+Each row is a new process of `model_benchmark` (build the target `benchmarks`): images a second of an epoch after one step that warms up, the
 median of all rounds with the smallest and the largest, and the most memory that it had. At the end two processes with one thread
 each, at the same time. A preact-resnet18 on made-up images of 32x32, in bfloat16 where not said otherwise.
 
