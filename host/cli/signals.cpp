@@ -1,6 +1,7 @@
 #include "host/cli/signals.hpp"
 
 #include <csignal>
+#include <initializer_list>
 
 namespace backstop::host {
 namespace {

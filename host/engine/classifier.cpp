@@ -19,7 +19,7 @@ at::Tensor channel_vector(const std::array<double, 3>& values, std::int64_t chan
 
 /// `mask` against a weight: rows of a convolution, columns of a linear layer.
 at::Tensor mask_for(const Layer& layer, const at::Tensor& keep) {
-  const at::Tensor mask = keep.to(layer.weight.device(), layer.weight.scalar_type());
+  const at::Tensor mask = keep.to(layer.weight.scalar_type());
   return layer.kind == LayerKind::convolution ? mask.view({-1, 1, 1, 1}) : mask.view({1, -1});
 }
 
@@ -173,7 +173,7 @@ void Classifier::mask_channels(std::string_view name, const at::Tensor& keep) {
     if (keep.dim() != 1 || keep.size(0) != channels)
       throw Error("a mask of shape " + shape_text(keep) + " for the " + std::to_string(channels) +
                   " channels of `" + std::string(name) + "`");
-    masks_.insert_or_assign(std::string(name), keep.to(at::kCPU, at::kBool).clone());
+    masks_.insert_or_assign(std::string(name), keep.to(layer.weight.device(), at::kBool).clone());
     hold_masks();
     return;
   }

@@ -42,6 +42,8 @@ class Classifier final : public Model {
   void copy_from(const Model& other) override;
   void* query(std::string_view) noexcept override { return nullptr; }
 
+  /// Images in [0, 1] as the network takes them: less the mean, by the deviation, channels-last.
+  [[nodiscard]] at::Tensor normalise(const at::Tensor& images) const;
   /// Logits of images that are normalised already, as ImageStore::batch makes them.
   at::Tensor forward_normalised(const at::Tensor& images);
   at::Tensor features_normalised(const at::Tensor& images, ActivationSink* sink = nullptr);
@@ -62,7 +64,6 @@ class Classifier final : public Model {
 
  private:
   void settle();  ///< memory format, device and the list of layers, after tensors were replaced
-  [[nodiscard]] at::Tensor normalise(const at::Tensor& images) const;
 
   Architecture architecture_;
   Normalisation normalisation_;

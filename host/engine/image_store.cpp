@@ -5,6 +5,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include "host/engine/libtorch.hpp"
+
 namespace backstop::host {
 
 namespace {
@@ -66,12 +68,6 @@ void gather(const at::Tensor& images, const at::Tensor& changed, const at::Tenso
   });
 }
 
-at::Tensor channel_vector(const std::array<double, 3>& values, std::int64_t channels,
-                          const at::TensorOptions& options) {
-  const std::vector<double> used(values.begin(), values.begin() + channels);
-  return at::tensor(used, at::kDouble).to(options).view({1, channels, 1, 1});
-}
-
 }  // namespace
 
 Draws draw_augmentation(const Augmentation& augmentation, std::int64_t n,
@@ -96,18 +92,18 @@ ImageStore::ImageStore(at::Tensor images, at::Tensor labels, std::int64_t classe
 }
 
 at::Tensor ImageStore::rows(const at::Tensor& positions) const {
-  const at::Tensor p = positions.to(at::kCPU).contiguous();
+  const at::Tensor p = send(positions, images_.device()).contiguous();
   return rows_.defined() ? rows_.index_select(0, p) : p;
 }
 
 at::Tensor ImageStore::pixels(const at::Tensor& positions) const {
-  const at::Tensor which = rows(positions).to(images_.device());
+  const at::Tensor which = rows(positions);
   if (!changed_.defined()) return images_.index_select(0, which);
   const std::int64_t stored = images_.size(0);
-  at::Tensor result = images_.index_select(0, which.clamp_max(stored - 1));
-  const at::Tensor others = which.ge(stored).nonzero().flatten();
-  return result.index_copy_(0, others,
-                            changed_.index_select(0, which.index_select(0, others).sub_(stored)));
+  // Both are looked up for every image: to ask which ones are needed would be to wait for a GPU.
+  return at::where(which.ge(stored).view({-1, 1, 1, 1}),
+                   changed_.index_select(0, which.sub(stored).clamp_min_(0)),
+                   images_.index_select(0, which.clamp_max(stored - 1)));
 }
 
 at::Tensor ImageStore::images(const at::Tensor& positions) const {
@@ -120,7 +116,7 @@ ImageStore ImageStore::subset(const at::Tensor& positions) const {
   part.images_ = images_;
   part.changed_ = changed_;
   part.rows_ = rows(p);
-  part.labels_ = labels_.index_select(0, p.to(labels_.device()));
+  part.labels_ = labels_.index_select(0, send(p, labels_.device()));
   part.indices_ = indices_.index_select(0, p);
   part.classes_ = classes_;
   return part;
@@ -129,26 +125,20 @@ ImageStore ImageStore::subset(const at::Tensor& positions) const {
 ImageStore ImageStore::changed(const at::Tensor& positions, const at::Tensor& images,
                                const at::Tensor& labels) const {
   ImageStore result = *this;
-  const at::Tensor others = images.to(images_.device());
+  const at::Tensor others = send(images, images_.device());
   result.changed_ = changed_.defined() ? at::cat({changed_, others}) : others.contiguous();
   const std::int64_t end = images_.size(0) + result.changed_.size(0);
   result.indices_ = at::arange(size(), at::kLong);
   result.rows_ = rows(result.indices_).clone();
-  result.rows_.index_copy_(0, positions, at::arange(end - images.size(0), end, at::kLong));
-  result.labels_ =
-      labels_.index_copy(0, positions.to(labels_.device()), labels.to(labels_.device()));
+  const at::Tensor where = send(positions, images_.device());
+  result.rows_.index_copy_(0, where, at::arange(end - images.size(0), end, where.options()));
+  result.labels_ = labels_.index_copy(0, where, send(labels, labels_.device()));
   return result;
 }
 
 at::Tensor ImageStore::batch(const at::Tensor& positions, const Normalisation& normalisation,
                              const Draws& draws, bool bfloat16) const {
   const auto type = bfloat16 ? at::kBFloat16 : at::kFloat;
-  if (!images_.is_cpu()) {
-    const at::Tensor x = apply_augmentation(images(positions), draws);
-    const at::Tensor mean = channel_vector(normalisation.mean, channels(), x.options());
-    const at::Tensor deviation = channel_vector(normalisation.deviation, channels(), x.options());
-    return ((x - mean) / deviation).to(type, false, false, at::MemoryFormat::ChannelsLast);
-  }
   const at::Tensor chosen = rows(positions);
   at::Tensor out = at::empty({chosen.numel(), channels(), height(), width()},
                              at::TensorOptions(type).memory_format(at::MemoryFormat::ChannelsLast));
@@ -164,18 +154,19 @@ at::Tensor apply_augmentation(const at::Tensor& images, const Draws& draws) {
   if (!draws.dx.defined() && !draws.dy.defined() && !draws.flip.defined()) return images;
   const std::int64_t n = images.size(0), height = images.size(2), width = images.size(3);
   const auto device = images.device();
-  at::Tensor y = at::arange(height, at::kLong).expand({n, height});
-  at::Tensor x = at::arange(width, at::kLong).expand({n, width});
-  if (draws.flip.defined()) x = at::where(draws.flip.unsqueeze(1), width - 1 - x, x);
-  if (draws.dy.defined()) y = y + draws.dy.unsqueeze(1);
-  if (draws.dx.defined()) x = x + draws.dx.unsqueeze(1);
+  const auto indices = at::TensorOptions(at::kLong).device(device);
+  at::Tensor y = at::arange(height, indices).expand({n, height});
+  at::Tensor x = at::arange(width, indices).expand({n, width});
+  if (draws.flip.defined()) x = at::where(send(draws.flip, device).unsqueeze(1), width - 1 - x, x);
+  if (draws.dy.defined()) y = y + send(draws.dy, device).unsqueeze(1);
+  if (draws.dx.defined()) x = x + send(draws.dx, device).unsqueeze(1);
   const at::Tensor inside =
       (y.ge(0) & y.lt(height)).unsqueeze(2) & (x.ge(0) & x.lt(width)).unsqueeze(1);
-  const at::Tensor moved = images.permute({0, 2, 3, 1})
-                               .index({at::arange(n, at::kLong).view({n, 1, 1}).to(device),
-                                       y.clamp(0, height - 1).unsqueeze(2).to(device),
-                                       x.clamp(0, width - 1).unsqueeze(1).to(device)});
-  return (moved * inside.unsqueeze(3).to(device)).permute({0, 3, 1, 2}).contiguous();
+  const at::Tensor moved =
+      images.permute({0, 2, 3, 1})
+          .index({at::arange(n, indices).view({n, 1, 1}), y.clamp(0, height - 1).unsqueeze(2),
+                  x.clamp(0, width - 1).unsqueeze(1)});
+  return (moved * inside.unsqueeze(3)).permute({0, 3, 1, 2}).contiguous();
 }
 
 at::Tensor to_8_bits(const at::Tensor& images) {

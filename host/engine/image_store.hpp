@@ -27,11 +27,11 @@ struct Normalisation {
 
 /// What happens to each image of one batch.
 struct Draws {
-  at::Tensor dx, dy;  ///< int64 [n] on the CPU: shift in pixels, -padding .. padding
-  at::Tensor flip;    ///< bool [n] on the CPU
+  at::Tensor dx, dy;  ///< int64 [n]: shift in pixels, -padding .. padding
+  at::Tensor flip;    ///< bool [n]
 };
 
-/// Draws for `n` images; undefined tensors where the augmentation does nothing.
+/// Draws for `n` images, on the CPU; undefined tensors where the augmentation does nothing.
 Draws draw_augmentation(const Augmentation& augmentation, std::int64_t n, at::Generator& generator);
 
 /// A set of images that others may look at through subsets of their own.
@@ -60,7 +60,7 @@ class ImageStore final : public ImageSet {
   /// uint8 [m, C, H, W].
   [[nodiscard]] at::Tensor pixels(const at::Tensor& positions) const;
   /// Normalised, augmented images for the model, [m, C, H, W] in channels-last, bfloat16 or
-  /// float32.
+  /// float32; of a set on the CPU.
   [[nodiscard]] at::Tensor batch(const at::Tensor& positions, const Normalisation& normalisation,
                                  const Draws& draws, bool bfloat16) const;
 
@@ -70,7 +70,7 @@ class ImageStore final : public ImageSet {
 
   at::Tensor images_;   ///< uint8, all images of the store that this looks at
   at::Tensor changed_;  ///< uint8, images that come after them in `rows_`; undefined: none
-  at::Tensor rows_;     ///< int64 [size] on the CPU: which of them; undefined: all
+  at::Tensor rows_;     ///< int64 [size]: which of them; undefined: all
   at::Tensor labels_;
   at::Tensor indices_;
   std::int64_t classes_ = 0;

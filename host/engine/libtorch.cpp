@@ -2,6 +2,7 @@
 
 #include <clocale>
 
+#include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -26,6 +27,13 @@ static void set_autocast(c10::DeviceType device, bool enabled) {
   at::autocast::set_autocast_enabled(device, enabled);
 }
 
+void sgd_step(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& gradients,
+              const std::vector<at::Tensor>& buffers, const SgdSettings& settings,
+              const at::Tensor& rate) {
+  at::_fused_sgd_(weights, gradients, buffers, settings.weight_decay, settings.momentum, rate,
+                  /*dampening=*/0, settings.nesterov, /*maximize=*/false, /*is_first_step=*/false);
+}
+
 #else  // one function a device; CUDA's default type would be half
 
 bool autocast_enabled(c10::DeviceType device) {
@@ -39,6 +47,19 @@ static void set_autocast(c10::DeviceType device, bool enabled) {
   } else {
     at::autocast::set_autocast_cpu_dtype(at::kBFloat16);
     at::autocast::set_cpu_enabled(enabled);
+  }
+}
+
+void sgd_step(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& gradients,
+              const std::vector<at::Tensor>& buffers, const SgdSettings& settings,
+              const at::Tensor& rate) {
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    at::Tensor step = gradients[i].add(weights[i], settings.weight_decay);
+    if (!buffers.empty()) {
+      at::Tensor(buffers[i]).mul_(settings.momentum).add_(step);
+      step = settings.nesterov ? step.add(buffers[i], settings.momentum) : buffers[i];
+    }
+    at::Tensor(weights[i]).addcmul_(step, rate, -1);
   }
 }
 
@@ -131,6 +152,11 @@ AutocastGuard::~AutocastGuard() {
 
 at::Generator make_generator(std::uint64_t seed) {
   return at::detail::createCPUGenerator(seed);
+}
+
+at::Tensor send(const at::Tensor& tensor, c10::Device device) {
+  if (!device.is_cuda() || !tensor.is_cpu()) return tensor.to(device);
+  return tensor.pin_memory().to(device, /*non_blocking=*/true);
 }
 
 DefaultGeneratorGuard::DefaultGeneratorGuard()

@@ -49,6 +49,21 @@ class DefaultGeneratorGuard {
   at::Tensor state_;
 };
 
+/// `tensor`, which lies on the CPU, on `device`. To a GPU it goes through page-locked memory, so
+/// that neither waits for the other.
+at::Tensor send(const at::Tensor& tensor, c10::Device device);
+
+struct SgdSettings {
+  double momentum, weight_decay;
+  bool nesterov;
+};
+
+/// A step of SGD (see make_optimizer) on tensors of any one device; one call where LibTorch has one
+/// (2.4). `buffers` is empty where the momentum is 0; `rate` is float32 [], on that device.
+void sgd_step(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& gradients,
+              const std::vector<at::Tensor>& buffers, const SgdSettings& settings,
+              const at::Tensor& rate);
+
 /// Every piece of global state that a plugin can leave changed, and that would change what
 /// everybody else computes: LibTorch's modes (of this thread) and settings (of the process), its
 /// default generators, the floating-point mode and the C locale.

@@ -7,47 +7,16 @@
 #include <string>
 
 #include <ATen/ATen.h>
-#include <torch/optim/adam.h>
-#include <torch/optim/adamw.h>
-#include <torch/optim/sgd.h>
 
 #include "backstop/error.hpp"
+#include "host/engine/cost.hpp"
 #include "host/engine/libtorch.hpp"
-#include "host/engine/torch.hpp"
+#include "host/engine/optimizer.hpp"
+#include "host/engine/recorded_work.hpp"
 
 namespace backstop::host {
 
 namespace {
-
-std::unique_ptr<torch::optim::Optimizer> make_optimizer(std::vector<at::Tensor> parameters,
-                                                        const OptimizerOptions& o) {
-  // The rate is set before every step.
-  constexpr double kRate = 0;
-  const auto betas = std::make_tuple(o.beta1, o.beta2);
-  switch (o.kind) {
-    case OptimizerKind::sgd:
-      return std::make_unique<torch::optim::SGD>(std::move(parameters),
-                                                 torch::optim::SGDOptions(kRate)
-                                                     .momentum(o.momentum)
-                                                     .weight_decay(o.weight_decay)
-                                                     .nesterov(o.nesterov));
-    case OptimizerKind::adam:
-      return std::make_unique<torch::optim::Adam>(
-          std::move(parameters),
-          torch::optim::AdamOptions(kRate).betas(betas).eps(o.epsilon).weight_decay(
-              o.weight_decay));
-    case OptimizerKind::adamw:
-      return std::make_unique<torch::optim::AdamW>(
-          std::move(parameters),
-          torch::optim::AdamWOptions(kRate).betas(betas).eps(o.epsilon).weight_decay(
-              o.weight_decay));
-  }
-  throw Error("unknown optimizer " + std::to_string(static_cast<std::uint32_t>(o.kind)));
-}
-
-void set_rate(torch::optim::Optimizer& optimizer, double rate) {
-  for (auto& group : optimizer.param_groups()) group.options().set_lr(rate);
-}
 
 /// A plugin built with an older SDK knows fewer fields: the rest keeps its defaults.
 TrainingOptions read_options(const TrainingOptions& given) {
@@ -115,20 +84,27 @@ void HostTrainer::stop_if_cancelled() const {
   if (cancelled()) throw Cancelled();
 }
 
-at::Tensor HostTrainer::batch_loss(Classifier& model, const ImageStore& set,
-                                   const at::Tensor& positions, std::int64_t epoch,
-                                   const TrainingOptions& options) {
-  const at::Tensor labels = set.labels().index_select(0, positions.to(set.labels().device()));
-  Draws draws;
-  if (options.augment) draws = draw_augmentation(augmentation_, positions.numel(), generator_);
-  if (options.step != nullptr) {
-    const Batch batch{apply_augmentation(set.images(positions), draws), labels, positions, epoch};
-    return options.step->loss(model, batch);
-  }
-  const at::Tensor images =
-      set.batch(positions, model.normalisation(), draws, model.compute().bfloat16);
-  return at::cross_entropy_loss(model.forward_normalised(images), labels);
+namespace {
+
+/// The images at `positions` as `model` wants them.
+at::Tensor prepared(const Classifier& model, const ImageStore& set, const at::Tensor& positions,
+                    const Draws& draws) {
+  if (set.labels().is_cpu())
+    return set.batch(positions, model.normalisation(), draws, model.compute().bfloat16);
+  return model.normalise(apply_augmentation(set.images(positions), draws));
 }
+
+at::Tensor batch_loss(Classifier& model, const ImageStore& set, const at::Tensor& positions,
+                      const Draws& draws, std::int64_t epoch, TrainingStep* step) {
+  const at::Tensor labels = set.labels().index_select(0, send(positions, set.labels().device()));
+  if (step != nullptr)
+    return step->loss(model,
+                      {apply_augmentation(set.images(positions), draws), labels, positions, epoch});
+  return at::cross_entropy_loss(model.forward_normalised(prepared(model, set, positions, draws)),
+                                labels);
+}
+
+}  // namespace
 
 void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOptions& given) {
   const TrainingOptions options = read_options(given);
@@ -145,36 +121,54 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
   TrainingPosition position;
   position.epochs = std::max<std::int64_t>(options.epochs, 1);
   position.iterations_per_epoch = (set.size() + options.batch_size - 1) / options.batch_size;
-  const bool on_cpu = classifier.compute().device.is_cpu();  // elsewhere a look at the loss waits
+  double rate = 0;
+  const c10::Device device = classifier.compute().device;
+  at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kFloat).device(device));
+  const bool alone = options.step == nullptr;  // no plugin looks on
+
+  const auto learn = [&](const at::Tensor& positions, const Draws& draws) {
+    const at::Tensor loss =
+        batch_loss(classifier, set, positions, draws, position.epoch(), options.step);
+    if (device.is_cpu()) require_finite(loss, position, rate);  // elsewhere a look at it waits
+    for (at::Tensor& parameter : parameters) parameter.mutable_grad().reset();
+    loss.backward();
+    if (!alone) options.step->before_update(model);
+    optimizer->step();
+    classifier.hold_masks();
+    if (!alone) options.step->after_update(model);
+    loss_sum.add_(loss.detach(), static_cast<double>(positions.numel()));
+  };
+  const bool recorded = alone && own_kernels() && optimizer->recordable();
+  RecordedWork step(recorded ? make_recorder(device) : nullptr,
+                    [&](const std::vector<at::Tensor>& inputs) {
+                      learn(inputs[0], {inputs[1], inputs[2], inputs[3]});
+                    });
+
+  const auto there = [&](const at::Tensor& t) {
+    return alone && t.defined() ? send(t, device) : t;  // plugins get positions on the CPU
+  };
 
   for (std::int64_t epoch = 0; epoch < options.epochs; ++epoch) {
     classifier.set_training(true);
     const at::Tensor order = at::randperm(set.size(), generator_, at::kLong);
-    at::Tensor loss_sum =
-        at::zeros({}, at::TensorOptions(at::kFloat).device(classifier.compute().device));
-    double rate = 0;
+    loss_sum.zero_();
     for (std::int64_t first = 0; first < set.size(); first += options.batch_size) {
       stop_if_cancelled();
       const at::Tensor positions =
           order.narrow(0, first, std::min(options.batch_size, set.size() - first));
+      Draws draws;
+      if (options.augment) draws = draw_augmentation(augmentation_, positions.numel(), generator_);
       rate = rate_at(*options.scheduler, position);
-      set_rate(*optimizer, rate);
-      const at::Tensor loss = batch_loss(classifier, set, positions, epoch, options);
-      if (on_cpu) require_finite(loss, position, rate);
-      for (at::Tensor& parameter : parameters) parameter.mutable_grad().reset();
-      loss.backward();
-      if (options.step != nullptr) options.step->before_update(model);
-      optimizer->step();
-      classifier.hold_masks();
-      if (options.step != nullptr) options.step->after_update(model);
-      loss_sum.add_(loss.detach(), static_cast<double>(positions.numel()));
+      optimizer->set_rate(rate);
+      if (!step({there(positions), there(draws.dx), there(draws.dy), there(draws.flip)}))
+        CostMeter::count_samples(positions.numel());
       ++position.iteration;
       if (observer_ != nullptr)
         observer_->progress(epoch * set.size() + first + positions.numel(),
                             options.epochs * set.size(), "images trained");
     }
     require_finite(loss_sum, position, rate);
-    if (options.step != nullptr) options.step->after_epoch(model, epoch);
+    if (!alone) options.step->after_epoch(model, epoch);
     if (&model == subject_)
       hook_(classifier, subject_epochs_ + epoch + 1, subject_epochs_ + options.epochs,
             loss_sum.item<double>() / static_cast<double>(set.size()));
@@ -200,9 +194,7 @@ at::Tensor HostTrainer::evaluate(Model& model, const ImageSet& images, const Hea
     stop_if_cancelled();
     const at::Tensor positions =
         at::arange(first, std::min(first + batch_size, set.size()), at::kLong);
-    parts.push_back(
-        head(classifier, set.batch(positions, classifier.normalisation(), {}, compute.bfloat16))
-            .to(at::kFloat));
+    parts.push_back(head(classifier, prepared(classifier, set, positions, {})).to(at::kFloat));
   }
   classifier.set_training(was_training);
   return parts.empty() ? at::empty({0, classifier.classes()}) : at::cat(parts);

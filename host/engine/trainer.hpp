@@ -41,8 +41,6 @@ class HostTrainer final : public Trainer {
  private:
   using Head = std::function<at::Tensor(Classifier&, const at::Tensor& normalised)>;
   at::Tensor evaluate(Model& model, const ImageSet& images, const Head& head);
-  at::Tensor batch_loss(Classifier& model, const ImageStore& set, const at::Tensor& positions,
-                        std::int64_t epoch, const TrainingOptions& options);
 
   Augmentation augmentation_;
   at::Generator& generator_;
