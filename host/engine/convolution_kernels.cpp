@@ -206,6 +206,11 @@ BACKSTOP_AMX __m512i interleave(__m256i a, __m256i b) {
   return _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
 }
 
+BACKSTOP_AMX __m512i interleave(const BFloat16* a, const BFloat16* b) {
+  return interleave(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a)),
+                    _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)));
+}
+
 BACKSTOP_AMX __m512i interleave(__m512 a, __m512 b) {
   return interleave(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a)),
                     reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(b)));
@@ -544,9 +549,8 @@ BACKSTOP_AMX void turn(const BFloat16* field, Index length, Index channels, BFlo
     for (Index p = 0; p < length; p += kDepth) {
       __m512i rows[kRows];
       for (Index i = 0; i < kRows; ++i) {
-        const auto* at = reinterpret_cast<const __m256i*>(field + (p + 2 * i) * channels + c);
-        const auto* next = reinterpret_cast<const __m256i*>(field + (p + 2 * i + 1) * channels + c);
-        rows[i] = interleave(_mm256_loadu_si256(at), _mm256_loadu_si256(next));
+        const BFloat16* const at = field + (p + 2 * i) * channels + c;
+        rows[i] = interleave(at, at + channels);
       }
       transpose(rows);
       for (Index i = 0; i < kRows; ++i) _mm512_storeu_si512(to + (c + i) * length + p, rows[i]);
@@ -554,16 +558,21 @@ BACKSTOP_AMX void turn(const BFloat16* field, Index length, Index channels, BFlo
   }
 }
 
-/// [length, channels] to [channels / 16, length / 2, 16, 2]: pixels in pairs.
-BACKSTOP_AMX void pair_up(const BFloat16* field, Index length, Index channels, BFloat16* to) {
-  for (Index c = 0; c < channels; c += kRows) {
-    for (Index p = 0; p < length; p += 2) {
-      const auto* at = reinterpret_cast<const __m256i*>(field + p * channels + c);
-      const auto* next = reinterpret_cast<const __m256i*>(field + (p + 1) * channels + c);
-      _mm512_store_si512(to, interleave(_mm256_loadu_si256(at), _mm256_loadu_si256(next)));
-      to += kDepth;
-    }
+/// Writes `pixels` of 16 channels each, `pitch` numbers from one to the next, to their places among
+/// pairs of pixels, [length / 2, 16, 2]: the first to place `at` of `length`. Where a pair's other
+/// half is not among them, it stays as it is.
+BACKSTOP_AMX void pair_up(const BFloat16* from, Index pitch, Index pixels, Index at, BFloat16* to) {
+  constexpr __mmask32 kFirst = 0x55555555, kSecond = 0xaaaaaaaa;
+  to += at / 2 * kDepth;
+  if (at % 2 != 0) {
+    _mm512_mask_storeu_epi16(to, kSecond, interleave(from, from));
+    from += pitch;
+    --pixels;
+    to += kDepth;
   }
+  for (; pixels > 1; pixels -= 2, from += 2 * pitch, to += kDepth)
+    _mm512_store_si512(to, interleave(from, from + pitch));
+  if (pixels > 0) _mm512_mask_storeu_epi16(to, kFirst, interleave(from, from));
 }
 
 /// What all tasks of weight_gradient() share.
@@ -582,16 +591,27 @@ struct Weights {
   [[nodiscard]] Index of_chunk() const { return 2 * phases * plane(); }
 };
 
-/// The field of some images, in pairs of pixels that begin at even places, and at odd ones: a tap
-/// may look at either. `field`: cleared but for pixels of as many images before. To [2 * phases,
-/// plane].
-void pair_up(const Weights& w, const BFloat16* x, Index images, BFloat16* field, BFloat16* to) {
+/// Some images, as fields in pairs of pixels that begin at even places, and at odd ones: a tap may
+/// look at either. To [2 * phases, in / 16, length / 2, 16, 2], cleared but for pixels of as many
+/// images before.
+void pair_up(const Weights& w, const BFloat16* x, Index images, BFloat16* to) {
   const Shape& s = w.shape;
   const Grid& g = w.grid;
-  fill(field, g, s.stride, w.phases, x, images, s.side, s.in, s.in);
-  for (Index i = 0; i < 2 * w.phases; ++i)
-    pair_up(field + i / 2 * w.plane() + i % 2 * s.in, g.length - i % 2 * 2, s.in,
-            to + i * w.plane());
+  for (Index phase = 0; phase < w.phases; ++phase) {
+    const Index top = phase / s.stride, left = phase % s.stride;
+    const Index pixels = (s.side - left + s.stride - 1) / s.stride;
+    for (Index n = 0; n < images; ++n) {
+      for (Index y = top; y < s.side; y += s.stride) {
+        const BFloat16* const from = x + ((n * s.side + y) * s.side + left) * s.in;
+        const Index at = g.lead + n * g.image + y / s.stride * g.row;
+        for (Index c = 0; c < s.in; c += kRows) {
+          for (const Index odd : {0, 1})
+            pair_up(from + c, s.stride * s.in, pixels, at - odd,
+                    to + (phase * 2 + odd) * w.plane() + c * (g.length - 2 * odd));
+        }
+      }
+    }
+  }
 }
 
 /// A task: adds the products of some images to `sums`, [outs / 16, combinations, 16 out, 16 in].
@@ -605,19 +625,18 @@ void add_weight_gradient(const Weights& w, const BFloat16* x, const BFloat16* sh
   const auto taps = static_cast<Index>(w.taps.size());
   const Index side = s.out_side(), of_x = s.side * s.side * s.in, of_dy = side * side * s.out;
   Buffer<BFloat16> gradient(g.length * outs), turned(g.length * outs);
-  Buffer<BFloat16> field(shared == nullptr ? w.phases * w.plane() : 0),
-      own(shared == nullptr ? w.of_chunk() : 0);
+  Buffer<BFloat16> own(shared == nullptr ? w.of_chunk() : 0);
   float unused[kRows * kRows] = {};
-  field.clear();
+  own.clear();
   gradient.clear();
   const Tiles tiles;
   for (Index first = 0; first < images; first += g.images) {
     const Index count = std::min(g.images, images - first);
     if (count < g.images) {
-      field.clear();
+      own.clear();
       gradient.clear();
     }
-    if (shared == nullptr) pair_up(w, x + first * of_x, count, field.get(), own.get());
+    if (shared == nullptr) pair_up(w, x + first * of_x, count, own.get());
     const BFloat16* const pairs =
         shared == nullptr ? own.get() : shared + first / g.images * w.of_chunk();
     fill(gradient.get(), g, 1, 1, dy + first * of_dy + first_out, count, side, s.out, outs);
@@ -769,15 +788,12 @@ void weight_gradient(const Shape& s, const BFloat16* x, const BFloat16* dy, floa
   Buffer<BFloat16> pairs(share ? parts * chunks * weights.of_chunk() : 0);
   if (share) {
     share_out(parts * chunks, [&](const auto& next) {
-      Buffer<BFloat16> field(phases * weights.plane());
-      field.clear();
       for (Index i = next(); i < parts * chunks; i = next()) {
         const Index first = std::min(i / chunks * of_part + i % chunks * chunk, s.images);
         const Index until = std::min((i / chunks + 1) * of_part, s.images);
-        const Index count = std::clamp<Index>(until - first, 0, chunk);
-        if (count < chunk) field.clear();
-        pair_up(weights, x + first * of_x, count, field.get(),
-                pairs.get() + i * weights.of_chunk());
+        BFloat16* const to = pairs.get() + i * weights.of_chunk();
+        std::fill_n(to, weights.of_chunk(), BFloat16(0.0F));
+        pair_up(weights, x + first * of_x, std::clamp<Index>(until - first, 0, chunk), to);
       }
     });
   }
