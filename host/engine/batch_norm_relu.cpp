@@ -104,24 +104,8 @@ Tensor batch_statistics(const Tensor& x, const Tensor& running_mean, const Tenso
   return result;
 }
 
-/// relu(norm(x)) is max(0, x * scale + offset).
-struct Affine {
-  std::vector<float> mean, inverse, scale, offset;
-
-  Affine(const Tensor& statistics, const Tensor& weight, const Tensor& bias)
-      : mean(values_of(statistics[0])),
-        inverse(values_of(statistics[1])),
-        scale(values_of(weight)),
-        offset(values_of(bias)) {
-    for (std::size_t c = 0; c < scale.size(); ++c) {
-      scale[c] *= inverse[c];
-      offset[c] -= mean[c] * scale[c];
-    }
-  }
-};
-
 template <typename T>
-Tensor affine_relu(const Tensor& x, const Affine& affine) {
+Tensor affine_relu(const Tensor& x, const NormAffine& affine) {
   const Blocks blocks(x);
   const auto scale = blocks.repeated(affine.scale), offset = blocks.repeated(affine.offset);
   Tensor y = at::empty_like(x);
@@ -133,13 +117,9 @@ Tensor affine_relu(const Tensor& x, const Affine& affine) {
   return y;
 }
 
-struct Gradients {
-  Tensor input, weight, bias;
-};
-
 template <typename T>
-Gradients differentiate(const Tensor& x, const Tensor& dy, const Affine& affine, bool of_batch,
-                        bool input_needed) {
+NormGradients differentiate(const Tensor& x, const Tensor& dy, const NormAffine& affine,
+                            bool of_batch, bool input_needed) {
   const Blocks blocks(x);
   const std::size_t channels = blocks.channels;
   const T* data = x.data_ptr<T>();
@@ -153,7 +133,7 @@ Gradients differentiate(const Tensor& x, const Tensor& dy, const Affine& affine,
                            &product[block * blocks.period]);
   });
   const std::vector<double> sums = blocks.total(sum), products = blocks.total(product);
-  Gradients result{{}, at::empty({x.size(1)}), at::empty({x.size(1)})};
+  NormGradients result{{}, at::empty({x.size(1)}), at::empty({x.size(1)})};
   std::vector<float> slope(channels), level(channels);
   const auto n = static_cast<double>(blocks.pixels);
   for (std::size_t c = 0; c < channels; ++c) {
@@ -179,13 +159,12 @@ Gradients differentiate(const Tensor& x, const Tensor& dy, const Affine& affine,
 
 class BatchNormRelu : public torch::autograd::Function<BatchNormRelu> {
  public:
-  /// statistics: float32 [2, C], mean and 1 / standard deviation; `of_batch`: they depend on x.
   static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x,
                         const Tensor& weight, const Tensor& bias, const Tensor& statistics,
                         bool of_batch) {
     ctx->save_for_backward({x, weight, bias, statistics});
     ctx->saved_data["of_batch"] = of_batch;
-    const Affine affine(statistics, weight, bias);
+    const NormAffine affine(statistics, weight, bias);
     return x.scalar_type() == at::kFloat ? affine_relu<float>(x, affine)
                                          : affine_relu<at::BFloat16>(x, affine);
   }
@@ -193,32 +172,27 @@ class BatchNormRelu : public torch::autograd::Function<BatchNormRelu> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& gradients) {
     const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1], &bias = saved[2], &statistics = saved[3];
-    const bool of_batch = ctx->saved_data["of_batch"].toBool();
-    if (at::GradMode::is_enabled()) {
-      // Somebody will differentiate these gradients: LibTorch's operators know how.
-      const Tensor scale = weight * statistics[1], offset = bias - statistics[0] * scale;
-      const Tensor y =
-          x.detach() * scale.detach().view({1, -1, 1, 1}) + offset.detach().view({1, -1, 1, 1});
-      const Tensor g = gradients[0] * y.gt(0);
-      // Statistics that are given count as running ones, with 1 / sqrt(variance + 0).
-      const auto [dx, dw, db] = at::native_batch_norm_backward(
-          g, x, weight, statistics[0], statistics[1].pow(-2), statistics[0], statistics[1],
-          of_batch, 0.0, {true, true, true});
-      return {dx, dw, db, Tensor(), Tensor()};
-    }
-    const Affine affine(statistics, weight, bias);
-    const Tensor dy = gradients[0].to(x.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
-    const bool input_needed = ctx->needs_input_grad(0);
-    const Gradients result =
-        x.scalar_type() == at::kFloat
-            ? differentiate<float>(x, dy, affine, of_batch, input_needed)
-            : differentiate<at::BFloat16>(x, dy, affine, of_batch, input_needed);
+    const NormGradients result = batch_norm_relu_backward(
+        saved[0], saved[1], saved[2], {saved[3], ctx->saved_data["of_batch"].toBool()},
+        gradients[0], ctx->needs_input_grad(0));
     return {result.input, result.weight, result.bias, Tensor(), Tensor()};
   }
 };
 
-bool fits(const torch::nn::BatchNorm2dImpl& norm, const Tensor& x) {
+}  // namespace
+
+NormAffine::NormAffine(const Tensor& statistics, const Tensor& weight, const Tensor& bias)
+    : mean(values_of(statistics[0])),
+      inverse(values_of(statistics[1])),
+      scale(values_of(weight)),
+      offset(values_of(bias)) {
+  for (std::size_t c = 0; c < scale.size(); ++c) {
+    scale[c] *= inverse[c];
+    offset[c] -= mean[c] * scale[c];
+  }
+}
+
+bool can_normalise(const torch::nn::BatchNorm2dImpl& norm, const Tensor& x) {
   constexpr std::int64_t kLanes = 16;
   const auto type = x.scalar_type();
   return own_kernels() && x.is_cpu() && (type == at::kFloat || type == at::kBFloat16) &&
@@ -227,27 +201,49 @@ bool fits(const torch::nn::BatchNorm2dImpl& norm, const Tensor& x) {
          norm.weight.scalar_type() == at::kFloat && norm.options.momentum().has_value();
 }
 
-}  // namespace
+Statistics statistics_of(torch::nn::BatchNorm2dImpl& norm, const Tensor& x) {
+  const at::NoGradGuard no_grad;
+  const double epsilon = norm.options.eps();
+  if (!norm.is_training())
+    return {at::stack({norm.running_mean, norm.running_var.add(epsilon).rsqrt()}), false};
+  norm.num_batches_tracked += 1;
+  const double momentum = *norm.options.momentum();
+  const auto of =
+      x.scalar_type() == at::kFloat ? batch_statistics<float> : batch_statistics<at::BFloat16>;
+  return {of(x, norm.running_mean, norm.running_var, momentum, epsilon), true};
+}
+
+Tensor batch_norm_relu(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                       const Statistics& statistics) {
+  return BatchNormRelu::apply(x, weight, bias, statistics.values, statistics.of_batch);
+}
 
 Tensor batch_norm_relu(torch::nn::BatchNorm2dImpl& norm, const Tensor& x) {
-  if (!fits(norm, x)) return norm.forward(x).relu_();
-  const bool of_batch = norm.is_training();
-  Tensor statistics;
-  {
-    const at::NoGradGuard no_grad;
-    if (of_batch) {
-      norm.num_batches_tracked += 1;
-      const double momentum = *norm.options.momentum(), epsilon = norm.options.eps();
-      statistics =
-          x.scalar_type() == at::kFloat
-              ? batch_statistics<float>(x, norm.running_mean, norm.running_var, momentum, epsilon)
-              : batch_statistics<at::BFloat16>(x, norm.running_mean, norm.running_var, momentum,
-                                               epsilon);
-    } else {
-      statistics = at::stack({norm.running_mean, norm.running_var.add(norm.options.eps()).rsqrt()});
-    }
+  if (!can_normalise(norm, x)) return norm.forward(x).relu_();
+  return batch_norm_relu(x, norm.weight, norm.bias, statistics_of(norm, x));
+}
+
+NormGradients batch_norm_relu_backward(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                                       const Statistics& statistics, const Tensor& dy,
+                                       bool input_needed) {
+  const Tensor& values = statistics.values;
+  if (at::GradMode::is_enabled()) {
+    // Somebody will differentiate these gradients: LibTorch's operators know how.
+    const Tensor scale = weight * values[1], offset = bias - values[0] * scale;
+    const Tensor y =
+        x.detach() * scale.detach().view({1, -1, 1, 1}) + offset.detach().view({1, -1, 1, 1});
+    const Tensor g = dy * y.gt(0);
+    // Statistics that are given count as running ones, with 1 / sqrt(variance + 0).
+    const auto [dx, dw, db] =
+        at::native_batch_norm_backward(g, x, weight, values[0], values[1].pow(-2), values[0],
+                                       values[1], statistics.of_batch, 0.0, {true, true, true});
+    return {dx, dw, db};
   }
-  return BatchNormRelu::apply(x, norm.weight, norm.bias, statistics, of_batch);
+  const NormAffine affine(values, weight, bias);
+  const Tensor gradient = dy.to(x.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
+  const auto of =
+      x.scalar_type() == at::kFloat ? differentiate<float> : differentiate<at::BFloat16>;
+  return of(x, gradient, affine, statistics.of_batch, input_needed);
 }
 
 }  // namespace backstop::host

@@ -12,6 +12,12 @@ namespace backstop::host {
 at::Tensor convolution(torch::nn::Conv2dImpl& conv, const at::Tensor& x,
                        const at::Tensor& add = {});
 
+/// What conv(relu(norm(x))) + add gives, with its gradients and the effect on running statistics:
+/// batch_norm_relu() and convolution() in one, which writes down nothing between the two where both
+/// are computed here and x is bfloat16.
+at::Tensor normalised_convolution(torch::nn::BatchNorm2dImpl& norm, torch::nn::Conv2dImpl& conv,
+                                  const at::Tensor& x, const at::Tensor& add = {});
+
 /// What stands before and behind a convolution.
 struct Neighbours {
   torch::nn::BatchNorm2dImpl* before = nullptr;  ///< with a ReLU

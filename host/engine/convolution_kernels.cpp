@@ -240,16 +240,19 @@ struct Grid {
   }
 };
 
+BACKSTOP_AMX __m512 activate(__m512 x, __m512 scale, __m512 offset) {
+  return _mm512_max_ps(_mm512_setzero_ps(), _mm512_fmadd_ps(x, scale, offset));
+}
+
 /// max(0, x * scale + offset), of some pixels.
 BACKSTOP_AMX void activate(BFloat16* at, Index pixels, const Affine& affine) {
   const auto channels = static_cast<Index>(affine.scale.size());
   for (Index x = 0; x < pixels; ++x) {
     for (Index c = 0; c < channels; c += kRows, at += kRows) {
-      const __m512 value = _mm512_fmadd_ps(widen(at), _mm512_loadu_ps(affine.scale.data() + c),
-                                           _mm512_loadu_ps(affine.offset.data() + c));
-      _mm256_storeu_si256(
-          reinterpret_cast<__m256i*>(at),
-          reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_max_ps(_mm512_setzero_ps(), value))));
+      const __m512 value = activate(widen(at), _mm512_loadu_ps(affine.scale.data() + c),
+                                    _mm512_loadu_ps(affine.offset.data() + c));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(at),
+                          reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));
     }
   }
 }
@@ -558,21 +561,35 @@ BACKSTOP_AMX void turn(const BFloat16* field, Index length, Index channels, BFlo
   }
 }
 
+/// 16 channels of two pixels, side by side, as they are or as `before` makes them.
+struct PairLoader {
+  const float *scale, *offset;  ///< 16, or none
+
+  [[nodiscard]] BACKSTOP_AMX __m512i operator()(const BFloat16* a, const BFloat16* b) const {
+    if (scale == nullptr) return interleave(a, b);
+    return interleave(activated(a), activated(b));
+  }
+  [[nodiscard]] BACKSTOP_AMX __m512 activated(const BFloat16* p) const {
+    return activate(widen(p), _mm512_loadu_ps(scale), _mm512_loadu_ps(offset));
+  }
+};
+
 /// Writes `pixels` of 16 channels each, `pitch` numbers from one to the next, to their places among
 /// pairs of pixels, [length / 2, 16, 2]: the first to place `at` of `length`. Where a pair's other
 /// half is not among them, it stays as it is.
-BACKSTOP_AMX void pair_up(const BFloat16* from, Index pitch, Index pixels, Index at, BFloat16* to) {
+BACKSTOP_AMX void pair_up(const BFloat16* from, Index pitch, Index pixels, Index at,
+                          const PairLoader& pair, BFloat16* to) {
   constexpr __mmask32 kFirst = 0x55555555, kSecond = 0xaaaaaaaa;
   to += at / 2 * kDepth;
   if (at % 2 != 0) {
-    _mm512_mask_storeu_epi16(to, kSecond, interleave(from, from));
+    _mm512_mask_storeu_epi16(to, kSecond, pair(from, from));
     from += pitch;
     --pixels;
     to += kDepth;
   }
   for (; pixels > 1; pixels -= 2, from += 2 * pitch, to += kDepth)
-    _mm512_store_si512(to, interleave(from, from + pitch));
-  if (pixels > 0) _mm512_mask_storeu_epi16(to, kFirst, interleave(from, from));
+    _mm512_store_si512(to, pair(from, from + pitch));
+  if (pixels > 0) _mm512_mask_storeu_epi16(to, kFirst, pair(from, from));
 }
 
 /// What all tasks of weight_gradient() share.
@@ -581,6 +598,7 @@ struct Weights {
   Grid grid;
   std::vector<Tap> taps;
   Index phases;
+  const Affine* before;
 
   /// Right tiles: every tap of every 16 input channels, those of the same channels side by side.
   [[nodiscard]] Index combinations() const {
@@ -605,8 +623,11 @@ void pair_up(const Weights& w, const BFloat16* x, Index images, BFloat16* to) {
         const BFloat16* const from = x + ((n * s.side + y) * s.side + left) * s.in;
         const Index at = g.lead + n * g.image + y / s.stride * g.row;
         for (Index c = 0; c < s.in; c += kRows) {
+          const bool plain = w.before == nullptr;
+          const PairLoader pair{plain ? nullptr : w.before->scale.data() + c,
+                                plain ? nullptr : w.before->offset.data() + c};
           for (const Index odd : {0, 1})
-            pair_up(from + c, s.stride * s.in, pixels, at - odd,
+            pair_up(from + c, s.stride * s.in, pixels, at - odd, pair,
                     to + (phase * 2 + odd) * w.plane() + c * (g.length - 2 * odd));
         }
       }
@@ -769,7 +790,8 @@ void input_gradient(const Shape& s, const BFloat16* dy, const float* weight, BFl
   });
 }
 
-void weight_gradient(const Shape& s, const BFloat16* x, const BFloat16* dy, float* dw) {
+void weight_gradient(const Shape& s, const BFloat16* x, const BFloat16* dy, float* dw,
+                     const Affine* before) {
   constexpr Index kSumBytes = 768 << 10, kFewOuts = 64, kTasks = 8, kChunkBytes = 320 << 10;
   const Index phases = phases_of(s);
   // Output channels of a task: as many as have sums that stay in the cache.
@@ -781,7 +803,7 @@ void weight_gradient(const Shape& s, const BFloat16* x, const BFloat16* dy, floa
   const Index chunk =
       at_once(s, margin_of(s), phases * s.in * Index{sizeof(BFloat16)}, kChunkBytes, of_part);
   const Grid grid(s.out_side(), margin_of(s), chunk);
-  const Weights weights{s, grid, forward_taps(s, grid), phases};
+  const Weights weights{s, grid, forward_taps(s, grid), phases, before};
   const Index of_x = s.side * s.side * s.in, of_dy = s.out_side() * s.out_side() * s.out;
   const Index chunks = (of_part + chunk - 1) / chunk;  // of a part
   const bool share = ranges > 1;
@@ -827,7 +849,8 @@ bool available() {
 }
 void forward(const Shape&, const c10::BFloat16*, const float*, c10::BFloat16*, const Around&) {}
 void input_gradient(const Shape&, const c10::BFloat16*, const float*, c10::BFloat16*) {}
-void weight_gradient(const Shape&, const c10::BFloat16*, const c10::BFloat16*, float*) {}
+void weight_gradient(const Shape&, const c10::BFloat16*, const c10::BFloat16*, float*,
+                     const Affine*) {}
 
 #endif
 

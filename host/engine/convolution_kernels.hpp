@@ -32,8 +32,7 @@ struct Affine {
   std::vector<float> scale, offset;
 };
 
-/// What a convolution that nobody differentiates does besides:
-/// y = relu(after(conv(relu(before(x)))) + add).
+/// What a convolution does besides: y = relu(after(conv(relu(before(x)))) + add).
 struct Around {
   const Affine* before = nullptr;      ///< of the channels that come in, always with its ReLU
   const Affine* after = nullptr;       ///< of those that go out
@@ -49,8 +48,9 @@ void forward(const Shape& shape, const c10::BFloat16* x, const float* weight, c1
 void input_gradient(const Shape& shape, const c10::BFloat16* dy, const float* weight,
                     c10::BFloat16* dx);
 
-/// dw: as weight. The sum over images is cut up in the same way on any number of threads.
-void weight_gradient(const Shape& shape, const c10::BFloat16* x, const c10::BFloat16* dy,
-                     float* dw);
+/// dw: as weight. The sum over images is cut up in the same way on any number of threads. `before`:
+/// see Around.
+void weight_gradient(const Shape& shape, const c10::BFloat16* x, const c10::BFloat16* dy, float* dw,
+                     const Affine* before = nullptr);
 
 }  // namespace backstop::host::convolution_kernels

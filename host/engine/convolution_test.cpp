@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 
+#include "host/engine/batch_norm_relu.hpp"
 #include "host/engine/compute.hpp"
 #include "host/engine/convolution_kernels.hpp"
 #include "host/engine/libtorch.hpp"
@@ -130,21 +131,24 @@ TEST_P(Convolution, CanBeDifferentiatedTwice) {
   EXPECT_LT(distance(second[0], second[1]), 1e-2);
 }
 
+/// A layer of random parameters and statistics.
+torch::nn::BatchNorm2d random_norm(std::int64_t channels, bool training) {
+  at::Generator generator = make_generator(6);
+  const at::NoGradGuard no_grad;
+  torch::nn::BatchNorm2d norm(channels);
+  norm->weight.normal_(1, 0.5, generator);
+  norm->bias.normal_(0.5, 0.5, generator);  // so that padding is not what a zero would give
+  norm->running_mean.normal_(0, 1, generator);
+  norm->running_var.uniform_(0.5, 2, generator);
+  norm->train(training);
+  return norm;
+}
+
 TEST_P(Convolution, WithItsNeighboursGivesWhatTheyGiveOneByOne) {
   const at::NoGradGuard no_grad;
   const auto& s = GetParam();
-  at::Generator generator = make_generator(6);
-  const auto norm_of = [&](std::int64_t channels) {
-    torch::nn::BatchNorm2d norm(channels);
-    norm->weight.normal_(1, 0.5, generator);
-    norm->bias.normal_(0.5, 0.5, generator);  // so that padding is not what a zero would give
-    norm->running_mean.normal_(0, 1, generator);
-    norm->running_var.uniform_(0.5, 2, generator);
-    norm->eval();
-    return norm;
-  };
   auto conv = layer();
-  auto before = norm_of(s.in), after = norm_of(s.out);
+  auto before = random_norm(s.in, false), after = random_norm(s.out, false);
   const at::Tensor add = gradient_.to(at::kBFloat16);
   const auto plainly = [&](bool first, bool second, bool more, bool relu) {
     at::Tensor y = conv->forward(first ? before->forward(x_).relu() : x_);
@@ -172,6 +176,73 @@ TEST_P(Convolution, WithItsNeighboursGivesWhatTheyGiveOneByOne) {
   const at::AutoGradMode gradients(true);
   before->eval();
   EXPECT_FALSE(can_infer(*conv, *before, x_));
+}
+
+TEST_P(Convolution, OfWhatIsNormalisedGivesTheDigitsOfTheTwoOneByOne) {
+  for (int which = 0; which < 4; ++which) {
+    const bool training = which & 1, adds = which & 2;
+    std::vector<std::vector<at::Tensor>> results;
+    for (const bool together : {true, false}) {
+      auto conv = layer();
+      auto norm = random_norm(GetParam().in, training);
+      const at::Tensor x = x_.to(at::kBFloat16).requires_grad_();
+      const at::Tensor add = adds ? gradient_.to(at::kBFloat16).requires_grad_() : at::Tensor();
+      at::Tensor y;
+      {
+        const AutocastGuard precision(c10::kCPU, true);
+        y = together ? normalised_convolution(*norm, *conv, x, add)
+                     : convolution(*conv, batch_norm_relu(*norm, x), add);
+      }
+      y.backward(gradient_.to(at::kBFloat16));
+      results.push_back({y.detach(), x.grad(), conv->weight.grad(), norm->weight.grad(),
+                         norm->bias.grad(), norm->running_mean, norm->running_var});
+      if (adds) results.back().push_back(add.grad());
+    }
+    for (std::size_t i = 0; i < results[0].size(); ++i)
+      EXPECT_TRUE(results[0][i].equal(results[1][i])) << i << ", training " << training;
+  }
+}
+
+TEST_P(Convolution, OfWhatIsNormalisedCanBeDifferentiatedTwice) {
+  for (const bool training : {true, false}) {
+    std::vector<std::vector<at::Tensor>> second;
+    for (const bool together : {true, false}) {
+      auto conv = layer();
+      auto norm = random_norm(GetParam().in, training);
+      const at::Tensor x = x_.to(at::kBFloat16).requires_grad_();
+      at::Tensor y;
+      {
+        const AutocastGuard precision(c10::kCPU, true);
+        y = together ? normalised_convolution(*norm, *conv, x)
+                     : convolution(*conv, batch_norm_relu(*norm, x));
+      }
+      const auto first =
+          torch::autograd::grad({y.to(at::kFloat).pow(2).sum()}, {x}, {}, true, true);
+      second.push_back(torch::autograd::grad({first[0].to(at::kFloat).pow(2).sum()},
+                                             {conv->weight, norm->weight}));
+    }
+    for (std::size_t i = 0; i < 2; ++i) {
+      EXPECT_GT(second[0][i].abs().sum().item<double>(), 0);
+      EXPECT_LT(distance(second[0][i], second[1][i]), 1e-2) << i << ", training " << training;
+    }
+  }
+}
+
+TEST_P(Convolution, OfWhatIsNormalisedLearnsWhatItIsAsked) {
+  auto conv = layer();
+  auto norm = random_norm(GetParam().in, false);
+  norm->weight.set_requires_grad(false);
+  norm->bias.set_requires_grad(false);
+  const at::Tensor x = x_.to(at::kBFloat16);
+  at::Tensor y;
+  {
+    const AutocastGuard precision(c10::kCPU, true);
+    y = normalised_convolution(*norm, *conv, x);
+  }
+  y.backward(gradient_.to(at::kBFloat16));
+  EXPECT_TRUE(conv->weight.grad().defined());
+  EXPECT_FALSE(norm->weight.grad().defined());
+  EXPECT_FALSE(x.grad().defined());
 }
 
 TEST_P(Convolution, AddsAndPassesTheGradientOn) {
