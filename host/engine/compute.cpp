@@ -52,14 +52,18 @@ std::string processor_name() {
 namespace {
 
 c10::Device resolve_device(const std::string& text) {
-  const bool cuda = at::hasCUDA() && at::globalContext().hasCUDA();
-  if (text == "auto") return cuda ? c10::Device(c10::kCUDA, 0) : c10::Device(c10::kCPU);
+  const int gpus = number_of_gpus();
+  if (text == "auto") return gpus > 0 ? c10::Device(c10::kCUDA, 0) : c10::Device(c10::kCPU);
   if (text == "cpu") return c10::kCPU;
   const auto index = text == "cuda" ? 0 : std::stoi(text.substr(5));
-  if (!cuda)
+  if (gpus == 0)
     throw HostError(
         ExitCode::environment, "there is no CUDA device for compute.device = \"" + text + "\"",
         "this LibTorch was built without CUDA or sees no GPU; use device = \"cpu\" or \"auto\"");
+  if (index >= gpus)
+    throw HostError(ExitCode::environment,
+                    "there is no GPU number " + std::to_string(index) + ", as compute.device = \"" +
+                        text + "\" says: they are numbered 0 to " + std::to_string(gpus - 1));
   return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
 }
 
@@ -70,14 +74,18 @@ Compute resolve_compute(const toml::table& compute, std::int64_t width) {
   result.device = resolve_device(compute["device"].ref<std::string>());
   const auto precision = compute["precision"].ref<std::string>();
   result.bfloat16 =
-      precision == "bfloat16" || (precision == "auto" && width >= kSmallestFastWidth &&
-                                  (result.device.is_cuda() || !native_bfloat16().empty()));
+      precision == "bfloat16" ||
+      (precision == "auto" && width >= kSmallestFastWidth &&
+       (result.device.is_cuda() ? gpu_has_bfloat16(result.device) : !native_bfloat16().empty()));
   const auto threads = static_cast<int>(compute["threads"].ref<std::int64_t>());
   result.threads = threads > 0 ? threads : available_cores();
   at::set_num_threads(result.threads);
   result.own_kernels = compute["kernels"].ref<std::string>() == "own";
   use_own_kernels(result.own_kernels);
-  if (result.device.is_cuda()) at::globalContext().setDeterministicCuDNN(true);
+  if (result.device.is_cuda()) {
+    at::globalContext().setDeterministicCuDNN(true);
+    at::globalContext().setAllowTF32CuDNN(false);  // float32 is what it says
+  }
   return result;
 }
 

@@ -26,6 +26,8 @@ Compute resolve_compute(const toml::table& compute, std::int64_t width);
 
 /// Below this width oneDNN computes bfloat16 with reference kernels that are slower than float32.
 inline constexpr std::int64_t kSmallestFastWidth = 16;
+/// Whether a GPU computes bfloat16 natively (compute capability 8.0); false for what is none.
+bool gpu_has_bfloat16(c10::Device device);
 /// The instructions with which this processor computes bfloat16 natively: "AMX", "AVX-512"; empty
 /// where it has none, or where the variable ONEDNN_MAX_CPU_ISA tells oneDNN not to use them.
 std::string_view native_bfloat16();

@@ -5,6 +5,8 @@
 
 #include <sys/resource.h>
 
+#include "host/engine/libtorch.hpp"
+
 namespace backstop::host {
 
 namespace {
@@ -33,12 +35,13 @@ std::int64_t peak_memory_bytes() {
 
 }  // namespace
 
-CostMeter::CostMeter(bool cuda)
-    : cuda_(cuda), since_(Clock::now()), cpu_since_(process_cpu_seconds()) {
+CostMeter::CostMeter(c10::Device device)
+    : device_(device), since_(Clock::now()), cpu_since_(process_cpu_seconds()) {
   reset_peak_memory();
 }
 
 void CostMeter::switch_to(bool evaluation) {
+  wait_for(device_);  // what was asked before counts as what it was
   const auto now = Clock::now();
   const double cpu_now = process_cpu_seconds();
   const double wall = std::chrono::duration<double>(now - since_).count();
@@ -64,7 +67,7 @@ nlohmann::json CostMeter::stop() {
   switch_to(false);
   return {{"wall_seconds", wall_},
           {"cpu_seconds", cpu_},
-          {"gpu_seconds", cuda_ ? wall_ : 0.0},
+          {"gpu_seconds", device_.is_cuda() ? wall_ : 0.0},
           {"evaluation_seconds", evaluation_},
           {"samples_seen", process_samples - samples_before_},
           {"peak_memory_bytes", peak_memory_bytes()}};

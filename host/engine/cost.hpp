@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 
+#include <c10/core/Device.h>
 #include <nlohmann/json.hpp>
 
 namespace backstop::host {
@@ -13,7 +14,7 @@ namespace backstop::host {
 /// CostMeter::Evaluation.
 class CostMeter {
  public:
-  explicit CostMeter(bool cuda);
+  explicit CostMeter(c10::Device device);
 
   /// While it lives, time counts as evaluation; may be nested.
   class Evaluation {
@@ -40,7 +41,7 @@ class CostMeter {
   void switch_to(bool evaluation);
 
   using Clock = std::chrono::steady_clock;
-  bool cuda_;
+  c10::Device device_;
   bool evaluating_ = false;
   Clock::time_point since_;
   double cpu_since_;

@@ -99,12 +99,14 @@ constexpr Setting kSettings[] = {
        const at::Context& context = at::globalContext();
        return std::int64_t{context.userEnabledCuDNN()} +
               2 * std::int64_t{context.benchmarkCuDNN()} +
-              4 * std::int64_t{context.deterministicCuDNN()};
+              4 * std::int64_t{context.deterministicCuDNN()} +
+              8 * std::int64_t{context.allowTF32CuDNN()};
      },
      [](std::int64_t value) {
        at::globalContext().setUserEnabledCuDNN((value & 1) != 0);
        at::globalContext().setBenchmarkCuDNN((value & 2) != 0);
        at::globalContext().setDeterministicCuDNN((value & 4) != 0);
+       at::globalContext().setAllowTF32CuDNN((value & 8) != 0);
      }},
     {"oneDNN's use", [] { return std::int64_t{at::globalContext().userEnabledMkldnn()}; },
      [](std::int64_t value) { at::globalContext().setUserEnabledMkldnn(value != 0); }},
@@ -126,12 +128,9 @@ constexpr Setting kSettings[] = {
 /// CPU's, and of every GPU that is in use. Each is its own lock's.
 std::vector<at::Generator> default_generators() {
   std::vector<at::Generator> generators{at::detail::getDefaultCPUGenerator()};
-  if (at::globalContext().hasCUDA()) {
-    const int devices = static_cast<int>(at::detail::getCUDAHooks().getNumGPUs());
-    for (int i = 0; i < devices; ++i)
-      generators.push_back(at::globalContext().defaultGenerator(
-          c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(i))));
-  }
+  for (int i = 0; i < number_of_gpus(); ++i)
+    generators.push_back(at::globalContext().defaultGenerator(
+        c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(i))));
   return generators;
 }
 
@@ -156,7 +155,17 @@ at::Generator make_generator(std::uint64_t seed) {
 
 at::Tensor send(const at::Tensor& tensor, c10::Device device) {
   if (!device.is_cuda() || !tensor.is_cpu()) return tensor.to(device);
-  return tensor.pin_memory().to(device, /*non_blocking=*/true);
+  return tensor.contiguous(tensor.suggest_memory_format())
+      .pin_memory()
+      .to(device, /*non_blocking=*/true);
+}
+
+void wait_for(c10::Device device) {
+  if (device.is_cuda()) at::detail::getCUDAHooks().deviceSynchronize(device.index());
+}
+
+int number_of_gpus() {
+  return at::globalContext().hasCUDA() ? at::detail::getCUDAHooks().getNumGPUs() : 0;
 }
 
 DefaultGeneratorGuard::DefaultGeneratorGuard()

@@ -49,9 +49,13 @@ class DefaultGeneratorGuard {
   at::Tensor state_;
 };
 
-/// `tensor`, which lies on the CPU, on `device`. To a GPU it goes through page-locked memory, so
-/// that neither waits for the other.
+/// `tensor` on `device`. From the CPU to a GPU it goes through page-locked memory, so that neither
+/// waits for the other.
 at::Tensor send(const at::Tensor& tensor, c10::Device device);
+
+/// Returns when `device` has done all that was asked of it.
+void wait_for(c10::Device device);
+int number_of_gpus();
 
 struct SgdSettings {
   double momentum, weight_decay;

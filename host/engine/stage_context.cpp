@@ -29,7 +29,7 @@ StageContext::StageContext(StageLabel label, std::uint64_t seed, const Compute& 
       compute_(compute),
       observer_(observer),
       generator_(make_generator(seed)),
-      cost_(compute.device.is_cuda()),
+      cost_(compute.device),
       trainer_(augmentation, generator_, observer, interrupted) {}
 
 void StageContext::log(LogLevel level, std::string_view message) noexcept try {

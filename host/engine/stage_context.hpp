@@ -12,6 +12,7 @@
 #include "host/engine/cost.hpp"
 #include "host/engine/engine.hpp"
 #include "host/engine/image_store.hpp"
+#include "host/engine/libtorch.hpp"
 #include "host/engine/plugin_object.hpp"
 #include "host/engine/safetensors.hpp"
 #include "host/engine/trainer.hpp"
@@ -44,7 +45,7 @@ class StageContext final : public Context {
   const ImageSet& subset(const ImageSet& set, const at::Tensor& positions) override;
   const ImageSet& image_set(const at::Tensor& images, const at::Tensor& labels) override;
   Model& clone(const Model& model) override;
-  at::Tensor to_device(const at::Tensor& tensor) override { return tensor.to(compute_.device); }
+  at::Tensor to_device(const at::Tensor& tensor) override { return send(tensor, compute_.device); }
   void* query(std::string_view) noexcept override { return nullptr; }
   Model& new_model(at::Generator& generator) override;
   Model& load_model(std::string_view path) override;

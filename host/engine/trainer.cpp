@@ -179,7 +179,8 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
   classifier.set_training(false);
 }
 
-at::Tensor HostTrainer::evaluate(Model& model, const ImageSet& images, const Head& head) {
+at::Tensor HostTrainer::evaluate(Model& model, const ImageSet& images, std::int64_t columns,
+                                 const Head& head) {
   Classifier& classifier = host_model(model);
   const ImageStore& set = host_set(images);
   const Compute& compute = classifier.compute();
@@ -197,19 +198,21 @@ at::Tensor HostTrainer::evaluate(Model& model, const ImageSet& images, const Hea
     parts.push_back(head(classifier, prepared(classifier, set, positions, {})).to(at::kFloat));
   }
   classifier.set_training(was_training);
-  return parts.empty() ? at::empty({0, classifier.classes()}) : at::cat(parts);
+  if (parts.empty()) return at::empty({0, columns}, at::device(compute.device));
+  return at::cat(parts);
 }
 
 at::Tensor HostTrainer::logits(Model& model, const ImageSet& images) {
-  return evaluate(model, images, [](Classifier& classifier, const at::Tensor& x) {
+  return evaluate(model, images, model.classes(), [](Classifier& classifier, const at::Tensor& x) {
     return classifier.forward_normalised(x);
   });
 }
 
 at::Tensor HostTrainer::features(Model& model, const ImageSet& images) {
-  return evaluate(model, images, [](Classifier& classifier, const at::Tensor& x) {
-    return classifier.features_normalised(x);
-  });
+  return evaluate(model, images, model.feature_size(),
+                  [](Classifier& classifier, const at::Tensor& x) {
+                    return classifier.features_normalised(x);
+                  });
 }
 
 double HostTrainer::accuracy(Model& model, const ImageSet& images) {

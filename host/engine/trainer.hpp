@@ -40,7 +40,8 @@ class HostTrainer final : public Trainer {
 
  private:
   using Head = std::function<at::Tensor(Classifier&, const at::Tensor& normalised)>;
-  at::Tensor evaluate(Model& model, const ImageSet& images, const Head& head);
+  /// What `head` gives for all images, [n, columns].
+  at::Tensor evaluate(Model& model, const ImageSet& images, std::int64_t columns, const Head& head);
 
   Augmentation augmentation_;
   at::Generator& generator_;

@@ -347,7 +347,7 @@ TEST(StageContext, LoadsModelsAndRefusesWhatIsNone) {
 }
 
 TEST(CostMeter, CountsNestedEvaluationsOnce) {
-  CostMeter meter(false);
+  CostMeter meter(c10::kCPU);
   const auto wait = [] { std::this_thread::sleep_for(std::chrono::milliseconds(60)); };
   {
     const CostMeter::Evaluation outer(meter);

@@ -7,7 +7,6 @@
 #include <ATen/ATen.h>
 #include <benchmark/benchmark.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/optim/sgd.h>
 
 #include "backstop/attack.hpp"
 #include "host/catalog/catalog.hpp"
@@ -16,6 +15,7 @@
 #include "host/engine/convolution.hpp"
 #include "host/engine/image_store.hpp"
 #include "host/engine/libtorch.hpp"
+#include "host/engine/optimizer.hpp"
 #include "host/engine/plugin_object.hpp"
 #include "host/engine/stage_context.hpp"
 #include "host/engine/trainer.hpp"
@@ -75,6 +75,15 @@ Classifier model(std::int64_t width, const Compute& compute, std::int64_t classe
   return {architecture, Normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, compute, generator};
 }
 
+std::unique_ptr<Optimizer> sgd(const Classifier& classifier) {
+  OptimizerOptions options;
+  options.momentum = 0.9;
+  options.weight_decay = 5e-4;
+  auto optimizer = make_optimizer(classifier.trainable_parameters(), options);
+  optimizer->set_rate(0.01);
+  return optimizer;
+}
+
 /// Arguments: width, batch, own kernels, bfloat16.
 void training_step(benchmark::State& state) {
   const Compute compute = settings(state.range(2) != 0, state.range(3) != 0);
@@ -82,15 +91,15 @@ void training_step(benchmark::State& state) {
   classifier.set_training(true);
   const std::int64_t batch = state.range(1);
   const ImageStore set = images(batch);
-  torch::optim::SGD optimizer(classifier.trainable_parameters(),
-                              torch::optim::SGDOptions(0.01).momentum(0.9).weight_decay(5e-4));
+  const auto optimizer = sgd(classifier);
+  auto parameters = classifier.trainable_parameters();
   const at::Tensor x =
       set.batch(at::arange(batch), classifier.normalisation(), {}, compute.bfloat16);
   for (auto _ : state) {
     const at::Tensor loss = at::cross_entropy_loss(classifier.forward_normalised(x), set.labels());
-    optimizer.zero_grad();
+    for (at::Tensor& parameter : parameters) parameter.mutable_grad().reset();
     loss.backward();
-    optimizer.step();
+    optimizer->step();
   }
   state.SetItemsProcessed(state.iterations() * batch);
   const double images_flops = static_cast<double>(batch) * flops_of_an_image(state.range(0));
@@ -267,23 +276,21 @@ BENCHMARK_CAPTURE(triggering, blended, "blended")
     ->MeasureProcessCPUTime()
     ->UseRealTime();
 
-/// SGD with momentum on all weights of a preact-resnet18. Argument: width.
+/// SGD with momentum on all weights of a preact-resnet18. Arguments: width, own kernels.
 void optimiser_step(benchmark::State& state) {
-  Classifier classifier = model(state.range(0), settings(true, false));
+  Classifier classifier = model(state.range(0), settings(state.range(1) != 0, false));
   double bytes = 0;
   for (at::Tensor parameter : classifier.trainable_parameters()) {
     parameter.mutable_grad() = at::randn_like(parameter);
     bytes += static_cast<double>(parameter.nbytes());
   }
-  torch::optim::SGD optimizer(classifier.trainable_parameters(),
-                              torch::optim::SGDOptions(0.01).momentum(0.9).weight_decay(5e-4));
-  for (auto _ : state) optimizer.step();
+  const auto optimizer = sgd(classifier);
+  for (auto _ : state) optimizer->step();
   count_bytes(state, 5 * bytes);  // weights and momentum, read and written; gradients, read
 }
 BENCHMARK(optimiser_step)
-    ->ArgName("width")
-    ->Arg(16)
-    ->Arg(64)
+    ->ArgNames({"width", "own"})
+    ->ArgsProduct({{16, 64}, {0, 1}})
     ->Unit(benchmark::kMicrosecond)
     ->MeasureProcessCPUTime()
     ->UseRealTime();

@@ -1,12 +1,28 @@
-// The recorder of GPUs; the only source that needs CUDA's headers.
+// What needs CUDA's headers, and what stands in for it where LibTorch has no CUDA.
 #include <torch/version.h>
 
+#include "host/engine/compute.hpp"
 #include "host/engine/recorded_work.hpp"
+
+#if defined(BACKSTOP_CUDA)
+#include <ATen/cuda/CUDAContext.h>
+#endif
+
+namespace backstop::host {
+
+bool gpu_has_bfloat16([[maybe_unused]] c10::Device device) {
+#if defined(BACKSTOP_CUDA)
+  return device.is_cuda() && at::cuda::getDeviceProperties(device.index())->major >= 8;
+#else
+  return false;
+#endif
+}
+
+}  // namespace backstop::host
 
 #if defined(BACKSTOP_CUDA) && \
     (TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 3))
 
-#include <ATen/cuda/CUDAContext.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAGuard.h>
 
