@@ -126,8 +126,10 @@ ImageStore ImageStore::changed(const at::Tensor& positions, const at::Tensor& im
                                const at::Tensor& labels) const {
   ImageStore result = *this;
   const at::Tensor others = send(images, images_.device());
-  result.changed_ = changed_.defined() ? at::cat({changed_, others}) : others.contiguous();
-  const std::int64_t end = images_.size(0) + result.changed_.size(0);
+  if (others.size(0) > 0)
+    result.changed_ = changed_.defined() ? at::cat({changed_, others}) : others.contiguous();
+  const std::int64_t end =
+      images_.size(0) + (result.changed_.defined() ? result.changed_.size(0) : 0);
   result.indices_ = at::arange(size(), at::kLong);
   result.rows_ = rows(result.indices_).clone();
   const at::Tensor where = send(positions, images_.device());

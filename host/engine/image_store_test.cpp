@@ -105,6 +105,20 @@ TEST(ImageStore, ChangedImagesStandInTheirPlacesAndTheRestIsShared) {
       << "the other images are not copied";
 }
 
+TEST(ImageStore, MayBeChangedNowhere) {
+  const ImageStore store = random_store(4, 3, 5);
+  const at::Tensor all = at::arange(4, at::kLong), none = at::empty({0}, at::kLong);
+  const ImageStore same = store.changed(none, at::empty({0, 3, 5, 5}, at::kByte), none);
+  EXPECT_TRUE(same.pixels(all).equal(store.pixels(all)));
+  const ImageStore once = same.changed(
+      at::tensor({2}, at::kLong), at::zeros({1, 3, 5, 5}, at::kByte), at::zeros({1}, at::kLong));
+  EXPECT_EQ(once.changed(none, at::empty({0, 3, 5, 5}, at::kByte), none)
+                .pixels(at::tensor({2}, at::kLong))
+                .sum()
+                .item<std::int64_t>(),
+            0);
+}
+
 TEST(ImageStore, RoundsToTheNearestOf256Levels) {
   const at::Tensor x = at::tensor({0.0, 0.1, 0.5, 1.0, 1.2, -0.3}, at::kFloat);
   EXPECT_TRUE(to_8_bits(x).to(at::kLong).equal(at::tensor({0, 26, 128, 255, 255, 0}, at::kLong)));
