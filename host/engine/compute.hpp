@@ -37,8 +37,8 @@ int available_cores();
 /// Processor, cores, memory, GPU, LibTorch and its BLAS: for run.json.
 nlohmann::json describe_hardware(const Compute& compute);
 
-/// Whether layers are computed by this project's kernels where it has some, or by LibTorch's alone;
-/// one setting for the process, true at first.
+/// Whether this project's kernels compute what they can, and CUDA graphs hold steps, or LibTorch
+/// all; one setting for the process, true at first.
 bool own_kernels();
 void use_own_kernels(bool use);
 

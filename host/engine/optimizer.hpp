@@ -24,8 +24,8 @@ class Optimizer {
 
 /// Of float32 `parameters`, on one device. SGD: g = gradient + weight_decay p, b = momentum b + g
 /// from b = 0, p = p - rate (nesterov ? g + momentum b : b), on every device in as few passes over
-/// memory as it allows; the same numbers as LibTorch's own. Adam and AdamW are LibTorch's. Throws
-/// Error for an unknown kind.
+/// memory as it allows; on a CPU with AVX-512 rounded where LibTorch's operators round. Adam and
+/// AdamW are LibTorch's. Throws Error for an unknown kind.
 std::unique_ptr<Optimizer> make_optimizer(std::vector<at::Tensor> parameters,
                                           const OptimizerOptions& options);
 
