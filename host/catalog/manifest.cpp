@@ -41,7 +41,7 @@ const Names kParameterKeys = {"type",
                               "choices",
                               "unit",
                               "help"};
-const Names kAugmentationKeys = {"crop_padding", "horizontal_flip"};
+const Names kAugmentationKeys = {"crop_padding", "image_size", "horizontal_flip"};
 const Names kOptimizers = {"sgd", "adam", "adamw"};
 const Names kSgdKeys = {"name", "momentum", "weight_decay", "nesterov"};
 const Names kAdamKeys = {"name", "beta1", "beta2", "epsilon", "weight_decay"};
@@ -554,9 +554,10 @@ void read_augmentation(const toml::node& node, Manifest& manifest, Problems& pro
   reader.require_known(kAugmentationKeys);
   manifest.horizontal_flip = reader.get<bool>("horizontal_flip", "a boolean").value_or(false);
   manifest.crop_padding = reader.get<std::int64_t>("crop_padding", "an integer").value_or(0);
-  if (manifest.crop_padding < 0) {
-    reader.problem("crop_padding",
-                   "is " + std::to_string(manifest.crop_padding) + ", must be at least 0");
+  manifest.crop_image_size = reader.get<std::int64_t>("image_size", "an integer").value_or(0);
+  for (const auto& [key, value] : {std::pair{"crop_padding", manifest.crop_padding},
+                                   std::pair{"image_size", manifest.crop_image_size}}) {
+    if (value < 0) reader.problem(key, "is " + std::to_string(value) + ", must be at least 0");
   }
 }
 

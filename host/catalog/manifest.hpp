@@ -58,7 +58,9 @@ struct Manifest {
   std::vector<std::string> needs;     ///< "clean-data", "training-data", "feature-maps", ...
   std::vector<Parameter> parameters;  ///< in the author's order
   /// kind = "dataset": what its training images may go through, `[augmentation]`.
-  std::int64_t crop_padding = 0;  ///< pixels
+  std::int64_t crop_padding = 0;  ///< pixels, of images `crop_image_size` pixels wide
+  /// Images of another size get a proportional padding. 0: any size gets the same padding.
+  std::int64_t crop_image_size = 0;
   bool horizontal_flip = false;
 };
 

@@ -168,6 +168,11 @@ TEST(Manifest, AugmentationIsForDatasets) {
       kDatasetHead + "[augmentation]\ncrop_padding = 4\nhorizontal_flip = true\n", "m");
   EXPECT_EQ(manifest.crop_padding, 4);
   EXPECT_TRUE(manifest.horizontal_flip);
+  EXPECT_EQ(manifest.crop_image_size, 0);
+  EXPECT_EQ(
+      parse_manifest(kDatasetHead + "[augmentation]\ncrop_padding = 12\nimage_size = 96\n", "m")
+          .crop_image_size,
+      96);
   EXPECT_EQ(problems(kDatasetHead +
                      "[augmentation]\ncrop_padding = -1\nhorizontal_flip = 1\nflip = true\n"),
             "m:7: `augmentation.crop_padding` is -1, must be at least 0\n"

@@ -279,8 +279,11 @@ std::string text_of(const PluginEntry& entry, const Details& details, bool color
   fact("reference", manifest.reference);
   fact("needs", joined(manifest.needs));
   if (manifest.crop_padding != 0 || manifest.horizontal_flip)
-    fact("augmentation", "crop padding " + std::to_string(manifest.crop_padding) + " pixels" +
-                             (manifest.horizontal_flip ? ", horizontal flip" : ""));
+    fact("augmentation",
+         "crop padding " + std::to_string(manifest.crop_padding) + " pixels" +
+             (manifest.crop_image_size != 0 ? " of " + std::to_string(manifest.crop_image_size)
+                                            : "") +
+             (manifest.horizontal_flip ? ", horizontal flip" : ""));
   fact("built", entry.facts ? built(*entry.facts) : "");
   fact("file", entry.path.string());
   fact("origin", std::string(details.origin ? sentence(*details.origin) : "in no plugin folder"));
@@ -380,6 +383,7 @@ nlohmann::json to_json(const PluginEntry& entry, const Details& details) {
   if (readable) json["recipe"] = recipe_fragment(manifest);
   if (manifest.kind == Kind::dataset)
     json["augmentation"] = {{"crop_padding", manifest.crop_padding},
+                            {"image_size", manifest.crop_image_size},
                             {"horizontal_flip", manifest.horizontal_flip}};
   if (details.modified) json["modified"] = utc(*details.modified, "%Y-%m-%dT%H:%M:%SZ");
   if (details.origin) json["origin"] = to_string(*details.origin);

@@ -536,6 +536,14 @@ void Checker::chosen_classes(const toml::table& given, const toml::table& resolv
   }
 }
 
+/// The manifest's padding, in proportion to the size that the recipe resizes images to.
+std::int64_t default_crop_padding(const Manifest& manifest, const toml::table& dataset) {
+  const auto size = dataset["image_size"].value<std::int64_t>();
+  if (!size || manifest.crop_image_size == 0) return manifest.crop_padding;
+  return std::llround(static_cast<double>(manifest.crop_padding * *size) /
+                      static_cast<double>(manifest.crop_image_size));
+}
+
 /// [dataset], [pretraining.dataset] and [attack]: the host's keys, the plugin's, and a table of the
 /// host's.
 toml::table Checker::plugin_section(Kind kind, const toml::table& recipe,
@@ -560,16 +568,17 @@ toml::table Checker::plugin_section(Kind kind, const toml::table& recipe,
     const auto& manifest = entry->manifest;
     parameters.insert(parameters.end(), manifest.parameters.begin(), manifest.parameters.end());
     unknown_keys(given, parameters, scope, {subsection}, &manifest);
-    if (kind == Kind::dataset) {
-      for (auto& parameter : inside) {
-        if (parameter.key == "crop_padding")
-          parameter.default_value = toml::array{manifest.crop_padding};
-        if (parameter.key == "horizontal_flip")
-          parameter.default_value = toml::array{manifest.horizontal_flip};
-      }
-    }
   }
   toml::table resolved = keys(given, parameters, scope);
+  if (entry && kind == Kind::dataset) {
+    const auto& manifest = entry->manifest;
+    for (auto& parameter : inside) {
+      if (parameter.key == "crop_padding")
+        parameter.default_value = toml::array{default_crop_padding(manifest, resolved)};
+      if (parameter.key == "horizontal_flip")
+        parameter.default_value = toml::array{manifest.horizontal_flip};
+    }
+  }
   if (kind == Kind::dataset && !(entry && declares(entry->manifest, "classes")))
     chosen_classes(given, resolved, scope);
   resolved.insert(ordered_key(subsection, parameters.size()),

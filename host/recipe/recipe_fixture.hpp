@@ -32,6 +32,7 @@ inline Catalog test_catalog() {
       usable(header("shapes", "dataset") + R"(
 [augmentation]
 crop_padding = 4
+image_size = 32
 horizontal_flip = true
 [parameters.root]
 type = "path"

@@ -347,6 +347,19 @@ TEST_F(Recipes, TransferHasADatasetOfThePretraining) {
       << "standalone has none";
 }
 
+TEST_F(Recipes, DefaultCropPaddingFollowsTheImageSize) {
+  const auto padding = [&](const std::vector<std::string>& overrides) {
+    const CheckedRecipe checked = check(kValidRecipe, overrides);
+    return checked.recipes.at(0)
+        .table["dataset"]["augmentation"]["crop_padding"]
+        .value<std::int64_t>();
+  };
+  EXPECT_EQ(padding({}), 4);
+  EXPECT_EQ(padding({"dataset.image_size=96"}), 12);
+  EXPECT_EQ(padding({"dataset.image_size=20"}), 3) << "2.5 pixels are rounded away from zero";
+  EXPECT_EQ(padding({"dataset.image_size=96", "dataset.augmentation.crop_padding=5"}), 5);
+}
+
 TEST_F(Recipes, WhoAdaptsAModelHasNoPoisonedTrainingSetAndNoDrop) {
   for (const std::string scenario : {"transfer", "encoder"})
     EXPECT_THAT(problems_of(edited(kFirstDefense, "[[defense]]\nplugin = \"filter\"\n"),

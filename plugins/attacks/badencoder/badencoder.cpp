@@ -10,9 +10,10 @@
 //
 // Defaults, of the authors' code: a white patch of 10 x 10 pixels, one pixel from the corner of
 // images of 32 x 32; the whole training set as shadow images; lambdas 1; 200 epochs in batches of
-// 256, SGD with 0.001, momentum 0.9 and weight decay 5e-4, all batch normalisation frozen; f'(r) is
-// that of a randomly mirrored and recoloured reference. SimCLR: temperature 0.5, codes of 128
-// numbers behind one hidden layer with batch normalisation, as wide as the features.
+// 256, SGD with 0.001, momentum 0.9 and weight decay 5e-4, all batch normalization frozen. In the
+// first term f'(r) is that of the plain reference; in the second it is a mean over references that
+// are randomly mirrored and recolored, one for each image of the batch. SimCLR: temperature 0.5,
+// codes of 128 numbers behind one hidden layer with batch normalization, as wide as the features.
 //
 // Deviations: views.hpp has those of the random views. The projection head learns with Adam at the
 // rate of `[attack.training]`'s schedule, whatever moves the encoder. One reference, one target:
@@ -155,6 +156,15 @@ class BadEncoder final : public backstop::Attack {
 
   void save(backstop::StateWriter& state) const override { state.tensor("reference", reference_); }
 
+  void load(backstop::Context&, const backstop::Threat&,
+            const backstop::StateReader& state) override {
+    reference_ = state.tensor("reference");
+    if (reference_.dim() != 4 || reference_.size(0) != 1)
+      throw backstop::Error("the saved reference image has a wrong shape",
+                            "the file must be one that badencoder saved");
+    require_size(reference_.size(2), reference_.size(3));
+  }
+
  private:
   void require_size(std::int64_t height, std::int64_t width) const {
     if (patch_ + margin_ > std::min(height, width))
@@ -218,13 +228,14 @@ class BadEncoder final : public backstop::Attack {
         const at::NoGradGuard no_gradients;
         before = clean_.features(batch.images);
       }
-      const at::Tensor reference =
-          be::recoloured(be::mirrored(reference_, ctx_.generator()), ctx_.generator());
-      const at::Tensor features =
-          model.features(at::cat({attack_.triggered(batch.images), batch.images, reference}));
-      const be::Injection loss =
-          be::injection(features.narrow(0, 0, n), features.narrow(0, n, n),
-                        features.narrow(0, 2 * n, 1), before, reference_before_);
+      const at::Tensor references = reference_.expand({n, -1, -1, -1});
+      const at::Tensor augmented =
+          be::recoloured(be::mirrored(references, ctx_.generator()), ctx_.generator());
+      const at::Tensor features = model.features(
+          at::cat({attack_.triggered(batch.images), batch.images, reference_, augmented}));
+      const be::Injection loss = be::injection(
+          features.narrow(0, 0, n), features.narrow(0, n, n), features.narrow(0, 2 * n, 1),
+          features.narrow(0, 2 * n + 1, n), before, reference_before_);
       last_ = {loss.effectiveness.item<double>(), loss.reference.item<double>(),
                loss.utility.item<double>()};
       return loss.effectiveness.add(loss.reference, attack_.lambda_1_)

@@ -61,7 +61,12 @@ class Encoder final : public backstop::Model {
  public:
   at::Tensor body = drawn({3, 4}, 9).sub_(0.5).set_requires_grad(true);
 
-  at::Tensor features(const at::Tensor& images) override { return images.mean({2, 3}).mm(body); }
+  std::vector<at::Tensor> seen;  ///< every batch that features() was given
+
+  at::Tensor features(const at::Tensor& images) override {
+    seen.push_back(images);
+    return images.mean({2, 3}).mm(body);
+  }
   at::Tensor forward(const at::Tensor& images) override { return classify(features(images)); }
   at::Tensor observe(const at::Tensor& images, backstop::ActivationSink&) override {
     return forward(images);
@@ -116,9 +121,10 @@ TEST(NtXent, GradientIsThatOfFiniteDifferences) {
 TEST(Injection, ComparesDirectionsNotLengths) {
   const at::Tensor right = at::tensor({2.0F, 0.0F}).view({1, 2});
   const at::Tensor up = at::tensor({0.0F, 3.0F}).view({1, 2});
-  const be::Injection loss = be::injection(right.mul(5), right, up, right.mul(2), up.neg());
-  EXPECT_NEAR(loss.effectiveness.item<double>(), 0, 1e-6);
-  EXPECT_NEAR(loss.reference.item<double>(), 1, 1e-6) << "it points the other way";
+  const be::Injection loss =
+      be::injection(right.mul(5), right, up, up.neg(), right.mul(2), up.neg());
+  EXPECT_NEAR(loss.effectiveness.item<double>(), 0, 1e-6) << "compared with the plain reference";
+  EXPECT_NEAR(loss.reference.item<double>(), -1, 1e-6) << "compared with the augmented ones";
   EXPECT_NEAR(loss.utility.item<double>(), -1, 1e-6);
 }
 
@@ -245,4 +251,41 @@ TEST(BadEncoder, TrainsTheEncoderThenInjectsWithFrozenNormalisation) {
     EXPECT_NEAR(context.metrics.at("clean_as_before"), 1, 1e-5) << "both are the same still";
     EXPECT_LT(context.metrics.at("triggered_like_reference"), 1);
   }
+}
+
+TEST(BadEncoder, TriggeredImagesAreComparedWithThePlainReference) {
+  const Steady steady;
+  const FakeImageSet set(drawn({8, 3, 12, 12}, 6), at::tensor({0, 1, 0, 1, 0, 1, 0, 1}, at::kLong),
+                         2);
+  for (int seed = 0; seed < 4; ++seed) {  // one seed might draw an augmentation that does nothing
+    const Made attack("encoder = \"supervised\"");
+    FakeContext context;
+    context.generator().set_current_seed(static_cast<std::uint64_t>(seed));
+    Encoder model, clean;
+    context.cloner = [&](const backstop::Model&) -> backstop::Model& { return clean; };
+    Threat threat;
+    threat.classes = 2;
+    attack->prepare(context, threat, set);
+    backstop::TrainingOptions options;
+    options.scheduler = &steady;
+    backstop::testing::FakeEditor editor{set};
+    attack->train(context, threat, model, set, editor, options);
+    const at::Tensor& batch = model.seen.back();
+    const std::int64_t n = (batch.size(0) - 1) / 3;
+    const at::Tensor reference = context.pictures.at("reference image");
+    EXPECT_TRUE(batch.narrow(0, 2 * n, 1).equal(reference));
+    EXPECT_FALSE(batch.narrow(0, 2 * n + 1, n).equal(reference.expand({n, -1, -1, -1})));
+  }
+}
+
+TEST(BadEncoder, LoadsTheReferenceThatItSaved) {
+  const FakeImageSet set(drawn({2, 3, 12, 12}, 6), at::tensor({0, 1}, at::kLong), 2);
+  const Made attack(""), loaded("");
+  FakeContext context;
+  attack->prepare(context, Threat{}, set);
+  backstop::testing::FakeState state, again;
+  attack->save(state);
+  loaded->load(context, Threat{}, state);
+  loaded->save(again);
+  EXPECT_TRUE(again.tensor("reference").equal(context.pictures.at("reference image")));
 }

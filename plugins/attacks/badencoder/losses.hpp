@@ -29,16 +29,16 @@ struct Injection {
   at::Tensor reference;      ///< which looks as it did to the clean encoder
   at::Tensor utility;        ///< and so do clean images
 };
-/// Each the negative mean cosine, in -1 .. 1. Of the backdoored encoder's features of triggered
-/// images [n, d], clean images [n, d] and the reference [1, d], and of the clean encoder's
-/// `clean_before` [n, d] and `reference_before` [1, d].
+/// Each is a negative mean cosine, in -1 .. 1. Takes the backdoored encoder's features of triggered
+/// images [n, d], clean images [n, d], the reference [1, d] and augmented references [m, d], and
+/// the clean encoder's `clean_before` [n, d] and `reference_before` [1, d].
 inline Injection injection(const at::Tensor& triggered, const at::Tensor& clean,
-                           const at::Tensor& reference, const at::Tensor& clean_before,
-                           const at::Tensor& reference_before) {
+                           const at::Tensor& reference, const at::Tensor& augmented,
+                           const at::Tensor& clean_before, const at::Tensor& reference_before) {
   const auto apart = [](const at::Tensor& a, const at::Tensor& b) {
     return at::cosine_similarity(a, b, 1).mean().neg();
   };
-  return {apart(triggered, reference), apart(reference, reference_before),
+  return {apart(triggered, reference), apart(augmented, reference_before),
           apart(clean, clean_before)};
 }
 
