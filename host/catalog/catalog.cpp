@@ -1,22 +1,18 @@
 #include "host/catalog/catalog.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdlib>
-#include <fstream>
 #include <memory>
-#include <numeric>
 #include <set>
 #include <system_error>
 #include <utility>
 
-#include <openssl/evp.h>
+#include "host/base/error.hpp"
+#include "host/base/text.hpp"
+#include "host/catalog/elf/elf_note.hpp"
 
-#include "host/catalog/elf_note.hpp"
-#include "host/error.hpp"
-
-namespace backstop::host {
+namespace backstop::catalog {
 namespace {
 
 namespace fs = std::filesystem;
@@ -43,18 +39,20 @@ fs::path built_in_folder() {
   std::error_code error;
   const fs::path program = fs::read_symlink("/proc/self/exe", error);
   if (error) {
-    throw HostError(ExitCode::environment, "cannot read /proc/self/exe: " + error.message(),
-                    "mount /proc");
+    throw base::HostError(base::ExitCode::environment,
+                          "cannot read /proc/self/exe: " + error.message(), "mount /proc");
   }
   return program.parent_path().parent_path() / "lib/backstop/plugins";
 }
 
 fs::path given_folder(const std::string& text) {
-  if (text.empty()) throw HostError(ExitCode::usage, "`--plugin-path` is empty, expected a folder");
+  if (text.empty())
+    throw base::HostError(base::ExitCode::usage, "`--plugin-path` is empty, expected a folder");
   std::error_code error;
   const fs::path folder = fs::absolute(text, error).lexically_normal();
   if (error || !fs::is_directory(folder, error)) {
-    throw HostError(ExitCode::environment, "`--plugin-path` is " + text + ", which is no folder");
+    throw base::HostError(base::ExitCode::environment,
+                          "`--plugin-path` is " + text + ", which is no folder");
   }
   return folder;
 }
@@ -82,7 +80,7 @@ PluginEntry read_entry(const fs::path& path, std::optional<Kind> folder_kind) {
     entry.facts = parse_build_facts(notes.build_facts, "build facts");
     entry.refusal = incompatibility(*entry.facts, own_build_facts());
     entry.manifest = parse_manifest(notes.manifest, "manifest");
-  } catch (const HostError& e) {
+  } catch (const base::HostError& e) {
     // A newer ABI may have a newer kind of manifest: then the ABI is what matters.
     if (!entry.refusal) entry.refusal = Refusal{e.what(), e.hint()};
   }
@@ -147,35 +145,6 @@ void refuse_namesakes(std::vector<PluginEntry>& entries) {
   }
   for (auto& [entry, refusal] : refusals) entry->refusal = std::move(refusal);
 }
-
-class Sha256 {
- public:
-  Sha256() {
-    if (!context_ || EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) != 1) fail();
-  }
-  void update(std::string_view bytes) {
-    if (EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()) != 1) fail();
-  }
-  std::string finish() {
-    std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-    unsigned size = 0;
-    if (EVP_DigestFinal_ex(context_.get(), digest.data(), &size) != 1) fail();
-    constexpr std::string_view kDigits = "0123456789abcdef";
-    std::string text;
-    for (unsigned i = 0; i < size; ++i) {
-      text += kDigits[digest[i] >> 4];
-      text += kDigits[digest[i] & 15];
-    }
-    return text;
-  }
-
- private:
-  [[noreturn]] static void fail() {
-    throw HostError(ExitCode::environment, "libcrypto cannot compute SHA-256");
-  }
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_{EVP_MD_CTX_new(),
-                                                                   &EVP_MD_CTX_free};
-};
 
 }  // namespace
 
@@ -244,10 +213,10 @@ std::vector<SearchPath> Catalog::search_path(const std::vector<std::string>& fro
     const std::size_t end = std::min(elements.find(':', begin), elements.size());
     const fs::path folder = elements.substr(begin, end - begin);
     if (!folder.is_absolute()) {
-      throw HostError(ExitCode::usage,
-                      "BACKSTOP_PLUGIN_PATH is `" + elements + "`: its element `" +
-                          folder.string() + "` is not an absolute path",
-                      "separate absolute paths with single colons");
+      throw base::HostError(base::ExitCode::usage,
+                            "BACKSTOP_PLUGIN_PATH is `" + elements + "`: its element `" +
+                                folder.string() + "` is not an absolute path",
+                            "separate absolute paths with single colons");
     }
     folders.push_back({folder.lexically_normal(), false, false});
     begin = end + 1;
@@ -310,16 +279,18 @@ const PluginEntry& Catalog::require(Kind kind, std::string_view name) const {
   for (const PluginEntry& entry : entries_) {
     const bool unread = entry.manifest.version.empty();
     if (entry.refusal && entry.manifest.name == name && (unread || entry.manifest.kind == kind)) {
-      throw HostError(
-          ExitCode::plugin,
+      throw base::HostError(
+          base::ExitCode::plugin,
           what + " cannot be used: " + entry.path.string() + ": " + entry.refusal->message,
           entry.refusal->hint);
     }
   }
-  if (const auto near = nearest(name, names(kind))) {
-    throw HostError(ExitCode::plugin, "there is no " + what, "did you mean `" + *near + "`?");
+  if (const auto near = base::nearest(name, names(kind))) {
+    throw base::HostError(base::ExitCode::plugin, "there is no " + what,
+                          "did you mean `" + *near + "`?");
   }
-  throw HostError(ExitCode::plugin, "there is no " + what, "`backstop list` shows what there is");
+  throw base::HostError(base::ExitCode::plugin, "there is no " + what,
+                        "`backstop list` shows what there is");
 }
 
 std::vector<std::string> Catalog::names(Kind kind) const {
@@ -333,56 +304,4 @@ std::vector<std::string> Catalog::names(Kind kind) const {
   return names;
 }
 
-std::optional<std::string> nearest(std::string_view word,
-                                   const std::vector<std::string>& candidates) {
-  std::optional<std::string> best;
-  std::size_t best_distance = std::max<std::size_t>(2, word.size() / 3) + 1;
-  std::vector<std::size_t> row;
-  for (const std::string& candidate : candidates) {
-    // One row of the table of edit distances between prefixes, updated letter by letter.
-    row.resize(candidate.size() + 1);
-    std::iota(row.begin(), row.end(), std::size_t{0});
-    for (std::size_t i = 0; i < word.size(); ++i) {
-      std::size_t diagonal = std::exchange(row[0], i + 1);
-      for (std::size_t j = 0; j < candidate.size(); ++j) {
-        const std::size_t replaced = diagonal + (word[i] == candidate[j] ? 0 : 1);
-        diagonal = row[j + 1];
-        row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
-      }
-    }
-    // Nothing in common is no resemblance, however short the words are.
-    if (row.back() < best_distance && row.back() < std::max(word.size(), candidate.size())) {
-      best_distance = row.back();
-      best = candidate;
-    }
-  }
-  return best;
-}
-
-std::string sha256_of_file(const fs::path& path) {
-  const auto fail = [&](const std::string& why) {
-    throw HostError(ExitCode::environment, "cannot read " + path.string() + ": " + why);
-  };
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  // Opening a FIFO would wait for its writer.
-  if (fs::exists(status) && !fs::is_regular_file(status)) fail("it is no regular file");
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail(std::generic_category().message(errno));
-  Sha256 hash;
-  std::vector<char> buffer(64 * 1024);
-  while (file) {
-    file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
-    hash.update({buffer.data(), static_cast<std::size_t>(file.gcount())});
-  }
-  if (file.bad()) fail("reading failed");
-  return hash.finish();
-}
-
-std::string sha256_of_text(std::string_view text) {
-  Sha256 hash;
-  hash.update(text);
-  return hash.finish();
-}
-
-}  // namespace backstop::host
+}  // namespace backstop::catalog

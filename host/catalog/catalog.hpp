@@ -11,7 +11,7 @@
 
 #include "host/catalog/manifest.hpp"
 
-namespace backstop::host {
+namespace backstop::catalog {
 
 /// Why a file is not usable; the sentence that the user sees.
 struct Refusal {
@@ -79,13 +79,4 @@ class Catalog {
   std::vector<PluginEntry> entries_;
 };
 
-/// The element of `candidates` that `word` was probably meant to be (edit distance at most 2, or a
-/// third of its length), if any.
-std::optional<std::string> nearest(std::string_view word,
-                                   const std::vector<std::string>& candidates);
-
-/// Lower-case hexadecimal SHA-256 of a file. Throws HostError(environment).
-std::string sha256_of_file(const std::filesystem::path& path);
-std::string sha256_of_text(std::string_view text);
-
-}  // namespace backstop::host
+}  // namespace backstop::catalog

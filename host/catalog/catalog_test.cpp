@@ -7,10 +7,12 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include "host/catalog/test_folder.hpp"
-#include "host/error.hpp"
+#include "host/base/error.hpp"
+#include "host/base/hash.hpp"
+#include "host/base/text.hpp"
+#include "tests/support/test_folder.hpp"
 
-namespace backstop::host {
+namespace backstop::catalog {
 namespace {
 
 namespace fs = std::filesystem;
@@ -65,13 +67,13 @@ std::vector<fs::path> folders_of(const std::vector<SearchPath>& path) {
   return folders;
 }
 
-ExitCode failure_of_search_path(const std::vector<std::string>& from_command_line) {
+base::ExitCode failure_of_search_path(const std::vector<std::string>& from_command_line) {
   try {
     Catalog::search_path(from_command_line);
-  } catch (const HostError& e) {
+  } catch (const base::HostError& e) {
     return e.code();
   }
-  return ExitCode::done;
+  return base::ExitCode::done;
 }
 
 class CatalogTest : public testing::Test {
@@ -213,12 +215,12 @@ TEST_F(CatalogTest, RequireSuggestsTheNearestName) {
   try {
     static_cast<void>(catalog.require(Kind::scheduler, "constnat"));
     FAIL() << "found";
-  } catch (const HostError& e) {
-    EXPECT_EQ(e.code(), ExitCode::plugin);
+  } catch (const base::HostError& e) {
+    EXPECT_EQ(e.code(), base::ExitCode::plugin);
     EXPECT_STREQ(e.what(), "there is no scheduler `constnat`");
     EXPECT_EQ(e.hint(), "did you mean `constant`?");
   }
-  EXPECT_THROW(static_cast<void>(catalog.require(Kind::attack, "constant")), HostError);
+  EXPECT_THROW(static_cast<void>(catalog.require(Kind::attack, "constant")), base::HostError);
 }
 
 TEST_F(CatalogTest, RequireTellsWhyAPluginIsRefused) {
@@ -229,7 +231,7 @@ TEST_F(CatalogTest, RequireTellsWhyAPluginIsRefused) {
   const auto message = [&](Kind kind, const char* name) -> std::string {
     try {
       static_cast<void>(catalog.require(kind, name));
-    } catch (const HostError& e) {
+    } catch (const base::HostError& e) {
       return e.what();
     }
     return {};
@@ -279,14 +281,15 @@ TEST_F(CatalogTest, EmptyVariableLeavesTheBuiltInFolder) {
 TEST_F(CatalogTest, CurrentFolderIsNeverSearched) {
   for (const char* bad : {"relative", ".", "/a::/b", "/a:", ":/a", ":"}) {
     const Variable path("BACKSTOP_PLUGIN_PATH", bad);
-    EXPECT_EQ(failure_of_search_path({}), ExitCode::usage) << bad;
+    EXPECT_EQ(failure_of_search_path({}), base::ExitCode::usage) << bad;
   }
 }
 
 TEST_F(CatalogTest, GivenFolderMustExistAndIsMadeAbsolute) {
-  EXPECT_EQ(failure_of_search_path({""}), ExitCode::usage);
-  EXPECT_EQ(failure_of_search_path({(folder_.path() / "none").string()}), ExitCode::environment);
-  EXPECT_EQ(failure_of_search_path({kGoodPlugin.string()}), ExitCode::environment);
+  EXPECT_EQ(failure_of_search_path({""}), base::ExitCode::usage);
+  EXPECT_EQ(failure_of_search_path({(folder_.path() / "none").string()}),
+            base::ExitCode::environment);
+  EXPECT_EQ(failure_of_search_path({kGoodPlugin.string()}), base::ExitCode::environment);
   const auto found = Catalog::search_path({"."});
   EXPECT_EQ(fs::canonical(found.front().folder), fs::canonical(fs::current_path()));
   EXPECT_TRUE(found.front().folder.is_absolute());
@@ -351,26 +354,26 @@ TEST(Incompatibility, EveryOtherFactMustBeEqual) {
 }
 
 TEST(Nearest, TakesTheSmallestDistance) {
-  EXPECT_EQ(nearest("badnet", {"blended", "badnets", "wanet"}), "badnets");
-  EXPECT_EQ(nearest("widht", {"width", "height"}), "width");
-  EXPECT_EQ(nearest("super-fine-tunning-x", {"super-fine-tuning", "fine-tuning"}),
+  EXPECT_EQ(base::nearest("badnet", {"blended", "badnets", "wanet"}), "badnets");
+  EXPECT_EQ(base::nearest("widht", {"width", "height"}), "width");
+  EXPECT_EQ(base::nearest("super-fine-tunning-x", {"super-fine-tuning", "fine-tuning"}),
             "super-fine-tuning");
 }
 
 TEST(Nearest, IsSilentWhereNothingResembles) {
-  EXPECT_EQ(nearest("epochs", {"rate", "milestones"}), std::nullopt);
-  EXPECT_EQ(nearest("xy", {"ab"}), std::nullopt);
-  EXPECT_EQ(nearest("", {"a", "b"}), std::nullopt);
-  EXPECT_EQ(nearest("anything", {}), std::nullopt);
+  EXPECT_EQ(base::nearest("epochs", {"rate", "milestones"}), std::nullopt);
+  EXPECT_EQ(base::nearest("xy", {"ab"}), std::nullopt);
+  EXPECT_EQ(base::nearest("", {"a", "b"}), std::nullopt);
+  EXPECT_EQ(base::nearest("anything", {}), std::nullopt);
 }
 
 TEST(Sha256, IsTheStandardsDigest) {
   const std::string abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-  EXPECT_EQ(sha256_of_text("abc"), abc);
+  EXPECT_EQ(base::sha256_of_text("abc"), abc);
   const TestFolder folder;
-  EXPECT_EQ(sha256_of_file(folder.write("abc", "abc")), abc);
+  EXPECT_EQ(base::sha256_of_file(folder.write("abc", "abc")), abc);
   const std::string large(200'000, 'x');  // more than one buffer
-  EXPECT_EQ(sha256_of_file(folder.write("large", large)), sha256_of_text(large));
+  EXPECT_EQ(base::sha256_of_file(folder.write("large", large)), base::sha256_of_text(large));
 }
 
 TEST(Sha256, RefusesWhatCannotBeRead) {
@@ -379,14 +382,14 @@ TEST(Sha256, RefusesWhatCannotBeRead) {
   ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
   for (const fs::path& path : {folder.path() / "none", folder.path(), fifo}) {
     try {
-      sha256_of_file(path);
+      base::sha256_of_file(path);
       FAIL() << path;
-    } catch (const HostError& e) {
-      EXPECT_EQ(e.code(), ExitCode::environment);
+    } catch (const base::HostError& e) {
+      EXPECT_EQ(e.code(), base::ExitCode::environment);
       EXPECT_THAT(e.what(), HasSubstr(path.string()));
     }
   }
 }
 
 }  // namespace
-}  // namespace backstop::host
+}  // namespace backstop::catalog

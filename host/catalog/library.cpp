@@ -13,9 +13,9 @@
 
 #include <boost/dll/shared_library.hpp>
 
-#include "host/error.hpp"
+#include "host/base/error.hpp"
 
-namespace backstop::host {
+namespace backstop::catalog {
 namespace {
 
 using boost::dll::shared_library;
@@ -29,7 +29,8 @@ struct Loaded {
 
 [[noreturn]] void refuse(const PluginEntry& entry, const std::string& why,
                          const std::string& hint = kRebuild) {
-  throw HostError(ExitCode::plugin, "cannot load " + entry.path.string() + ": " + why, hint);
+  throw base::HostError(base::ExitCode::plugin, "cannot load " + entry.path.string() + ": " + why,
+                        hint);
 }
 
 /// The dynamic linker's own words, out of what Boost.DLL wraps around them.
@@ -67,7 +68,7 @@ std::uint32_t descriptor_kind(Kind kind) {
     case Kind::dataset:
       return BACKSTOP_KIND_DATASET;
   }
-  throw HostError(ExitCode::bug, "no such kind of plugin");
+  throw base::HostError(base::ExitCode::bug, "no such kind of plugin");
 }
 
 void check(const PluginEntry& entry, const backstop_plugin_descriptor* descriptor) {
@@ -105,8 +106,9 @@ const backstop_plugin_descriptor& load_library(const PluginEntry& entry) {
 
   if (entry.refusal) refuse(entry, entry.refusal->message, entry.refusal->hint);
   if (!entry.path.is_absolute()) {
-    throw HostError(ExitCode::bug, "the path of plugin `" + entry.manifest.name + "` is " +
-                                       entry.path.string() + ", which is not absolute");
+    throw base::HostError(base::ExitCode::bug, "the path of plugin `" + entry.manifest.name +
+                                                   "` is " + entry.path.string() +
+                                                   ", which is not absolute");
   }
   const std::lock_guard lock(mutex);
   Loaded& loaded = registry[entry.path];
@@ -124,4 +126,4 @@ const backstop_plugin_descriptor& load_library(const PluginEntry& entry) {
   return *loaded.descriptor;
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::catalog

@@ -4,7 +4,7 @@
 #include "backstop/abi.h"
 #include "host/catalog/catalog.hpp"
 
-namespace backstop::host {
+namespace backstop::catalog {
 
 /// What every plugin exports, and nothing else.
 inline constexpr const char* kPluginEntry = "backstop_plugin_v1";
@@ -14,4 +14,4 @@ inline constexpr const char* kPluginEntry = "backstop_plugin_v1";
 /// same file again returns the same descriptor.
 const backstop_plugin_descriptor& load_library(const PluginEntry& entry);
 
-}  // namespace backstop::host
+}  // namespace backstop::catalog

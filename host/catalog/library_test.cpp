@@ -9,10 +9,10 @@
 
 #include "backstop/error.hpp"
 #include "backstop/params.hpp"
-#include "host/catalog/test_folder.hpp"
-#include "host/error.hpp"
+#include "host/base/error.hpp"
+#include "tests/support/test_folder.hpp"
 
-namespace backstop::host {
+namespace backstop::catalog {
 namespace {
 
 using testing::EndsWith;
@@ -46,8 +46,8 @@ class Library : public testing::Test {
   std::string failure(const std::string& name) const {
     try {
       load_library(entry(name));
-    } catch (const HostError& e) {
-      EXPECT_EQ(e.code(), ExitCode::plugin);
+    } catch (const base::HostError& e) {
+      EXPECT_EQ(e.code(), base::ExitCode::plugin);
       EXPECT_NE(e.hint(), "");
       const std::string opening = "cannot load " + entry(name).path.string() + ": ";
       EXPECT_THAT(e.what(), StartsWith(opening));
@@ -123,14 +123,14 @@ TEST_F(Library, RefusesBadDescriptors) {
 TEST_F(Library, RefusesWhatTheCatalogRefused) {
   for (const PluginEntry& entry : catalog_.entries()) {
     if (!entry.refusal) continue;
-    EXPECT_THROW(load_library(entry), HostError) << entry.path;
+    EXPECT_THROW(load_library(entry), base::HostError) << entry.path;
   }
 }
 
 TEST_F(Library, NeedsAnAbsolutePath) {
   PluginEntry relative = entry("throws-42");
   relative.path = relative.path.filename();
-  EXPECT_THROW(load_library(relative), HostError);
+  EXPECT_THROW(load_library(relative), base::HostError);
 }
 
 TEST_F(Library, ScanningRunsNoPluginCodeAndLoadingDoes) {
@@ -142,4 +142,4 @@ TEST_F(Library, ScanningRunsNoPluginCodeAndLoadingDoes) {
 }
 
 }  // namespace
-}  // namespace backstop::host
+}  // namespace backstop::catalog

@@ -8,10 +8,11 @@
 #include <utility>
 
 #include "backstop/build_facts.hpp"
+#include "host/base/error.hpp"
+#include "host/base/text.hpp"
 #include "host/catalog/catalog.hpp"
-#include "host/error.hpp"
 
-namespace backstop::host {
+namespace backstop::catalog {
 namespace {
 
 using Names = std::vector<std::string>;
@@ -91,7 +92,7 @@ std::string list_of(const Names& names) {
 }
 
 std::string did_you_mean(std::string_view word, const Names& candidates) {
-  const auto near = nearest(word, candidates);
+  const auto near = base::nearest(word, candidates);
   return near ? ", did you mean `" + *near + "`?" : "";
 }
 
@@ -149,7 +150,7 @@ class Problems {
       if (line != 0) message += ":" + std::to_string(line);
       message += ": " + text;
     }
-    throw HostError(ExitCode::plugin, message, hint);
+    throw base::HostError(base::ExitCode::plugin, message, hint);
   }
 
  private:
@@ -669,4 +670,4 @@ const BuildFacts& own_build_facts() {
   return facts;
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::catalog

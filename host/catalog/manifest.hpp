@@ -10,7 +10,7 @@
 
 #include <toml++/toml.h>
 
-namespace backstop::host {
+namespace backstop::catalog {
 
 enum class Kind { attack, defense, scheduler, dataset };
 inline constexpr Kind kKinds[] = {Kind::attack, Kind::defense, Kind::scheduler, Kind::dataset};
@@ -83,4 +83,4 @@ std::optional<std::pair<unsigned, unsigned>> major_minor(std::string_view versio
 /// Those of this program.
 const BuildFacts& own_build_facts();
 
-}  // namespace backstop::host
+}  // namespace backstop::catalog

@@ -5,10 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "host/base/error.hpp"
 #include "host/catalog/catalog.hpp"
-#include "host/error.hpp"
 
-namespace backstop::host {
+namespace backstop::catalog {
 namespace {
 
 using testing::ElementsAre;
@@ -28,8 +28,8 @@ const std::string kDatasetHead =
 std::string problems(const std::string& text) {
   try {
     parse_manifest(text, "m");
-  } catch (const HostError& e) {
-    EXPECT_EQ(e.code(), ExitCode::plugin);
+  } catch (const base::HostError& e) {
+    EXPECT_EQ(e.code(), base::ExitCode::plugin);
     return e.what();
   }
   return {};
@@ -405,7 +405,7 @@ TEST(BuildFacts, UnknownOnesAreIgnoredAndMissingOnesAreNot) {
   const auto failure = [](const std::string& text) -> std::string {
     try {
       parse_build_facts(text, "f");
-    } catch (const HostError& e) {
+    } catch (const base::HostError& e) {
       return e.what();
     }
     return {};
@@ -429,4 +429,4 @@ TEST(Kind, NamesAndBack) {
 }
 
 }  // namespace
-}  // namespace backstop::host
+}  // namespace backstop::catalog

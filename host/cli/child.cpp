@@ -13,15 +13,15 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-#include "host/error.hpp"
+#include "host/base/error.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 namespace {
 
 [[noreturn]] void cannot_start(int error) {
-  throw HostError(ExitCode::environment,
-                  "cannot start a process: " + std::generic_category().message(error),
-                  "free memory, or raise the limit on processes");
+  throw base::HostError(base::ExitCode::environment,
+                        "cannot start a process: " + std::generic_category().message(error),
+                        "free memory, or raise the limit on processes");
 }
 
 /// A file in memory that a child writes to: unlike a pipe it needs no reader.
@@ -103,4 +103,4 @@ std::string signal_name(int signal) {
   return name != nullptr ? "SIG" + std::string(name) : "signal " + std::to_string(signal);
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

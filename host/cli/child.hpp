@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-namespace backstop::host {
+namespace backstop::cli {
 
 struct ChildOutcome {
   int code = -1;           ///< exit status; -1: it did not exit by itself
@@ -25,4 +25,4 @@ std::string last_line(std::string_view text);
 /// "SIGSEGV" for 11.
 std::string signal_name(int signal);
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

@@ -11,9 +11,9 @@
 #include <boost/program_options/parsers.hpp>
 #include <boost/program_options/value_semantic.hpp>
 
-#include "host/report/text.hpp"
+#include "host/base/text.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 namespace {
 
 namespace po = boost::program_options;
@@ -41,7 +41,7 @@ std::string suggestion(const std::string& option, const po::options_description&
                        const Command& command) {
   std::vector<std::string> names;
   for (const auto& one : options.options()) names.push_back("--" + one->long_name());
-  const auto meant = nearest(option, names);
+  const auto meant = base::nearest(option, names);
   return meant ? "did you mean `" + *meant + "`?" : see_help(command);
 }
 
@@ -55,19 +55,19 @@ po::parsed_options parse(const std::vector<std::string>& words,
         .style(style::unix_style & ~style::allow_guessing)
         .run();
   } catch (const po::unknown_option& e) {
-    throw HostError(
-        ExitCode::usage,
+    throw base::HostError(
+        base::ExitCode::usage,
         "`" + std::string(command.name) + "` has no option `" + e.get_option_name() + "`",
         suggestion(e.get_option_name(), options, command));
   } catch (const po::invalid_command_line_syntax& e) {
     const bool missing = e.kind() == po::invalid_syntax::missing_parameter ||
                          e.kind() == po::invalid_syntax::empty_adjacent_parameter;
-    throw HostError(
-        ExitCode::usage,
+    throw base::HostError(
+        base::ExitCode::usage,
         "option `" + e.get_option_name() + (missing ? "` needs a value" : "` takes no value"),
         see_help(command));
   } catch (const po::error& e) {
-    throw HostError(ExitCode::usage, e.what(), see_help(command));
+    throw base::HostError(base::ExitCode::usage, e.what(), see_help(command));
   }
 }
 
@@ -76,8 +76,9 @@ po::variables_map store(const po::parsed_options& parsed, const Command& command
   try {
     po::store(parsed, values);
   } catch (const po::multiple_occurrences& e) {
-    throw HostError(ExitCode::usage, "option `" + e.get_option_name() + "` is given more than once",
-                    see_help(command));
+    throw base::HostError(base::ExitCode::usage,
+                          "option `" + e.get_option_name() + "` is given more than once",
+                          see_help(command));
   }
   return values;
 }
@@ -86,8 +87,8 @@ ColorMode color_mode(const std::optional<std::string>& when) {
   if (!when || *when == "auto") return ColorMode::automatic;
   if (*when == "always") return ColorMode::always;
   if (*when == "never") return ColorMode::never;
-  throw HostError(ExitCode::usage,
-                  "option `--color` is `" + *when + "`, it must be auto, always or never");
+  throw base::HostError(base::ExitCode::usage,
+                        "option `--color` is `" + *when + "`, it must be auto, always or never");
 }
 
 /// "KIND" and "NAME" of "KIND NAME".
@@ -113,14 +114,14 @@ std::string given(const std::vector<std::string>& arguments) {
 void check_arguments(const Command& command, const std::vector<std::string>& arguments) {
   const auto places = places_of(command);
   if (arguments.size() > places.size())
-    throw HostError(ExitCode::usage,
-                    "`" + std::string(command.name) + "` takes " + takes(places) +
-                        ", it was given " + given(arguments),
-                    see_help(command));
+    throw base::HostError(base::ExitCode::usage,
+                          "`" + std::string(command.name) + "` takes " + takes(places) +
+                              ", it was given " + given(arguments),
+                          see_help(command));
   if (arguments.size() < places.size() && !places[arguments.size()].starts_with('['))
-    throw HostError(ExitCode::usage,
-                    "`" + std::string(command.name) + "` needs a " + places[arguments.size()],
-                    see_help(command));
+    throw base::HostError(base::ExitCode::usage,
+                          "`" + std::string(command.name) + "` needs a " + places[arguments.size()],
+                          see_help(command));
 }
 
 }  // namespace
@@ -131,18 +132,18 @@ std::span<const Command* const> commands() {
   return kCommands;
 }
 
-ExitCode run_command(const Command& command, const std::vector<std::string>& words) {
+base::ExitCode run_command(const Command& command, const std::vector<std::string>& words) {
   const auto options = options_of(command);
   const auto parsed = parse(words, options, command);
   Invocation invocation;
   invocation.options = store(parsed, command);
   if (invocation.has("help")) {
     print(help_of(command));
-    return ExitCode::done;
+    return base::ExitCode::done;
   }
   if (invocation.has("version")) {
     print(version_text());
-    return ExitCode::done;
+    return base::ExitCode::done;
   }
   for (const auto& option : parsed.options)
     if (option.string_key.empty())
@@ -192,18 +193,18 @@ std::span<const Explanation> exit_statuses() {
 }
 
 std::string help_of(const Command& command) {
-  std::vector<std::vector<Cell>> rows;
+  std::vector<std::vector<base::Cell>> rows;
   for (const auto& [letter, name, value, description] : option_texts(command))
     rows.push_back(
         {{(letter.empty() ? "    " : letter + ", ") + name + (value.empty() ? "" : " " + value)},
          {description}});
   const std::string argument = command.argument;
   return "usage: backstop " + std::string(command.name) + (argument.empty() ? "" : " ") + argument +
-         " [OPTIONS]\n\n" + command.description + "\noptions:\n" + columns(rows, "ll", "  ");
+         " [OPTIONS]\n\n" + command.description + "\noptions:\n" + base::columns(rows, "ll", "  ");
 }
 
 std::string help_of_program() {
-  std::vector<std::vector<Cell>> rows, variables;
+  std::vector<std::vector<base::Cell>> rows, variables;
   for (const auto* command : commands())
     rows.push_back({{std::string(command->name) + " " + command->argument}, {command->summary}});
   rows.push_back({{"help [COMMAND]"}, {"show this text, or that of a command"}});
@@ -215,27 +216,27 @@ std::string help_of_program() {
          "Trains image classifiers with backdoors, removes the backdoors and measures what is "
          "left.\n"
          "\ncommands:\n" +
-         columns(rows, "ll", "  ") +
+         base::columns(rows, "ll", "  ") +
          "\n`backstop COMMAND --help` describes a command, `backstop --version` shows the "
          "version.\n"
          "\nenvironment:\n" +
-         columns(variables, "ll", "  ") + "\nexit status:\n" + statuses;
+         base::columns(variables, "ll", "  ") + "\nexit status:\n" + statuses;
 }
 
-Kind require_kind(std::string text) {
+catalog::Kind require_kind(std::string text) {
   if (text.ends_with('s')) text.pop_back();
-  if (const auto kind = kind_from(text)) return *kind;
+  if (const auto kind = catalog::kind_from(text)) return *kind;
   std::vector<std::string> names;
-  for (const Kind kind : kKinds) names.emplace_back(to_string(kind));
-  const auto meant = nearest(text, names);
-  throw HostError(ExitCode::usage, "there is no kind `" + text + "`",
-                  meant ? "did you mean `" + *meant + "`?"
-                        : "it must be attack, defense, scheduler or dataset");
+  for (const catalog::Kind kind : catalog::kKinds) names.emplace_back(to_string(kind));
+  const auto meant = base::nearest(text, names);
+  throw base::HostError(base::ExitCode::usage, "there is no kind `" + text + "`",
+                        meant ? "did you mean `" + *meant + "`?"
+                              : "it must be attack, defense, scheduler or dataset");
 }
 
 std::string version_text() {
-  const BuildFacts& own = own_build_facts();
+  const catalog::BuildFacts& own = catalog::own_build_facts();
   return "backstop " BACKSTOP_VERSION " (SDK ABI " + own.abi + ", LibTorch " + own.torch + ")\n";
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

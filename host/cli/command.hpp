@@ -10,11 +10,11 @@
 #include <boost/program_options/options_description.hpp>
 #include <boost/program_options/variables_map.hpp>
 
+#include "host/base/error.hpp"
 #include "host/catalog/catalog.hpp"
 #include "host/cli/console.hpp"
-#include "host/error.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 
 /// A command line after parsing.
 struct Invocation {
@@ -32,13 +32,13 @@ struct Invocation {
   [[nodiscard]] std::optional<std::string> one(const char* option) const {
     const auto values = all(option);
     if (values.size() > 1)
-      throw HostError(ExitCode::usage,
-                      "option `--" + std::string(option) + "` is given more than once");
+      throw base::HostError(base::ExitCode::usage,
+                            "option `--" + std::string(option) + "` is given more than once");
     return values.empty() ? std::nullopt : std::optional(values.front());
   }
   /// The plugins of --plugin-path and the other places.
-  [[nodiscard]] Catalog catalog() const {
-    return Catalog::scan(Catalog::search_path(all("plugin-path")));
+  [[nodiscard]] catalog::Catalog catalog() const {
+    return catalog::Catalog::scan(catalog::Catalog::search_path(all("plugin-path")));
   }
 };
 
@@ -48,7 +48,7 @@ struct Command {
   const char* argument;     ///< "RECIPE", "[KIND]": brackets where it may be left out; or empty
   const char* description;  ///< paragraphs below the usage line, each line ends with a newline
   void (*add_options)(boost::program_options::options_description&);
-  ExitCode (*run)(const Invocation&);
+  base::ExitCode (*run)(const Invocation&);
 };
 
 extern const Command kRun, kCheck, kList, kInspect, kNew, kPluginCheck, kData, kDoctor;
@@ -56,10 +56,10 @@ std::span<const Command* const> commands();
 
 /// `text` without the first word: what stands behind `backstop COMMAND`. Answers --help and
 /// --version itself. Throws HostError(usage) in the command's own words, with a suggestion.
-ExitCode run_command(const Command& command, const std::vector<std::string>& words);
+base::ExitCode run_command(const Command& command, const std::vector<std::string>& words);
 
 /// The kind that "defense" or "defenses" names. Throws HostError(usage) with the nearest.
-Kind require_kind(std::string text);
+catalog::Kind require_kind(std::string text);
 
 /// An option as texts show it.
 struct OptionText {
@@ -91,4 +91,4 @@ std::string manual_page();
 /// on. The line ":files", ":files .EXTENSION" or ":folders" leaves that to the shell.
 std::string completions(const std::vector<std::string>& words);
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

@@ -13,10 +13,10 @@
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/ansicolor_sink.h>
 
-#include "host/error.hpp"
-#include "host/report/text.hpp"
+#include "host/base/error.hpp"
+#include "host/base/text.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 namespace {
 
 std::string_view environment(const char* name) {
@@ -60,8 +60,8 @@ void set_up_logging(bool color, spdlog::level::level_enum level) {
 }
 
 void print_error(const std::string& message, const std::string& hint) {
-  spdlog::error("{}{}", printable_lines(message),
-                hint.empty() ? "" : "\nhint: " + printable_lines(hint));
+  spdlog::error("{}{}", base::printable_lines(message),
+                hint.empty() ? "" : "\nhint: " + base::printable_lines(hint));
 }
 
 void print_internal_error(const std::string& what) {
@@ -76,8 +76,8 @@ void print(std::string_view text) {
   const int reason = errno;
   std::clearerr(stdout);
   if (reason != EPIPE)
-    throw HostError(ExitCode::environment,
-                    std::string("cannot write to standard output: ") + std::strerror(reason));
+    throw base::HostError(base::ExitCode::environment,
+                          std::string("cannot write to standard output: ") + std::strerror(reason));
 }
 
 void print_json(const nlohmann::json& json, bool pretty) {
@@ -85,4 +85,4 @@ void print_json(const nlohmann::json& json, bool pretty) {
   print(json.dump(pretty ? 2 : -1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n');
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

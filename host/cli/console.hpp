@@ -7,7 +7,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <spdlog/spdlog.h>
 
-namespace backstop::host {
+namespace backstop::cli {
 
 enum class ColorMode { automatic, always, never };
 
@@ -31,4 +31,4 @@ void print(std::string_view text);
 /// The same for JSON: one line, or with `pretty` several.
 void print_json(const nlohmann::json& json, bool pretty);
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

@@ -4,7 +4,7 @@
 
 #include <boost/dll/runtime_symbol_info.hpp>
 
-namespace backstop::host {
+namespace backstop::cli {
 namespace {
 
 namespace dll = boost::dll;
@@ -20,21 +20,24 @@ dll::shared_library load() {
   const auto file = engine_file();
   std::error_code error;
   if (!std::filesystem::exists(file, error))
-    throw HostError(ExitCode::environment, "the engine `" + file.string() + "` is not there",
-                    "install backstop again, or build the target `backstop_engine`");
+    throw base::HostError(base::ExitCode::environment,
+                          "the engine `" + file.string() + "` is not there",
+                          "install backstop again, or build the target `backstop_engine`");
   ask_for_avx512();
   try {
     return dll::shared_library(file, dll::load_mode::rtld_now | dll::load_mode::rtld_global);
   } catch (const std::exception& e) {
-    throw HostError(ExitCode::environment, std::string("cannot load the engine: ") + e.what(),
-                    "install backstop and LibTorch again");
+    throw base::HostError(base::ExitCode::environment,
+                          std::string("cannot load the engine: ") + e.what(),
+                          "install backstop and LibTorch again");
   }
 }
 
 }  // namespace
 
 std::filesystem::path engine_file() {
-  return (dll::program_location().parent_path() / ".." / "lib" / "backstop" / kEngineLibrary)
+  return (dll::program_location().parent_path() / ".." / "lib" / "backstop" /
+          engine::kEngineLibrary)
       .lexically_normal();
 }
 
@@ -44,4 +47,4 @@ dll::shared_library& engine_library() {
   return library;
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

@@ -7,7 +7,7 @@
 
 #include "host/engine/engine.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 
 /// Where the engine of this program lies; it need not be there.
 std::filesystem::path engine_file();
@@ -21,4 +21,4 @@ Function& engine_function(const char* name) {
   return engine_library().get<Function>(name);
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

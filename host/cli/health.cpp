@@ -11,12 +11,12 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include "host/base/error.hpp"
+#include "host/base/text.hpp"
 #include "host/cli/engine_library.hpp"
 #include "host/cli/library_search.hpp"
-#include "host/error.hpp"
-#include "host/report/text.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 namespace {
 
 namespace fs = std::filesystem;
@@ -131,7 +131,7 @@ void explain_failure(EngineHealth& engine) {
     engine.error = "the engine needs " + list + ", which " + (names.size() == 1 ? "is" : "are") +
                    " not on this machine";
     engine.hint = "apt install libtorch1.13, or put the folder into LD_LIBRARY_PATH";
-  } catch (const HostError&) {
+  } catch (const base::HostError&) {
     // No library at all: the linker's own words say that.
   }
 }
@@ -141,16 +141,16 @@ EngineHealth examine_engine() {
   engine.file = engine_file();
   try {
     auto& library = engine_library();
-    if (!library.has(kEngineDescribe)) {
+    if (!library.has(engine::kEngineDescribe)) {
       engine.error = "the engine is of another version than this program: it has no " +
-                     std::string(kEngineDescribe);
+                     std::string(engine::kEngineDescribe);
       engine.hint = "install backstop again, or build the target `backstop_engine`";
       return engine;
     }
-    EngineDescription description;
-    library.get<void(EngineDescription&)>(kEngineDescribe)(description);
+    engine::EngineDescription description;
+    library.get<void(engine::EngineDescription&)>(engine::kEngineDescribe)(description);
     engine.description = std::move(description);
-  } catch (const HostError& e) {
+  } catch (const base::HostError& e) {
     engine.error = e.what();
     engine.hint = e.hint();
     std::error_code error;
@@ -163,10 +163,10 @@ EngineHealth examine_engine() {
 
 void examine_folders(Health& health, const std::vector<std::string>& plugin_path) {
   std::vector<PluginFolder> folders;
-  std::vector<SearchPath> paths;
+  std::vector<catalog::SearchPath> paths;
   try {
     folders = plugin_folders(plugin_path);
-  } catch (const HostError& e) {
+  } catch (const base::HostError& e) {
     health.folders_error = e.what();
     health.folders_hint = e.hint();
     return;
@@ -177,15 +177,15 @@ void examine_folders(Health& health, const std::vector<std::string>& plugin_path
     one.folder = folder;
     std::error_code error;
     one.exists = fs::is_directory(path, error);
-    one.writable_by_everyone = writable_by_everyone(path);
-    const auto same = std::find_if(paths.begin(), paths.end(), [&path](const SearchPath& earlier) {
-      return earlier.folder == path;
-    });
+    one.writable_by_everyone = catalog::writable_by_everyone(path);
+    const auto same = std::find_if(
+        paths.begin(), paths.end(),
+        [&path](const catalog::SearchPath& earlier) { return earlier.folder == path; });
     if (same != paths.end()) one.same_as = static_cast<std::size_t>(same - paths.begin());
     paths.push_back(folder.path);
     health.folders.push_back(std::move(one));
   }
-  health.catalog = Catalog::scan(paths);
+  health.catalog = catalog::Catalog::scan(paths);
   for (const auto& entry : health.catalog.entries()) {
     const auto at = folder_of(entry.path, folders);
     if (!at) continue;
@@ -200,9 +200,10 @@ void examine_folders(Health& health, const std::vector<std::string>& plugin_path
 }
 
 void examine_datasets(Health& health) {
-  for (const auto& name : health.catalog.names(Kind::dataset)) {
-    for (const auto& parameter : health.catalog.find(Kind::dataset, name)->manifest.parameters) {
-      if (parameter.type != ParameterType::path || !parameter.must_exist ||
+  for (const auto& name : health.catalog.names(catalog::Kind::dataset)) {
+    for (const auto& parameter :
+         health.catalog.find(catalog::Kind::dataset, name)->manifest.parameters) {
+      if (parameter.type != catalog::ParameterType::path || !parameter.must_exist ||
           parameter.default_value.empty())
         continue;
       const auto* text = parameter.default_value[0].as_string();
@@ -233,10 +234,10 @@ class Problems {
   std::vector<Problem> found_;
 };
 
-void judge_libtorch(const EngineDescription& engine, Problems& problems) {
+void judge_libtorch(const engine::EngineDescription& engine, Problems& problems) {
   if (!engine.error.empty())
     problems.broken("LibTorch fails: " + engine.error, "install LibTorch again");
-  if (engine.error.empty() && major_minor(engine.running) != major_minor(engine.built_for))
+  if (engine.error.empty() && catalog::major_minor(engine.running) != catalog::major_minor(engine.built_for))
     problems.broken("the engine was built for LibTorch " + engine.built_for + ", LibTorch " +
                         engine.running + " is loaded from " + engine.file.string(),
                     "build backstop against the LibTorch that it is to run with");
@@ -246,7 +247,8 @@ void judge_libtorch(const EngineDescription& engine, Problems& problems) {
                      "apt install libopenblas0-openmp");
 }
 
-void judge_gpus(const MachineHealth& machine, const EngineDescription& engine, Problems& problems) {
+void judge_gpus(const MachineHealth& machine, const engine::EngineDescription& engine,
+                Problems& problems) {
   if (machine.gpus.empty() || engine.cuda_devices > 0) return;
   problems.warning("there is a GPU, " + machine.gpus.front() + ", and LibTorch " +
                        (engine.cuda ? "cannot use it" : "was built without CUDA"),
@@ -257,12 +259,12 @@ void judge_gpus(const MachineHealth& machine, const EngineDescription& engine, P
 void judge_machine(const MachineHealth& machine, Problems& problems) {
   // A whole core more than allowed is what makes threads wait for each other.
   if (machine.core_quota && *machine.core_quota + 1 <= machine.cores)
-    problems.warning("this control group may use " + shortest(*machine.core_quota) + " of " +
-                         count_of(static_cast<std::size_t>(machine.cores), "core"),
+    problems.warning("this control group may use " + base::shortest(*machine.core_quota) + " of " +
+                         base::count_of(static_cast<std::size_t>(machine.cores), "core"),
                      "set compute.threads to " +
                          std::to_string(std::max(1, static_cast<int>(*machine.core_quota))));
   const auto gib = [](std::uint64_t bytes) {
-    return fixed(static_cast<double>(bytes) / static_cast<double>(kGiB), 1) + " GiB";
+    return base::fixed(static_cast<double>(bytes) / static_cast<double>(kGiB), 1) + " GiB";
   };
   if (machine.memory_available < kLeastMemory)
     problems.warning(gib(machine.memory_available) + " of memory are free, the quickstart needs " +
@@ -358,4 +360,4 @@ std::vector<Problem> problems_of(const Health& health) {
   return problems.worst_first();
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

@@ -13,12 +13,12 @@
 #include "host/cli/plugin_folders.hpp"
 #include "host/engine/engine.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 
 struct EngineHealth {
   std::filesystem::path file;
-  std::optional<EngineDescription> description;  ///< set: it loads
-  std::string error, hint;                       ///< why it does not
+  std::optional<engine::EngineDescription> description;  ///< set: it loads
+  std::string error, hint;                               ///< why it does not
 };
 
 struct MachineHealth {
@@ -38,7 +38,7 @@ struct FolderHealth {
   bool writable_by_everyone = false;
   std::optional<std::size_t> same_as;  ///< an earlier one of the list; then nothing follows
   std::size_t usable = 0;
-  std::vector<PluginEntry> refused, shadowed;
+  std::vector<catalog::PluginEntry> refused, shadowed;
 };
 
 /// Where a dataset plugin looks for its files unless a recipe says otherwise.
@@ -57,7 +57,7 @@ struct Health {
   std::filesystem::path program;
   EngineHealth engine;
   MachineHealth machine;
-  Catalog catalog;
+  catalog::Catalog catalog;
   std::string folders_error, folders_hint;  ///< why there are no folders to look at
   std::vector<FolderHealth> folders;        ///< in the order in which they are searched
   std::vector<DatasetHealth> datasets;
@@ -71,4 +71,4 @@ Health examine(const std::vector<std::string>& plugin_path);
 /// What is wrong, the worst first.
 std::vector<Problem> problems_of(const Health& health);
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

@@ -9,11 +9,11 @@
 
 #include <elf.h>
 
-#include "host/catalog/elf_file.hpp"
-#include "host/catalog/elf_symbols.hpp"
-#include "host/error.hpp"
+#include "host/base/error.hpp"
+#include "host/catalog/elf/elf_file.hpp"
+#include "host/catalog/elf/elf_symbols.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 namespace {
 
 namespace fs = std::filesystem;
@@ -50,7 +50,7 @@ std::vector<fs::path> folders_in(std::string_view list, const fs::path& origin) 
 }
 
 template <typename Entry>
-std::vector<Entry> entries_of(const ElfFile& file, const Elf64_Shdr& section) {
+std::vector<Entry> entries_of(const catalog::ElfFile& file, const Elf64_Shdr& section) {
   std::vector<Entry> entries(std::min(section.sh_size, kLongestTable) / sizeof(Entry));
   file.read(entries.data(), entries.size() * sizeof(Entry), section.sh_offset);
   return entries;
@@ -58,7 +58,7 @@ std::vector<Entry> entries_of(const ElfFile& file, const Elf64_Shdr& section) {
 
 /// DT_RUNPATH and its predecessor DT_RPATH.
 std::vector<fs::path> run_path(const fs::path& path) {
-  const ElfFile file(path);
+  const catalog::ElfFile file(path);
   for (const Elf64_Shdr& section : file.sections()) {
     if (section.sh_type != SHT_DYNAMIC || section.sh_link >= file.sections().size()) continue;
     const auto strings = entries_of<char>(file, file.sections()[section.sh_link]);
@@ -77,9 +77,9 @@ std::vector<fs::path> run_path(const fs::path& path) {
 /// The linker passes over files of other machines, and so does this.
 bool is_library(const fs::path& path) {
   try {
-    const ElfFile file(path);
+    const catalog::ElfFile file(path);
     return true;
-  } catch (const HostError&) {
+  } catch (const base::HostError&) {
     return false;
   }
 }
@@ -108,13 +108,13 @@ std::vector<NeededLibrary> find_needed_libraries(const fs::path& file,
   add(run_path(file));
   try {
     add(run_path(loaded_before));
-  } catch (const HostError&) {
+  } catch (const base::HostError&) {
     // An engine that is not there is for others to complain about.
   }
   std::ifstream stream("/etc/ld.so.cache", std::ios::binary);
   const std::string cache{std::istreambuf_iterator<char>(stream), {}};
   std::vector<NeededLibrary> libraries;
-  for (auto& name : needed_libraries(file)) {
+  for (auto& name : catalog::needed_libraries(file)) {
     auto found = find(name, folders, cache);
     libraries.push_back({std::move(name), std::move(found)});
   }
@@ -153,4 +153,4 @@ std::vector<fs::path> cached_paths(std::string_view cache, std::string_view libr
   return paths;
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

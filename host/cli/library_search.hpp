@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-namespace backstop::host {
+namespace backstop::cli {
 
 struct NeededLibrary {
   std::string name;             ///< "libgomp.so.1"
@@ -26,4 +26,4 @@ std::vector<std::string> missing(const std::vector<NeededLibrary>& libraries);
 /// content is not what glibc 2.32 and later write.
 std::vector<std::filesystem::path> cached_paths(std::string_view cache, std::string_view library);
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

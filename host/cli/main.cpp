@@ -8,9 +8,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "host/base/text.hpp"
 #include "host/cli/command.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 namespace {
 
 const Command* find_command(const std::string& name) {
@@ -30,45 +31,46 @@ const Command& require_command(const std::string& name) {
   if (const auto* command = find_command(name)) return *command;
   std::vector<std::string> names{"help"};
   for (const auto* command : commands()) names.emplace_back(command->name);
-  auto meant = nearest(name, names);
+  auto meant = base::nearest(name, names);
   if (const auto* command = command_of_two_words(name)) meant = command->name;
   const std::string what = name.starts_with('-') ? "option" : "command";
-  throw HostError(
-      ExitCode::usage, "there is no " + what + " `" + name + "`",
+  throw base::HostError(
+      base::ExitCode::usage, "there is no " + what + " `" + name + "`",
       meant ? "did you mean `" + *meant + "`?" : "`backstop --help` lists the commands");
 }
 
-ExitCode help(const std::vector<std::string>& words) {
+base::ExitCode help(const std::vector<std::string>& words) {
   if (words.size() == 2)  // `plugin check` is one command
     if (const auto* command = find_command(words[0] + " " + words[1])) {
       print(help_of(*command));
-      return ExitCode::done;
+      return base::ExitCode::done;
     }
   if (words.size() > 1)
-    throw HostError(ExitCode::usage,
-                    "`help` takes one COMMAND, it was given " + std::to_string(words.size()));
+    throw base::HostError(base::ExitCode::usage,
+                          "`help` takes one COMMAND, it was given " + std::to_string(words.size()));
   if (words == std::vector<std::string>{"--man"}) {
     print(manual_page());
-    return ExitCode::done;
+    return base::ExitCode::done;
   }
   const bool of_program = words.empty() || words[0] == "help" || words[0] == "--help";
   print(of_program ? help_of_program() : help_of(require_command(words[0])));
-  return ExitCode::done;
+  return base::ExitCode::done;
 }
 
-ExitCode dispatch(std::vector<std::string> words) {
+base::ExitCode dispatch(std::vector<std::string> words) {
   if (words.empty())
-    throw HostError(ExitCode::usage, "there is no command", "`backstop --help` lists the commands");
+    throw base::HostError(base::ExitCode::usage, "there is no command",
+                          "`backstop --help` lists the commands");
   const std::string first = words.front();
   words.erase(words.begin());
   if (first == "--help" || first == "-h" || first == "help") return help(words);
   if (first == "--version") {
     print(version_text());
-    return ExitCode::done;
+    return base::ExitCode::done;
   }
   if (first == "--complete") {
     print(completions(words));
-    return ExitCode::done;
+    return base::ExitCode::done;
   }
   if (!words.empty()) {
     if (const auto* command = find_command(first + " " + words.front())) {
@@ -85,26 +87,26 @@ void fill_standard_descriptors() {
     if (fcntl(descriptor, F_GETFD) == -1 && errno == EBADF) (void)open("/dev/null", O_RDWR);
 }
 
-ExitCode guarded(const std::vector<std::string>& words) {
+base::ExitCode guarded(const std::vector<std::string>& words) {
   try {
     return dispatch(words);
-  } catch (const HostError& e) {
+  } catch (const base::HostError& e) {
     print_error(e.what(), e.hint());
     return e.code();
   } catch (const std::bad_alloc&) {
     print_error("out of memory", "");
-    return ExitCode::environment;
+    return base::ExitCode::environment;
   } catch (const std::exception& e) {
     print_internal_error(e.what());
-    return ExitCode::bug;
+    return base::ExitCode::bug;
   }
 }
 
 }  // namespace
-}  // namespace backstop::host
+}  // namespace backstop::cli
 
 int main(int argc, char** argv) {
-  using namespace backstop::host;
+  using namespace backstop::cli;
   fill_standard_descriptors();
   // A reader that went away is an error of the write, not the end of a training.
   std::signal(SIGPIPE, SIG_IGN);

@@ -10,11 +10,12 @@
 
 #include <sys/ioctl.h>
 
+#include "host/base/text.hpp"
 #include "host/cli/console.hpp"
+#include "host/report/fields.hpp"
 #include "host/report/table.hpp"
-#include "host/report/text.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 namespace {
 
 std::string stage_name(const nlohmann::json& event) {
@@ -31,8 +32,8 @@ std::string epoch_line(const nlohmann::json& event) {
                                                          {"clean_accuracy", "clean accuracy"},
                                                          {"attack_success_rate", "attack success"}};
   for (const auto& [key, name] : numbers)
-    if (const auto value = number_in(event, key))
-      line += "  " + std::string(name) + " " + fixed(*value, 3);
+    if (const auto value = report::number_in(event, key))
+      line += "  " + std::string(name) + " " + base::fixed(*value, 3);
   return line;
 }
 
@@ -65,7 +66,7 @@ void ConsoleObserver::event(const nlohmann::json& event) {
   try {
     if (options_.json) print_json(event, false);
     tell(event);
-  } catch (const HostError& e) {
+  } catch (const base::HostError& e) {
     if (!output_error_) output_error_ = e;
   }
 }
@@ -73,11 +74,11 @@ void ConsoleObserver::event(const nlohmann::json& event) {
 void ConsoleObserver::tell(const nlohmann::json& event) {
   const auto type = event.value("event", "");
   const auto say = [&](const std::string& text) {
-    spdlog::info("{}", printable(stage_name(event) + ": " + text));
+    spdlog::info("{}", base::printable(stage_name(event) + ": " + text));
   };
   if (type == "run_started") {
     ++started_;
-    spdlog::debug("{}", printable("run " + event.value("run", "")));
+    spdlog::debug("{}", base::printable("run " + event.value("run", "")));
   } else if (type == "stage_started") {
     stage_ = stage_name(event);
     what_.clear();
@@ -86,10 +87,10 @@ void ConsoleObserver::tell(const nlohmann::json& event) {
     say(epoch_line(event));
   } else if (type == "stage_finished") {
     if (!event.value("reused", false))
-      say("done in " + duration(number_in(event, "wall_seconds").value_or(0)));
+      say("done in " + base::duration(report::number_in(event, "wall_seconds").value_or(0)));
   } else if (type == "log") {
-    spdlog::log(level_of(event.value("level", "info")), "{}: {}", printable(stage_name(event)),
-                printable(event.value("message", "")));
+    spdlog::log(level_of(event.value("level", "info")), "{}: {}",
+                base::printable(stage_name(event)), base::printable(event.value("message", "")));
   } else if (type == "run_finished") {
     finish_run(event.at("results"));
   }
@@ -104,8 +105,8 @@ void ConsoleObserver::finish_run(const nlohmann::json& results) {
   std::string heading;
   if (several)
     heading = "\n" + (group.empty() ? results.value("name", "") : group) + ", seed " +
-              section_of(results, "seed").dump() + "\n";
-  print(heading + result_table(results, options_.color_out));
+              report::section_of(results, "seed").dump() + "\n";
+  print(heading + report::result_table(results, options_.color_out));
 }
 
 void ConsoleObserver::progress(std::int64_t done, std::int64_t total, const std::string& what) {
@@ -120,27 +121,29 @@ void ConsoleObserver::progress(std::int64_t done, std::int64_t total, const std:
                                                 : std::chrono::milliseconds(10'000);
   if (now - last_shown_ < pause) return;
   last_shown_ = now;
-  std::string text = grouped(done) + (total > 0 ? "/" + grouped(total) : "") + " " + what;
+  std::string text =
+      base::grouped(done) + (total > 0 ? "/" + base::grouped(total) : "") + " " + what;
   const double seconds = std::chrono::duration<double>(now - counting_since_).count();
   if (done > 0 && total > done && seconds >= 1)
-    text += ", " +
-            duration(seconds * static_cast<double>(total - done) / static_cast<double>(done)) +
-            " left";
+    text +=
+        ", " +
+        base::duration(seconds * static_cast<double>(total - done) / static_cast<double>(done)) +
+        " left";
   if (progress_ == Progress::bar)
     draw_bar(done, total, text);
   else
-    spdlog::info("{}", printable(stage_ + ": " + text));
+    spdlog::info("{}", base::printable(stage_ + ": " + text));
 }
 
 void ConsoleObserver::draw_bar(std::int64_t done, std::int64_t total, const std::string& text) {
   constexpr std::int64_t kCells = 24;
-  std::string line = printable(stage_) + "  ";
+  std::string line = base::printable(stage_) + "  ";
   if (total > 0) {
     const auto full =
         static_cast<std::size_t>(std::clamp(done, std::int64_t{0}, total) * kCells / total);
     line += "[" + std::string(full, '#') + std::string(kCells - full, '.') + "]  ";
   }
-  line += printable(text);
+  line += base::printable(text);
   // A line that wraps could not be erased.
   line.resize(std::min(line.size(), terminal_width() - 1));
   std::fprintf(stderr, "\r\033[K%s", line.c_str());
@@ -154,4 +157,4 @@ void ConsoleObserver::erase_bar() {
   std::fflush(stderr);
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

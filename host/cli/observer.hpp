@@ -10,11 +10,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include "host/base/error.hpp"
 #include "host/engine/engine.hpp"
-#include "host/error.hpp"
 #include "host/report/summary.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 
 struct ObserverOptions {
   bool json = false;
@@ -22,7 +22,7 @@ struct ObserverOptions {
   std::vector<std::string> groups;  ///< of each run, in the order in which they start
 };
 
-class ConsoleObserver final : public RunObserver {
+class ConsoleObserver final : public engine::RunObserver {
  public:
   explicit ConsoleObserver(ObserverOptions options);
 
@@ -32,9 +32,9 @@ class ConsoleObserver final : public RunObserver {
   /// After the last event: takes the progress bar away.
   void end() { erase_bar(); }
 
-  [[nodiscard]] const std::vector<FinishedRun>& finished() const { return finished_; }
+  [[nodiscard]] const std::vector<report::FinishedRun>& finished() const { return finished_; }
   /// Why stdout could not be written: a run does not stop for that.
-  [[nodiscard]] const std::optional<HostError>& output_error() const { return output_error_; }
+  [[nodiscard]] const std::optional<base::HostError>& output_error() const { return output_error_; }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -49,8 +49,8 @@ class ConsoleObserver final : public RunObserver {
   ObserverOptions options_;
   Progress progress_ = progress_kind();
   std::size_t started_ = 0;
-  std::vector<FinishedRun> finished_;
-  std::optional<HostError> output_error_;
+  std::vector<report::FinishedRun> finished_;
+  std::optional<base::HostError> output_error_;
 
   std::string stage_;  ///< "[attack] blended"
   std::string what_;   ///< what progress() counts at the moment
@@ -59,4 +59,4 @@ class ConsoleObserver final : public RunObserver {
   bool bar_is_drawn_ = false;
 };
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <system_error>
 
-namespace backstop::host {
+namespace backstop::cli {
 namespace {
 
 /// search_path() lists the elements of BACKSTOP_PLUGIN_PATH one by one, before the user's folder.
@@ -33,7 +33,7 @@ std::string_view sentence(Origin origin) {
 std::vector<PluginFolder> plugin_folders(const std::vector<std::string>& from_command_line) {
   std::vector<PluginFolder> folders;
   std::size_t left = elements_of_environment();
-  for (SearchPath& path : Catalog::search_path(from_command_line)) {
+  for (catalog::SearchPath& path : catalog::Catalog::search_path(from_command_line)) {
     Origin origin = Origin::user;
     if (path.given) {
       origin = Origin::command_line;
@@ -58,13 +58,14 @@ std::optional<std::size_t> folder_of(const std::filesystem::path& file,
     const auto parent = file.parent_path();
     if (file == folder || parent == folder) return true;
     return parent.parent_path() == folder &&
-           std::any_of(std::begin(kKinds), std::end(kKinds), [&parent](Kind kind) {
-             return parent.filename() == std::string(to_string(kind)) + "s";
-           });
+           std::any_of(std::begin(catalog::kKinds), std::end(catalog::kKinds),
+                       [&parent](catalog::Kind kind) {
+                         return parent.filename() == std::string(to_string(kind)) + "s";
+                       });
   };
   const auto found = std::find_if(folders.begin(), folders.end(), holds);
   if (found == folders.end()) return std::nullopt;
   return static_cast<std::size_t>(found - folders.begin());
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

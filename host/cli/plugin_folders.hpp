@@ -9,7 +9,7 @@
 
 #include "host/catalog/catalog.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 
 enum class Origin { command_line, environment, user, installation };
 /// "command-line", "environment", "user", "installation": for JSON.
@@ -18,7 +18,7 @@ std::string_view to_string(Origin origin);
 std::string_view sentence(Origin origin);
 
 struct PluginFolder {
-  SearchPath path;  ///< its folder with links followed, where it exists
+  catalog::SearchPath path;  ///< its folder with links followed, where it exists
   Origin origin = Origin::installation;
 };
 
@@ -29,4 +29,4 @@ std::vector<PluginFolder> plugin_folders(const std::vector<std::string>& from_co
 std::optional<std::size_t> folder_of(const std::filesystem::path& file,
                                      const std::vector<PluginFolder>& folders);
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

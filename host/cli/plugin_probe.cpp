@@ -4,15 +4,16 @@
 
 #include <nlohmann/json.hpp>
 
+#include "host/base/error.hpp"
 #include "host/cli/child.hpp"
-#include "host/error.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 namespace {
 
 using Files = std::set<std::filesystem::path>;
 
-void find_plugins(const toml::node& node, Kind kind, const Catalog& catalog, Files& files) {
+void find_plugins(const toml::node& node, catalog::Kind kind, const catalog::Catalog& catalog,
+                  Files& files) {
   if (const auto* list = node.as_array())
     for (const auto& item : *list) find_plugins(item, kind, catalog, files);
   const auto* table = node.as_table();
@@ -21,7 +22,8 @@ void find_plugins(const toml::node& node, Kind kind, const Catalog& catalog, Fil
     if (const auto* entry = catalog.find(kind, *name); entry != nullptr && !entry->built_in)
       files.insert(entry->path);
   // What a plugin's table holds beside plain values are schedulers.
-  for (const auto& item : *table) find_plugins(item.second, Kind::scheduler, catalog, files);
+  for (const auto& item : *table)
+    find_plugins(item.second, catalog::Kind::scheduler, catalog, files);
 }
 
 void probe(const std::filesystem::path& file) {
@@ -29,7 +31,8 @@ void probe(const std::filesystem::path& file) {
   const ChildOutcome child =
       run_self({"plugin", "check", file.string(), "--test", "loads", "--json"}, kLimit);
   const auto fail = [&](const std::string& what, const std::string& hint) {
-    throw HostError(ExitCode::plugin, "cannot load " + file.string() + ": " + what, hint);
+    throw base::HostError(base::ExitCode::plugin, "cannot load " + file.string() + ": " + what,
+                          hint);
   };
   const char* hint = "the plugin's author can help; `backstop plugin check FILE` shows more";
   const std::string wrote = child.err.empty() ? "" : "; it wrote: " + last_line(child.err);
@@ -44,24 +47,24 @@ void probe(const std::filesystem::path& file) {
          hint);
   if (verdict["result"] == "failed") {
     // The sentence names the file already.
-    throw HostError(ExitCode::plugin, verdict["message"].get<std::string>(),
-                    verdict["hint"].get<std::string>());
+    throw base::HostError(base::ExitCode::plugin, verdict["message"].get<std::string>(),
+                          verdict["hint"].get<std::string>());
   }
 }
 
 }  // namespace
 
-void probe_plugins(const std::vector<Recipe>& recipes, const Catalog& catalog) {
+void probe_plugins(const std::vector<recipe::Recipe>& recipes, const catalog::Catalog& catalog) {
   Files files;
   for (const auto& recipe : recipes) {
     for (const auto& [section, kind] :
-         {std::pair("dataset", Kind::dataset), std::pair("attack", Kind::attack),
-          std::pair("defense", Kind::defense)})
+         {std::pair("dataset", catalog::Kind::dataset), std::pair("attack", catalog::Kind::attack),
+          std::pair("defense", catalog::Kind::defense)})
       if (const auto* node = recipe.table.get(section)) find_plugins(*node, kind, catalog, files);
     if (const auto node = recipe.table["pretraining"]["dataset"])
-      find_plugins(*node.node(), Kind::dataset, catalog, files);
+      find_plugins(*node.node(), catalog::Kind::dataset, catalog, files);
   }
   for (const auto& file : files) probe(file);
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

@@ -6,10 +6,10 @@
 #include "host/catalog/catalog.hpp"
 #include "host/recipe/recipe.hpp"
 
-namespace backstop::host {
+namespace backstop::cli {
 
 /// Tries every plugin that the recipes use and that did not come with this program. Throws
 /// HostError(plugin) naming the file and what happened.
-void probe_plugins(const std::vector<Recipe>& recipes, const Catalog& catalog);
+void probe_plugins(const std::vector<recipe::Recipe>& recipes, const catalog::Catalog& catalog);
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

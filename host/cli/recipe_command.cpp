@@ -4,7 +4,7 @@
 
 #include <boost/program_options/value_semantic.hpp>
 
-namespace backstop::host {
+namespace backstop::cli {
 
 void add_set_option(boost::program_options::options_description& options) {
   options.add_options()(
@@ -12,20 +12,20 @@ void add_set_option(boost::program_options::options_description& options) {
       "override a key of the recipe (`defense.0.epochs=1`); may be repeated");
 }
 
-ExitCode exit_code_of(const CheckedRecipe& checked) {
-  ExitCode code = ExitCode::done;
+base::ExitCode exit_code_of(const recipe::CheckedRecipe& checked) {
+  base::ExitCode code = base::ExitCode::done;
   for (const auto& diagnostic : checked.diagnostics) {
-    if (diagnostic.severity != Diagnostic::Severity::error) continue;
-    if (!diagnostic.environment && !diagnostic.plugin) return ExitCode::usage;
-    if (code != ExitCode::plugin)
-      code = diagnostic.plugin ? ExitCode::plugin : ExitCode::environment;
+    if (diagnostic.severity != recipe::Diagnostic::Severity::error) continue;
+    if (!diagnostic.environment && !diagnostic.plugin) return base::ExitCode::usage;
+    if (code != base::ExitCode::plugin)
+      code = diagnostic.plugin ? base::ExitCode::plugin : base::ExitCode::environment;
   }
   return code;
 }
 
-void print_diagnostics(const CheckedRecipe& checked, bool color) {
+void print_diagnostics(const recipe::CheckedRecipe& checked, bool color) {
   if (checked.diagnostics.empty()) return;
-  std::fputs(render(checked.diagnostics, checked.source, color).c_str(), stderr);
+  std::fputs(recipe::render(checked.diagnostics, checked.source, color).c_str(), stderr);
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

@@ -3,7 +3,7 @@
 #include <csignal>
 #include <initializer_list>
 
-namespace backstop::host {
+namespace backstop::cli {
 namespace {
 
 std::atomic<int> interrupted{0};
@@ -26,4 +26,4 @@ const std::atomic<int>& catch_signals() {
   return interrupted;
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

@@ -3,10 +3,10 @@
 
 #include <atomic>
 
-namespace backstop::host {
+namespace backstop::cli {
 
 /// From now on the first SIGINT or SIGTERM only sets what this returns to its number; a second one
 /// ends the program at once. A file that grows beyond the limit is an error like a full disk.
 const std::atomic<int>& catch_signals();
 
-}  // namespace backstop::host
+}  // namespace backstop::cli

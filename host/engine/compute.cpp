@@ -15,10 +15,10 @@
 #include <cpuid.h>
 #endif
 
-#include "host/engine/libtorch.hpp"
-#include "host/error.hpp"
+#include "host/base/error.hpp"
+#include "host/engine/plugins/torch_state.hpp"
 
-namespace backstop::host {
+namespace backstop::engine {
 
 int available_cores() {
   cpu_set_t set;
@@ -57,13 +57,15 @@ c10::Device resolve_device(const std::string& text) {
   if (text == "cpu") return c10::kCPU;
   const auto index = text == "cuda" ? 0 : std::stoi(text.substr(5));
   if (gpus == 0)
-    throw HostError(
-        ExitCode::environment, "there is no CUDA device for compute.device = \"" + text + "\"",
+    throw base::HostError(
+        base::ExitCode::environment,
+        "there is no CUDA device for compute.device = \"" + text + "\"",
         "this LibTorch was built without CUDA or sees no GPU; use device = \"cpu\" or \"auto\"");
   if (index >= gpus)
-    throw HostError(ExitCode::environment,
-                    "there is no GPU number " + std::to_string(index) + ", as compute.device = \"" +
-                        text + "\" says: they are numbered 0 to " + std::to_string(gpus - 1));
+    throw base::HostError(base::ExitCode::environment,
+                          "there is no GPU number " + std::to_string(index) +
+                              ", as compute.device = \"" + text +
+                              "\" says: they are numbered 0 to " + std::to_string(gpus - 1));
   return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
 }
 
@@ -122,4 +124,4 @@ void tune_process() {
 #endif
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::engine

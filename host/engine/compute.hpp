@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <toml++/toml.h>
 
-namespace backstop::host {
+namespace backstop::engine {
 
 struct Compute {
   c10::Device device = c10::kCPU;
@@ -45,4 +45,4 @@ void use_own_kernels(bool use);
 /// Settings of the process that make training faster and change no result; once, before any tensor.
 void tune_process();
 
-}  // namespace backstop::host
+}  // namespace backstop::engine

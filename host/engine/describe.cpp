@@ -11,9 +11,9 @@
 
 #include "host/engine/compute.hpp"
 #include "host/engine/engine.hpp"
-#include "host/engine/libtorch.hpp"
+#include "host/engine/plugins/torch_state.hpp"
 
-namespace backstop::host {
+namespace backstop::engine {
 namespace {
 
 /// What stands behind `key` in LibTorch's text about itself, up to a comma or the line's end.
@@ -87,4 +87,4 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_describe(
   }
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::engine

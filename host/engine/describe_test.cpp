@@ -7,7 +7,7 @@
 #include "host/catalog/manifest.hpp"
 #include "host/engine/engine.hpp"
 
-namespace backstop::host {
+namespace backstop::engine {
 
 extern "C" void backstop_engine_describe(EngineDescription& description);
 
@@ -22,8 +22,8 @@ EngineDescription description() {
 TEST(Describe, LibTorchIsTheOneThatRuns) {
   const EngineDescription found = description();
   EXPECT_EQ(found.error, "");
-  EXPECT_EQ(major_minor(found.running), major_minor(found.built_for));
-  EXPECT_NE(major_minor(found.running), std::nullopt);
+  EXPECT_EQ(catalog::major_minor(found.running), catalog::major_minor(found.built_for));
+  EXPECT_NE(catalog::major_minor(found.running), std::nullopt);
   EXPECT_THAT(found.file.filename().string(), testing::StartsWith("libtorch_cpu.so"));
   EXPECT_TRUE(std::filesystem::is_regular_file(std::filesystem::symlink_status(found.file)));
   EXPECT_NE(found.capability, "");
@@ -45,4 +45,4 @@ TEST(Describe, ComputesWhereAndWithWhatThereIs) {
 }
 
 }  // namespace
-}  // namespace backstop::host
+}  // namespace backstop::engine

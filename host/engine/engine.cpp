@@ -7,15 +7,16 @@
 
 #include "backstop/error.hpp"
 #include "host/engine/compute.hpp"
-#include "host/engine/conformance.hpp"
-#include "host/engine/data_report.hpp"
-#include "host/engine/run.hpp"
+#include "host/engine/data/data_report.hpp"
+#include "host/engine/plugins/conformance.hpp"
+#include "host/engine/run/run.hpp"
 
-namespace backstop::host {
+namespace backstop::engine {
 
 namespace {
 
-void fail(Outcome& outcome, ExitCode code, const std::string& error, const std::string& hint) {
+void fail(Outcome& outcome, base::ExitCode code, const std::string& error,
+          const std::string& hint) {
   outcome.code = code;
   outcome.error = error;
   outcome.hint = hint;
@@ -30,27 +31,27 @@ void guarded(const std::atomic<int>* interrupted, Outcome& outcome, const char* 
     function();
   } catch (const Cancelled&) {
     const bool terminated = interrupted != nullptr && interrupted->load() == SIGTERM;
-    fail(outcome, terminated ? ExitCode::terminated : ExitCode::interrupted,
+    fail(outcome, terminated ? base::ExitCode::terminated : base::ExitCode::interrupted,
          terminated ? "terminated" : "interrupted", after_interrupt);
-  } catch (const HostError& e) {
+  } catch (const base::HostError& e) {
     fail(outcome, e.code(), e.what(), e.hint());
   } catch (const std::bad_alloc&) {
-    fail(outcome, ExitCode::environment, "out of memory",
+    fail(outcome, base::ExitCode::environment, "out of memory",
          "a smaller batch_size, width or dataset needs less");
   } catch (const c10::Error& e) {
-    fail(outcome, ExitCode::bug, std::string("LibTorch: ") + e.what_without_backtrace(), {});
+    fail(outcome, base::ExitCode::bug, std::string("LibTorch: ") + e.what_without_backtrace(), {});
   } catch (const std::exception& e) {
-    fail(outcome, ExitCode::bug, e.what(), {});
+    fail(outcome, base::ExitCode::bug, e.what(), {});
   } catch (...) {
-    fail(outcome, ExitCode::bug, "an exception of unknown type", {});
+    fail(outcome, base::ExitCode::bug, "an exception of unknown type", {});
   }
 }
 
 void run_all(const RunRequest& request, RunOutcome& outcome) {
-  for (const Recipe& recipe : *request.recipes) {
+  for (const recipe::Recipe& recipe : *request.recipes) {
     const nlohmann::json results = run_recipe(recipe, request, outcome);
     for (const auto& expectation : results["expectations"])
-      if (!expectation["met"].get<bool>()) outcome.code = ExitCode::failed;
+      if (!expectation["met"].get<bool>()) outcome.code = base::ExitCode::failed;
   }
 }
 
@@ -66,15 +67,15 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
 extern "C" __attribute__((visibility("default"))) void backstop_engine_data(
     const DataRequest& request, DataOutcome& outcome) {
   guarded(request.interrupted, outcome, "", [&] { outcome.report = report_on_data(request); });
-  if (outcome.code == ExitCode::done && !outcome.report["problems"].empty())
-    outcome.code = ExitCode::environment;
+  if (outcome.code == base::ExitCode::done && !outcome.report["problems"].empty())
+    outcome.code = base::ExitCode::environment;
 }
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_check_plugin(
     const ConformanceRequest& request, ConformanceOutcome& outcome) {
   Outcome failure;
   guarded(nullptr, failure, "", [&] { outcome = check_conformance(request); });
-  if (failure.code != ExitCode::done) outcome = {false, failure.error, failure.hint};
+  if (failure.code != base::ExitCode::done) outcome = {false, failure.error, failure.hint};
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::engine

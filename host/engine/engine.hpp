@@ -10,11 +10,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include "host/base/error.hpp"
 #include "host/catalog/catalog.hpp"
-#include "host/error.hpp"
 #include "host/recipe/recipe.hpp"
 
-namespace backstop::host {
+namespace backstop::engine {
 
 /// Hears what happens during a run. Called from one thread.
 class RunObserver {
@@ -36,8 +36,8 @@ class RunObserver {
 };
 
 struct RunRequest {
-  const std::vector<Recipe>* recipes = nullptr;
-  const Catalog* catalog = nullptr;
+  const std::vector<recipe::Recipe>* recipes = nullptr;
+  const catalog::Catalog* catalog = nullptr;
   std::filesystem::path out = "runs";
   bool fresh = false;                             ///< train again what is already there
   const std::atomic<int>* interrupted = nullptr;  ///< a signal's number, or 0
@@ -46,7 +46,7 @@ struct RunRequest {
 
 /// How a call of the engine ended.
 struct Outcome {
-  ExitCode code = ExitCode::done;
+  base::ExitCode code = base::ExitCode::done;
   std::string error;  ///< empty when nothing went wrong
   std::string hint;
 };
@@ -63,7 +63,7 @@ struct ImageRequest {
 
 struct DataRequest {
   const toml::table* dataset = nullptr;  ///< resolved: plugin and its parameters
-  const Catalog* catalog = nullptr;
+  const catalog::Catalog* catalog = nullptr;
   std::filesystem::path sheet;  ///< where the contact sheet goes; empty: none
   std::vector<ImageRequest> images;
   const std::atomic<int>* interrupted = nullptr;  ///< a signal's number, or 0
@@ -109,11 +109,11 @@ inline constexpr const char* kEngineData = "backstop_engine_data";
 /// One test of `backstop plugin check`, in the process that asks for it.
 struct ConformanceRequest {
   std::string test;  ///< see host/engine/conformance.hpp
-  const PluginEntry* plugin = nullptr;
+  const catalog::PluginEntry* plugin = nullptr;
   /// Each uses the plugin: the first with the parameters to test it with, the others with one
   /// parameter at an end of its range.
-  const std::vector<Recipe>* recipes = nullptr;
-  const Catalog* catalog = nullptr;
+  const std::vector<recipe::Recipe>* recipes = nullptr;
+  const catalog::Catalog* catalog = nullptr;
 };
 
 struct ConformanceOutcome {
@@ -127,4 +127,4 @@ inline constexpr const char* kEngineCheckPlugin = "backstop_engine_check_plugin"
 
 inline constexpr const char* kEngineLibrary = "libbackstop_engine.so";
 
-}  // namespace backstop::host
+}  // namespace backstop::engine

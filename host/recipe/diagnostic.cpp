@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <string_view>
 
-namespace backstop::host {
+#include "host/base/text.hpp"
+
+namespace backstop::recipe {
 namespace {
 
 constexpr std::string_view kRed = "\033[1;31m";
@@ -86,9 +88,10 @@ std::string render(const std::vector<Diagnostic>& diagnostics, const std::string
       out += margin + paint(kBlue, " |") + ' ' +
              paint(alarm, carets(line, each.column, each.length)) + '\n';
     }
-    if (!each.hint.empty()) out += paint(kCyan, "hint") + ": " + printable(each.hint) + '\n';
+    if (!each.hint.empty())
+      out += paint(kCyan, "hint") + ": " + printable(each.hint) + '\n';
   }
   return out;
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::recipe

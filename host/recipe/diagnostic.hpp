@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-namespace backstop::host {
+namespace backstop::recipe {
 
 struct Diagnostic {
   enum class Severity { error, warning };
@@ -33,4 +33,4 @@ struct Diagnostic {
 std::string render(const std::vector<Diagnostic>& diagnostics, const std::string& source,
                    bool color);
 
-}  // namespace backstop::host
+}  // namespace backstop::recipe

@@ -6,7 +6,7 @@
 
 #include "host/recipe/write.hpp"
 
-namespace backstop::host {
+namespace backstop::recipe {
 namespace {
 
 std::string joined(const Path& path, std::size_t count) {
@@ -160,4 +160,4 @@ std::optional<Problem> Override::apply(toml::table& recipe, Changes& changes) co
   return set_value(recipe, path, std::move(*parsed.get("value")), changes);
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::recipe

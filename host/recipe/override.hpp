@@ -11,7 +11,7 @@
 
 #include "host/recipe/diagnostic.hpp"
 
-namespace backstop::host {
+namespace backstop::recipe {
 
 /// The keys that lead to a value, indices of arrays among them as text: "defense", "0", "epochs".
 using Path = std::vector<std::string>;
@@ -48,4 +48,4 @@ struct Override {
 
 inline constexpr std::string_view kOverrideLabel = "--set ";
 
-}  // namespace backstop::host
+}  // namespace backstop::recipe

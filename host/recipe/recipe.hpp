@@ -11,7 +11,7 @@
 #include "host/catalog/catalog.hpp"
 #include "host/recipe/diagnostic.hpp"
 
-namespace backstop::host {
+namespace backstop::recipe {
 
 /// A resolved recipe. Every key below is present unless marked optional, with the type given;
 /// floats are TOML floats even where the recipe wrote an integer.
@@ -67,20 +67,22 @@ struct CheckedRecipe {
 /// A new `plugin` in an override or a matrix drops, with a warning, those of the table's keys that
 /// it does not know; a scheduler or optimizer table without `plugin` or `name` changes the default.
 CheckedRecipe check_recipe(const std::string& file, const std::vector<std::string>& overrides,
-                           const Catalog& catalog);
+                           const catalog::Catalog& catalog);
 /// The same for a recipe in memory; `name` stands for the file in the diagnostics.
 CheckedRecipe check_recipe_text(std::string text, const std::string& name,
-                                const std::vector<std::string>& overrides, const Catalog& catalog);
+                                const std::vector<std::string>& overrides,
+                                const catalog::Catalog& catalog);
 
 /// The parameters of a dataset's plugin without a recipe, for `backstop data`: `given` with
 /// `overrides` of its keys. The recipe that results has a [dataset] alone.
-CheckedRecipe check_dataset(const Manifest& plugin, toml::table given,
-                            const std::vector<std::string>& overrides, const Catalog& catalog);
+CheckedRecipe check_dataset(const catalog::Manifest& plugin, toml::table given,
+                            const std::vector<std::string>& overrides,
+                            const catalog::Catalog& catalog);
 
 /// The resolved recipe as TOML, in the order of the list above; reading it gives the same recipe.
 std::string to_toml(const Recipe& recipe);
 
 /// A recipe fragment for one plugin with all its defaults, for `backstop inspect` to print.
-std::string recipe_fragment(const Manifest& manifest);
+std::string recipe_fragment(const catalog::Manifest& manifest);
 
-}  // namespace backstop::host
+}  // namespace backstop::recipe

@@ -13,11 +13,11 @@
 
 #include "host/recipe/recipe.hpp"
 
-namespace backstop::host {
+namespace backstop::recipe {
 
-inline PluginEntry usable(std::string_view manifest) {
-  PluginEntry entry;
-  entry.manifest = parse_manifest(manifest, "test.toml");
+inline catalog::PluginEntry usable(std::string_view manifest) {
+  catalog::PluginEntry entry;
+  entry.manifest = catalog::parse_manifest(manifest, "test.toml");
   entry.path = "/plugins/" + entry.manifest.name + ".so";
   return entry;
 }
@@ -27,8 +27,8 @@ inline std::string header(const char* name, const char* kind) {
          "\"\nversion = \"1.0.0\"\nsummary = \"For tests\"\nlicense = \"Apache-2.0\"\n";
 }
 
-inline Catalog test_catalog() {
-  std::vector<PluginEntry> entries{
+inline catalog::Catalog test_catalog() {
+  std::vector<catalog::PluginEntry> entries{
       usable(header("shapes", "dataset") + R"(
 [augmentation]
 crop_padding = 4
@@ -119,13 +119,13 @@ type = "float"
 default = 0.1
 )"),
   };
-  PluginEntry old;
+  catalog::PluginEntry old;
   old.manifest.name = "wanet";
-  old.manifest.kind = Kind::attack;
+  old.manifest.kind = catalog::Kind::attack;
   old.path = "/plugins/wanet.so";
-  old.refusal = Refusal{"built for ABI 0.0, this host is 0.1", "build it again"};
+  old.refusal = catalog::Refusal{"built for ABI 0.0, this host is 0.1", "build it again"};
   entries.push_back(old);
-  return Catalog(entries);
+  return catalog::Catalog(entries);
 }
 
 inline constexpr std::string_view kValidRecipe = R"(schema = 1
@@ -205,7 +205,7 @@ class RecipeTest : public ::testing::Test {
 
   std::filesystem::path folder_;
   std::string file_;
-  Catalog catalog_ = test_catalog();
+  catalog::Catalog catalog_ = test_catalog();
 };
 
-}  // namespace backstop::host
+}  // namespace backstop::recipe

@@ -2,10 +2,10 @@
 // verdict.
 #include <random>
 
-#include "host/error.hpp"
+#include "host/base/error.hpp"
 #include "host/recipe/recipe_fixture.hpp"
 
-namespace backstop::host {
+namespace backstop::recipe {
 namespace {
 
 constexpr std::string_view kPieces[] = {"\n",
@@ -128,7 +128,7 @@ TEST_F(Mutations, EndWithAVerdict) {
         ASSERT_EQ(problems(again), "") << resolved;
         ASSERT_EQ(to_toml(again.recipes.at(0)), resolved);
       }
-    } catch (const HostError&) {
+    } catch (const base::HostError&) {
       ++refused;
     }
   }
@@ -137,4 +137,4 @@ TEST_F(Mutations, EndWithAVerdict) {
 }
 
 }  // namespace
-}  // namespace backstop::host
+}  // namespace backstop::recipe

@@ -2,10 +2,10 @@
 
 #include <gmock/gmock.h>
 
-#include "host/error.hpp"
+#include "host/base/error.hpp"
 #include "host/recipe/recipe_fixture.hpp"
 
-namespace backstop::host {
+namespace backstop::recipe {
 namespace {
 
 using Recipes = RecipeTest;
@@ -210,12 +210,12 @@ TEST_F(Recipes, ADatasetsOwnParameterTakesThePlaceOfTheHostsKey) {
 
 TEST_F(Recipes, AnotherDatasetDropsTheNumberOfClasses) {
   EXPECT_EQ(problems_of(edited("plugin = \"shapes\"", "plugin = \"drawings\"\nclasses = 4"),
-                        {"dataset.plugin=shapes"}),
+                             {"dataset.plugin=shapes"}),
             "7:1+7 warning dropped `classes`: dataset `shapes` has no such parameter\n");
 }
 
 TEST_F(Recipes, ChecksADatasetWithoutARecipe) {
-  const Manifest& shapes = catalog_.require(Kind::dataset, "shapes").manifest;
+  const catalog::Manifest& shapes = catalog_.require(catalog::Kind::dataset, "shapes").manifest;
   const auto good = check_dataset(shapes, {}, {"root=/usr"}, catalog_);
   ASSERT_EQ(problems(good), "");
   EXPECT_EQ(good.recipes.at(0).table["dataset"]["plugin"].value_or(std::string()), "shapes");
@@ -301,7 +301,7 @@ TEST_F(Recipes, ReportsWrongTypes) {
   EXPECT_EQ(problems_with("\"blended\"", "1979-05-27"),
             "9:10+10 `plugin` is 1979-05-27, it must be a string\n");
   EXPECT_EQ(problems_of("schema = 1\nname = \"a\"\ndefense = 3\n"
-                        "dataset.plugin = \"shapes\"\nattack.plugin = \"badnets\"\n"),
+                             "dataset.plugin = \"shapes\"\nattack.plugin = \"badnets\"\n"),
             "3:11+1 `defense` is 3, it must be an array of tables | write [[defense]], once for "
             "each defense\n");
   EXPECT_EQ(problems_with("[[defense]]\nname = \"super\"", "[model.width]\n[defence]\n"),
@@ -363,7 +363,7 @@ TEST_F(Recipes, DefaultCropPaddingFollowsTheImageSize) {
 TEST_F(Recipes, WhoAdaptsAModelHasNoPoisonedTrainingSetAndNoDrop) {
   for (const std::string scenario : {"transfer", "encoder"})
     EXPECT_THAT(problems_of(edited(kFirstDefense, "[[defense]]\nplugin = \"filter\"\n"),
-                            {"scenario=" + scenario, "pretraining.dataset.plugin=shapes"}),
+                                 {"scenario=" + scenario, "pretraining.dataset.plugin=shapes"}),
                 AllOf(HasSubstr("defense `filter` needs the poisoned training set, which whoever "
                                 "adapts a model does not have"),
                       HasSubstr("`clean_accuracy_drop` compares with \"no defense\", which the "
@@ -372,8 +372,9 @@ TEST_F(Recipes, WhoAdaptsAModelHasNoPoisonedTrainingSetAndNoDrop) {
 }
 
 TEST_F(Recipes, AnEncoderHasNothingToExpect) {
-  EXPECT_THAT(problems_of(kValidRecipe, {"scenario=encoder", "pretraining.dataset.plugin=shapes"}),
-              HasSubstr("\"no defense\" is an encoder, which has no classes to measure"));
+  EXPECT_THAT(
+      problems_of(kValidRecipe, {"scenario=encoder", "pretraining.dataset.plugin=shapes"}),
+      HasSubstr("\"no defense\" is an encoder, which has no classes to measure"));
 }
 
 TEST_F(Recipes, ReportsPluginsThatCannotBeUsed) {
@@ -391,9 +392,10 @@ TEST_F(Recipes, ReportsPluginsThatCannotBeUsed) {
 }
 
 TEST_F(Recipes, ReportsAMissingDefaultPluginAtTheTableThatWantsIt) {
-  catalog_ = Catalog({usable(header("shapes", "dataset")), usable(header("badnets", "attack"))});
+  catalog_ =
+      catalog::Catalog({usable(header("shapes", "dataset")), usable(header("badnets", "attack"))});
   EXPECT_EQ(problems_of("schema = 1\nname = \"a\"\ndataset.plugin = \"shapes\"\n[attack]\n"
-                        "plugin = \"badnets\"\n"),
+                             "plugin = \"badnets\"\n"),
             "4:1+8 there is no scheduler `cosine` | no scheduler was found; --plugin-path names "
             "folders to look in\n");
 }
@@ -495,8 +497,8 @@ TEST_F(Recipes, ThrowsOnlyWhereThereIsNothingToCheck) {
     try {
       (void)check_recipe(unreadable.string(), {}, catalog_);
       ADD_FAILURE() << "no error";
-    } catch (const HostError& error) {
-      EXPECT_EQ(error.code(), ExitCode::usage);
+    } catch (const base::HostError& error) {
+      EXPECT_EQ(error.code(), base::ExitCode::usage);
       EXPECT_THAT(error.what(), StartsWith("cannot read recipe " + unreadable.string() + ": "));
     }
   }
@@ -505,8 +507,8 @@ TEST_F(Recipes, ThrowsOnlyWhereThereIsNothingToCheck) {
 TEST_F(Recipes, RefusesNestingThatCouldExhaustTheStack) {
   std::string key = "a";
   for (int i = 0; i < 100000; ++i) key += ".a";
-  EXPECT_THROW((void)check(key + " = 1"), HostError);
-  EXPECT_THROW((void)check(kValidRecipe, {key + "=1"}), HostError);
+  EXPECT_THROW((void)check(key + " = 1"), base::HostError);
+  EXPECT_THROW((void)check(kValidRecipe, {key + "=1"}), base::HostError);
   EXPECT_THAT(problems_of(key.substr(0, 3999) + " = 1"), HasSubstr("unknown key `a`"));
   EXPECT_NE(problems_of("matrix." + key.substr(0, 3999 - 7) + " = 1"), "");
 }
@@ -528,7 +530,9 @@ TEST_F(Recipes, OverridesReplaceAndAddValues) {
 }
 
 TEST_F(Recipes, OverridesThatLeadNowhereAreReported) {
-  const auto problem = [&](const std::string& text) { return problems_of(kValidRecipe, {text}); };
+  const auto problem = [&](const std::string& text) {
+    return problems_of(kValidRecipe, {text});
+  };
   EXPECT_EQ(problem("defense.2.epochs=1"),
             "--set defense.2.epochs=1 `2` is no element of `defense`, which has 2 | elements are "
             "counted from 0: `defense.0` to `defense.1`\n");
@@ -629,7 +633,7 @@ TEST_F(Recipes, MatrixHasALimit) {
   for (int i = 1; i < 101; ++i) hundred += ", " + std::to_string(i);
   hundred += ']';
   EXPECT_EQ(problems_of(std::string(kValidRecipe) + "[matrix]\nseed = " + hundred +
-                        "\nattack.target = " + hundred + '\n'),
+                             "\nattack.target = " + hundred + '\n'),
             "33:8+6 [matrix] makes more than 10000 recipes | split it into several recipes\n");
 }
 
@@ -696,13 +700,13 @@ TEST(Render, ColoursOnlyWhenAsked) {
 }
 
 TEST(Fragment, ShowsDefaultsWithTheirHelp) {
-  EXPECT_EQ(recipe_fragment(test_catalog().find(Kind::attack, "badnets")->manifest),
+  EXPECT_EQ(recipe_fragment(test_catalog().find(catalog::Kind::attack, "badnets")->manifest),
             R"([attack]
 plugin = "badnets"
 patch_size = 3            # pixels: Side of the square patch
 corner = "bottom-right"   # bottom-right | top-left
 )");
-  EXPECT_EQ(recipe_fragment(test_catalog().find(Kind::defense, "fine-tuning")->manifest),
+  EXPECT_EQ(recipe_fragment(test_catalog().find(catalog::Kind::defense, "fine-tuning")->manifest),
             R"([[defense]]
 plugin = "fine-tuning"
 clean_fraction = 0.05     # Share of the training set it is given
@@ -712,9 +716,9 @@ optimizer = { name = "sgd" }
 milestones = [0.5, 1.0]   # Where it changes
 freeze = false
 )");
-  EXPECT_EQ(recipe_fragment(test_catalog().find(Kind::dataset, "shapes")->manifest),
+  EXPECT_EQ(recipe_fragment(test_catalog().find(catalog::Kind::dataset, "shapes")->manifest),
             "[dataset]\nplugin = \"shapes\"\nroot = \"/\"\n");
-  EXPECT_EQ(recipe_fragment(test_catalog().find(Kind::attack, "blended")->manifest),
+  EXPECT_EQ(recipe_fragment(test_catalog().find(catalog::Kind::attack, "blended")->manifest),
             R"([attack]
 plugin = "blended"
 alpha = 0.2
@@ -723,9 +727,9 @@ alpha = 0.2
 }
 
 TEST(Fragment, PutsASchedulerOnOneLine) {
-  EXPECT_EQ(recipe_fragment(test_catalog().find(Kind::scheduler, "cosine")->manifest),
+  EXPECT_EQ(recipe_fragment(test_catalog().find(catalog::Kind::scheduler, "cosine")->manifest),
             "scheduler = { plugin = \"cosine\", rate = <float>, final_rate = 0.0 }\n");
 }
 
 }  // namespace
-}  // namespace backstop::host
+}  // namespace backstop::recipe

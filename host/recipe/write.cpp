@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "host/recipe/recipe.hpp"
-#include "host/recipe/sections.hpp"
+#include "host/recipe/schema.hpp"
 
-namespace backstop::host {
+namespace backstop::recipe {
 namespace {
 
 std::string float_text(double value) {
@@ -74,12 +74,12 @@ void write_expectations(std::string& out, const toml::table& expect) {
   }
 }
 
-std::string placeholder(const Parameter& parameter) {
+std::string placeholder(const catalog::Parameter& parameter) {
   const std::string text = '<' + std::string(to_string(parameter.type)) + '>';
   return parameter.list ? "[" + text + ", ...]" : text;
 }
 
-std::string comment(const Parameter& parameter) {
+std::string comment(const catalog::Parameter& parameter) {
   std::vector<std::string> facts;
   if (parameter.default_value.empty())
     facts.emplace_back(parameter.optional ? "optional" : "required");
@@ -96,7 +96,7 @@ std::string comment(const Parameter& parameter) {
   return text;
 }
 
-std::string scheduler_fragment(const Manifest& manifest) {
+std::string scheduler_fragment(const catalog::Manifest& manifest) {
   std::string text = "scheduler = { plugin = " + in_quotes(manifest.name);
   for (const auto& parameter : manifest.parameters) {
     if (!parameter.default_value.empty())
@@ -208,9 +208,9 @@ std::string to_toml(const Recipe& recipe) {
   return out;
 }
 
-std::string recipe_fragment(const Manifest& manifest) {
-  if (manifest.kind == Kind::scheduler) return scheduler_fragment(manifest);
-  std::vector<Parameter> parameters;
+std::string recipe_fragment(const catalog::Manifest& manifest) {
+  if (manifest.kind == catalog::Kind::scheduler) return scheduler_fragment(manifest);
+  std::vector<catalog::Parameter> parameters;
   if (std::find(manifest.needs.begin(), manifest.needs.end(), "clean-data") != manifest.needs.end())
     parameters.push_back(sections().clean_fraction);
   parameters.insert(parameters.end(), manifest.parameters.begin(), manifest.parameters.end());
@@ -225,7 +225,8 @@ std::string recipe_fragment(const Manifest& manifest) {
     if (!lines.back().second.empty()) width = std::max(width, lines.back().first.size());
   }
   const std::string kind(to_string(manifest.kind));
-  std::string out = (manifest.kind == Kind::defense ? "[[" + kind + "]]" : '[' + kind + ']') + '\n';
+  std::string out =
+      (manifest.kind == catalog::Kind::defense ? "[[" + kind + "]]" : '[' + kind + ']') + '\n';
   out += "plugin = " + in_quotes(manifest.name) + '\n';
   for (const auto& [line, about] : lines) {
     out += line;
@@ -235,4 +236,4 @@ std::string recipe_fragment(const Manifest& manifest) {
   return out;
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::recipe

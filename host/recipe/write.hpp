@@ -6,7 +6,7 @@
 
 #include <toml++/toml.h>
 
-namespace backstop::host {
+namespace backstop::recipe {
 
 /// A basic string with its quotes.
 std::string in_quotes(std::string_view text);
@@ -16,4 +16,4 @@ std::string key_text(std::string_view key);
 /// in the order of their source positions.
 std::string value_text(const toml::node& value);
 
-}  // namespace backstop::host
+}  // namespace backstop::recipe

@@ -5,9 +5,10 @@
 #include <set>
 #include <vector>
 
-#include "host/report/text.hpp"
+#include "host/base/text.hpp"
+#include "host/report/fields.hpp"
 
-namespace backstop::host {
+namespace backstop::report {
 namespace {
 
 struct Column {
@@ -27,7 +28,7 @@ std::string field(const nlohmann::json& object, const std::string& key) {
   const auto found = object.find(key);
   if (found == object.end() || found->is_null()) return "";
   if (found->is_string()) return quoted(found->get<std::string>());
-  if (found->is_number_float()) return shortest(found->get<double>());
+  if (found->is_number_float()) return base::shortest(found->get<double>());
   return found->dump();
 }
 
@@ -82,4 +83,4 @@ std::string results_csv(const nlohmann::json& results) {
   return text;
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::report

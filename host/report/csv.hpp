@@ -5,10 +5,10 @@
 
 #include <nlohmann/json.hpp>
 
-namespace backstop::host {
+namespace backstop::report {
 
 /// One line per row, every number in full; after the fixed columns one for each key that any row
 /// has in `extra`. What a row does not have is left empty.
 std::string results_csv(const nlohmann::json& results);
 
-}  // namespace backstop::host
+}  // namespace backstop::report

@@ -4,10 +4,11 @@
 #include <optional>
 #include <sstream>
 
+#include "host/base/text.hpp"
+#include "host/report/fields.hpp"
 #include "host/report/table.hpp"
-#include "host/report/text.hpp"
 
-namespace backstop::host {
+namespace backstop::report {
 namespace {
 
 constexpr std::string_view kStyle = R"(
@@ -137,41 +138,43 @@ double y_of(double share) {
 }
 
 std::string label(double x, double y, const std::string& text, const std::string& attributes) {
-  return "<text x=\"" + fixed(x, 1) + "\" y=\"" + fixed(y, 1) + "\" " + attributes + ">" +
-         html_escape(text) + "</text>\n";
+  return "<text x=\"" + base::fixed(x, 1) + "\" y=\"" + base::fixed(y, 1) + "\" " + attributes +
+         ">" + html_escape(text) + "</text>\n";
 }
 
 std::string line(const std::vector<Point>& points, double last_epoch, const std::string& css_class,
                  const std::string& what) {
   std::string path, dots;
   for (const auto& point : points) {
-    const std::string x = fixed(x_of(point.epoch, last_epoch), 1);
-    const std::string y = fixed(y_of(point.value), 1);
+    const std::string x = base::fixed(x_of(point.epoch, last_epoch), 1);
+    const std::string y = base::fixed(y_of(point.value), 1);
     path += (path.empty() ? "" : " ") + x + "," + y;
-    dots +=
-        "<circle cx=\"" + x + "\" cy=\"" + y + "\" r=\"3\"><title>" +
-        html_escape(what + " at epoch " + fixed(point.epoch, 0) + ": " + fixed(point.value, 3)) +
-        "</title></circle>";
+    dots += "<circle cx=\"" + x + "\" cy=\"" + y + "\" r=\"3\"><title>" +
+            html_escape(what + " at epoch " + base::fixed(point.epoch, 0) + ": " +
+                        base::fixed(point.value, 3)) +
+            "</title></circle>";
   }
   return "<g class=\"" + css_class + "\"><polyline points=\"" + path + "\"/>" + dots + "</g>\n";
 }
 
 std::string figure(const Curve& curve) {
   const std::string title = "[" + curve.stage + "] " + curve.name;
-  std::string svg = "<figure><svg viewBox=\"0 0 " + fixed(kWidth, 0) + " " + fixed(kHeight, 0) +
-                    "\" width=\"" + fixed(kWidth, 0) + "\" role=\"img\" aria-label=\"" +
+  std::string svg = "<figure><svg viewBox=\"0 0 " + base::fixed(kWidth, 0) + " " +
+                    base::fixed(kHeight, 0) + "\" width=\"" + base::fixed(kWidth, 0) +
+                    "\" role=\"img\" aria-label=\"" +
                     html_escape(title + ": clean accuracy and attack success by epoch") + "\">\n";
   for (const double share : {0.0, 0.25, 0.5, 0.75, 1.0}) {
-    const std::string y = fixed(y_of(share), 1);
-    svg += "<line class=\"grid\" x1=\"" + fixed(kLeft, 0) + "\" x2=\"" + fixed(kWidth - kRight, 0) +
-           "\" y1=\"" + y + "\" y2=\"" + y + "\"/>\n" +
-           label(kLeft - 6, y_of(share) + 4, fixed(share, 2), "text-anchor=\"end\"");
+    const std::string y = base::fixed(y_of(share), 1);
+    svg += "<line class=\"grid\" x1=\"" + base::fixed(kLeft, 0) + "\" x2=\"" +
+           base::fixed(kWidth - kRight, 0) + "\" y1=\"" + y + "\" y2=\"" + y + "\"/>\n" +
+           label(kLeft - 6, y_of(share) + 4, base::fixed(share, 2), "text-anchor=\"end\"");
   }
-  svg += label(x_of(0, 1), kHeight - 10, "0", "text-anchor=\"middle\"") +
-         label(x_of(0.5, 1), kHeight - 10, "epoch", "text-anchor=\"middle\"") +
-         label(x_of(1, 1), kHeight - 10, fixed(curve.last_epoch, 0), "text-anchor=\"middle\"") +
-         line(curve.clean_accuracy, curve.last_epoch, "clean", "clean accuracy") +
-         line(curve.attack_success, curve.last_epoch, "attack", "attack success");
+  svg +=
+      label(x_of(0, 1), kHeight - 10, "0", "text-anchor=\"middle\"") +
+      label(x_of(0.5, 1), kHeight - 10, "epoch", "text-anchor=\"middle\"") +
+      label(x_of(1, 1), kHeight - 10, base::fixed(curve.last_epoch, 0), "text-anchor=\"middle\"") +
+      line(curve.clean_accuracy, curve.last_epoch, "clean", "clean accuracy") +
+      line(curve.attack_success, curve.last_epoch, "attack", "attack success");
   // Each curve is named at its end; two that end close together are kept a line apart.
   std::optional<double> clean_y, attack_y;
   if (!curve.clean_accuracy.empty()) clean_y = y_of(curve.clean_accuracy.back().value);
@@ -197,7 +200,7 @@ std::string figure(const Curve& curve) {
 std::string plain(const nlohmann::json& value) {
   if (value.is_string()) return value.get<std::string>();
   if (value.empty()) return "-";
-  if (value.is_number_float()) return shortest(value.get<double>());
+  if (value.is_number_float()) return base::shortest(value.get<double>());
   return value.dump();
 }
 
@@ -292,4 +295,4 @@ std::string html_report(const ReportContent& content) {
   return html + environment_section(content.environment) + "</body>\n</html>\n";
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::report

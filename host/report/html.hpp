@@ -7,7 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
-namespace backstop::host {
+namespace backstop::report {
 
 struct ReportContent {
   nlohmann::json results;             ///< results.json
@@ -24,4 +24,4 @@ std::string html_report(const ReportContent& content);
 
 std::string html_escape(std::string_view text);
 
-}  // namespace backstop::host
+}  // namespace backstop::report

@@ -5,9 +5,10 @@
 #include <numeric>
 #include <utility>
 
-#include "host/report/text.hpp"
+#include "host/base/text.hpp"
+#include "host/report/fields.hpp"
 
-namespace backstop::host {
+namespace backstop::report {
 namespace {
 
 struct Samples {
@@ -34,11 +35,11 @@ std::string mean_and_spread(const std::vector<double>& values) {
   const auto n = static_cast<double>(values.size());
   const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
   const std::string runs = " (" + std::to_string(values.size()) + ")";
-  if (values.size() == 1) return fixed(mean, 3) + runs;
+  if (values.size() == 1) return base::fixed(mean, 3) + runs;
   const double squares = std::accumulate(
       values.begin(), values.end(), 0.0,
       [mean](double sum, double value) { return sum + (value - mean) * (value - mean); });
-  return fixed(mean, 3) + " ± " + fixed(std::sqrt(squares / (n - 1)), 3) + runs;
+  return base::fixed(mean, 3) + " ± " + base::fixed(std::sqrt(squares / (n - 1)), 3) + runs;
 }
 
 }  // namespace
@@ -59,16 +60,17 @@ std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
   std::string text;
   for (const auto& group : groups) {
     if (!group.name.empty())
-      text += std::string(color ? kBold : "") + printable(group.name) +
-              std::string(color ? kReset : "") + '\n';
-    std::vector<std::vector<Cell>> lines{{{"defense"}, {"clean accuracy"}, {"attack success"}}};
+      text += std::string(color ? base::kBold : "") + base::printable(group.name) +
+              std::string(color ? base::kReset : "") + '\n';
+    std::vector<std::vector<base::Cell>> lines{
+        {{"defense"}, {"clean accuracy"}, {"attack success"}}};
     for (const auto& row : group.rows)
       lines.push_back({{row.name},
                        {mean_and_spread(row.clean_accuracy)},
                        {mean_and_spread(row.attack_success)}});
-    text += columns(lines, "lrr") + '\n';
+    text += base::columns(lines, "lrr") + '\n';
   }
   return text + "mean ± sample standard deviation (number of runs)\n";
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::report

@@ -6,7 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
-namespace backstop::host {
+namespace backstop::report {
 
 struct FinishedRun {
   std::string group;       ///< runs of one group differ in their seed alone; may be empty
@@ -17,4 +17,4 @@ struct FinishedRun {
 /// deviation and number of runs of clean accuracy and attack success.
 std::string summary_table(const std::vector<FinishedRun>& runs, bool color);
 
-}  // namespace backstop::host
+}  // namespace backstop::report

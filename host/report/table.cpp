@@ -10,25 +10,26 @@
 #include <sstream>
 #include <utility>
 
-#include "host/report/text.hpp"
+#include "host/base/text.hpp"
+#include "host/report/fields.hpp"
 
-namespace backstop::host {
+namespace backstop::report {
 namespace {
 
 std::string share(std::optional<double> value) {
-  return value ? fixed(*value, 3) : "-";
+  return value ? base::fixed(*value, 3) : "-";
 }
 
 std::string count(std::optional<double> value) {
-  return value ? grouped(std::llround(*value)) : "-";
+  return value ? base::grouped(std::llround(*value)) : "-";
 }
 
 std::string time(std::optional<double> seconds) {
-  return seconds ? duration(*seconds) : "-";
+  return seconds ? base::duration(*seconds) : "-";
 }
 
 std::string memory(std::optional<double> bytes) {
-  return bytes ? grouped(std::llround(*bytes / 1e6)) + " MB" : "-";
+  return bytes ? base::grouped(std::llround(*bytes / 1e6)) + " MB" : "-";
 }
 
 /// What the defender was given: "2,500 clean", "50,000 training", or both.
@@ -109,9 +110,9 @@ std::string attack_class(const nlohmann::json& row) {
   const auto favourite = number_in(metrics, "attack_class");
   if (!favourite) return "";
   return row.at("name").get<std::string>() + ": of the triggered images " +
-         share(number_in(metrics, "attack_success_rate")) + " go to class " + fixed(*favourite, 0) +
-         " (" + row.value("attack_class_name", "?") + "), of the clean ones " +
-         share(number_in(metrics, "attack_class_clean_share"));
+         share(number_in(metrics, "attack_success_rate")) + " go to class " +
+         base::fixed(*favourite, 0) + " (" + row.value("attack_class_name", "?") +
+         "), of the clean ones " + share(number_in(metrics, "attack_class_clean_share"));
 }
 
 /// Below definitions() of the first row, when the others are measured differently.
@@ -173,10 +174,10 @@ std::string expectation(const nlohmann::json& entry) {
   const auto value = number_in(entry, "value");
   std::string text = entry.at("row").get<std::string>() + ": " +
                      entry.at("metric").get<std::string>() + " is " +
-                     (value ? fixed(*value, 4) : "not known") + ", expected";
-  if (minimum) text += " at least " + shortest(*minimum);
+                     (value ? base::fixed(*value, 4) : "not known") + ", expected";
+  if (minimum) text += " at least " + base::shortest(*minimum);
   if (minimum && maximum) text += " and";
-  if (maximum) text += " at most " + shortest(*maximum);
+  if (maximum) text += " at most " + base::shortest(*maximum);
   return text;
 }
 
@@ -188,7 +189,8 @@ std::string trigger_text(const nlohmann::json& row) {
   const auto ssim = number_in(trigger, "ssim");
   if (!ssim) return "";
   if (!psnr) return "changes no test image";
-  return "PSNR " + fixed(*psnr, 1) + " dB, SSIM " + fixed(*ssim, 3) + " (means of the test images)";
+  return "PSNR " + base::fixed(*psnr, 1) + " dB, SSIM " + base::fixed(*ssim, 3) +
+         " (means of the test images)";
 }
 
 ResultTable lay_out_results(const nlohmann::json& results) {
@@ -243,7 +245,7 @@ std::string result_table(const nlohmann::json& results, bool color) {
   const ResultTable table = lay_out_results(results);
   const auto style = [color](std::string_view ansi) { return color ? ansi : std::string_view{}; };
 
-  std::vector<std::vector<Cell>> rows(2);
+  std::vector<std::vector<base::Cell>> rows(2);
   for (const auto& name : table.header) {
     const auto space = name.find(' ');
     const bool two_lines = space != std::string::npos;
@@ -253,9 +255,9 @@ std::string result_table(const nlohmann::json& results, bool color) {
   for (const auto& row : table.rows) {
     auto& line = rows.emplace_back();
     for (std::size_t c = 0; c < row.cells.size(); ++c)
-      line.push_back({row.cells[c], style(row.best[c] ? kBold : "")});
+      line.push_back({row.cells[c], style(row.best[c] ? base::kBold : "")});
   }
-  std::string text = columns(rows, "lrrrrrrrrr");
+  std::string text = base::columns(rows, "lrrrrrrrrr");
   if (!table.definitions.empty()) text += '\n';
   for (const auto& line : table.definitions) text += line + '\n';
   if (!table.curves.empty()) {
@@ -265,17 +267,17 @@ std::string result_table(const nlohmann::json& results, bool color) {
       for (const auto& cell : line) cells.push_back({cell});
     }
     text += "\nclean accuracy and attack success by epoch\n" +
-            columns(rows, "l" + std::string(table.curves[0].size() - 1, 'r'));
+            base::columns(rows, "l" + std::string(table.curves[0].size() - 1, 'r'));
   }
   if (!table.findings.empty()) text += '\n';
-  for (const auto& line : table.findings) text += printable(line) + '\n';
+  for (const auto& line : table.findings) text += base::printable(line) + '\n';
   if (table.expectations.empty()) return text;
 
   rows.clear();
   for (const auto& entry : table.expectations)
-    rows.push_back(
-        {{entry.met ? "met" : "not met", style(entry.met ? kGreen : kRed)}, {entry.text}});
-  return text + "\nexpectations\n" + columns(rows, "ll", "  ");
+    rows.push_back({{entry.met ? "met" : "not met", style(entry.met ? base::kGreen : base::kRed)},
+                    {entry.text}});
+  return text + "\nexpectations\n" + base::columns(rows, "ll", "  ");
 }
 
-}  // namespace backstop::host
+}  // namespace backstop::report

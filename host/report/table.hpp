@@ -6,7 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
-namespace backstop::host {
+namespace backstop::report {
 
 /// The table before it is text.
 struct ResultTable {
@@ -36,4 +36,4 @@ std::string trigger_text(const nlohmann::json& row);
 /// lay_out_results as text; `color` marks the best of each column and the expectations.
 std::string result_table(const nlohmann::json& results, bool color);
 
-}  // namespace backstop::host
+}  // namespace backstop::report

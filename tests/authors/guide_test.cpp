@@ -16,7 +16,7 @@
 namespace {
 
 namespace fs = std::filesystem;
-using backstop::host::ParameterType;
+using backstop::catalog::ParameterType;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 
@@ -86,9 +86,10 @@ TEST(Guide, ShowsNoCodeThatIsNotCompiled) {
 
 TEST(Guide, NamesEveryTypeOfParameter) {
   const std::string text = read(guide());
-  for (const auto type : {ParameterType::boolean, ParameterType::integer, ParameterType::floating,
-                          ParameterType::string, ParameterType::choice, ParameterType::path,
-                          ParameterType::scheduler, ParameterType::optimizer})
+  for (const auto type : {catalog::ParameterType::boolean, catalog::ParameterType::integer,
+                          catalog::ParameterType::floating, catalog::ParameterType::string,
+                          catalog::ParameterType::choice, catalog::ParameterType::path,
+                          catalog::ParameterType::scheduler, catalog::ParameterType::optimizer})
     EXPECT_THAT(text, HasSubstr("`" + std::string(to_string(type)) + "`"));
 }
 

@@ -14,7 +14,7 @@
 #include <toml++/toml.h>
 
 #include "host/catalog/manifest.hpp"
-#include "tests/cli/program.hpp"
+#include "tests/support/program.hpp"
 
 namespace {
 
@@ -43,14 +43,14 @@ class New : public ::testing::Test {
   }
   ~New() override { fs::remove_all(folder_); }
 
-  [[nodiscard]] Outcome backstop(std::vector<std::string> arguments,
-                                 const std::string& program = BACKSTOP_PROGRAM) const {
+  [[nodiscard]] engine::Outcome backstop(std::vector<std::string> arguments,
+                                         const std::string& program = BACKSTOP_PROGRAM) const {
     return Process(Start{program,
                          std::move(arguments),
                          {{"HOME", folder_.string()}, {"BACKSTOP_PLUGIN_PATH", ""}}})
         .wait();
   }
-  [[nodiscard]] Outcome make(const std::string& kind, const std::string& name) const {
+  [[nodiscard]] engine::Outcome make(const std::string& kind, const std::string& name) const {
     return backstop({"new", kind, name, "--out", folder_.string()});
   }
   /// The names of what is in the test's folder.
@@ -95,7 +95,7 @@ TEST_P(NewOfKind, WritesEveryFileAndNoPlaceholder) {
 TEST_P(NewOfKind, WritesAManifestThatTheHostReads) {
   ASSERT_EQ(make(GetParam(), "my-thing").code, 0);
   const auto manifest =
-      backstop::host::parse_manifest(read(folder_ / "my-thing/my-thing.toml"), "my-thing.toml");
+      backstop::catalog::parse_manifest(read(folder_ / "my-thing/my-thing.toml"), "my-thing.toml");
   EXPECT_EQ(manifest.name, "my-thing");
   EXPECT_EQ(to_string(manifest.kind), GetParam());
   EXPECT_FALSE(manifest.parameters.empty());

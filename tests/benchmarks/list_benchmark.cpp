@@ -10,7 +10,7 @@
 #include <benchmark/benchmark.h>
 
 #include "host/catalog/catalog.hpp"
-#include "tests/cli/program.hpp"
+#include "tests/support/program.hpp"
 
 namespace {
 
@@ -68,7 +68,7 @@ void scan(benchmark::State& state) {
   const Folder folder(static_cast<int>(state.range(0)));
   for (auto _ : state)
     benchmark::DoNotOptimize(
-        backstop::host::Catalog::scan({{.folder = folder.path(), .given = true}}));
+        backstop::catalog::Catalog::scan({{.folder = folder.path(), .given = true}}));
 }
 
 BENCHMARK(list)->Arg(0)->Arg(20)->Arg(200)->Unit(benchmark::kMillisecond)->UseRealTime();

@@ -10,22 +10,23 @@
 
 #include "backstop/attack.hpp"
 #include "host/catalog/catalog.hpp"
-#include "host/engine/batch_norm_relu.hpp"
-#include "host/engine/classifier.hpp"
-#include "host/engine/convolution.hpp"
-#include "host/engine/image_store.hpp"
-#include "host/engine/libtorch.hpp"
-#include "host/engine/optimizer.hpp"
-#include "host/engine/plugin_object.hpp"
-#include "host/engine/stage_context.hpp"
-#include "host/engine/trainer.hpp"
+#include "host/engine/data/image_store.hpp"
+#include "host/engine/kernels/batch_norm_relu.hpp"
+#include "host/engine/kernels/convolution.hpp"
+#include "host/engine/model/classifier.hpp"
+#include "host/engine/plugins/plugin_object.hpp"
+#include "host/engine/plugins/stage_context.hpp"
+#include "host/engine/plugins/torch_state.hpp"
+#include "host/engine/train/optimizer.hpp"
+#include "host/engine/train/trainer.hpp"
 #include "host/recipe/recipe.hpp"
 #include "tests/benchmarks/peak.hpp"
 
 namespace {
 
 using namespace backstop;
-using namespace backstop::host;
+using namespace backstop;
+using namespace backstop::engine;
 
 benchmarks::Peak peak;  ///< of all cores, measured at the start
 
@@ -55,42 +56,44 @@ void count_bytes(benchmark::State& state, double bytes) {
   state.counters["of_copy"] = Counter(bytes / peak.copy, Counter::kIsIterationInvariantRate);
 }
 
-Compute settings(bool own, bool bfloat16) {
-  return resolve_compute(toml::table{{"device", "cpu"},
-                                     {"precision", bfloat16 ? "bfloat16" : "float32"},
-                                     {"threads", 0},
-                                     {"kernels", own ? "own" : "libtorch"}},
-                         0);
+engine::Compute settings(bool own, bool bfloat16) {
+  return engine::resolve_compute(toml::table{{"device", "cpu"},
+                                             {"precision", bfloat16 ? "bfloat16" : "float32"},
+                                             {"threads", 0},
+                                             {"kernels", own ? "own" : "libtorch"}},
+                                 0);
 }
 
-ImageStore images(std::int64_t count, std::int64_t classes = 10) {
-  at::Generator generator = host::make_generator(1);
+engine::ImageStore images(std::int64_t count, std::int64_t classes = 10) {
+  at::Generator generator = engine::make_generator(1);
   return {at::randint(256, {count, 3, 32, 32}, generator, at::kByte),
           at::arange(count).remainder(classes), classes, at::kCPU};
 }
 
-Classifier model(std::int64_t width, const Compute& compute, std::int64_t classes = 10) {
-  at::Generator generator = host::make_generator(1);
-  const Architecture architecture{"preact-resnet18", width, 3, classes};
-  return {architecture, Normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, compute, generator};
+engine::Classifier model(std::int64_t width, const engine::Compute& compute,
+                         std::int64_t classes = 10) {
+  at::Generator generator = engine::make_generator(1);
+  const engine::Architecture architecture{"preact-resnet18", width, 3, classes};
+  return {architecture, engine::Normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, compute,
+          generator};
 }
 
-std::unique_ptr<Optimizer> sgd(const Classifier& classifier) {
+std::unique_ptr<engine::Optimizer> sgd(const engine::Classifier& classifier) {
   OptimizerOptions options;
   options.momentum = 0.9;
   options.weight_decay = 5e-4;
-  auto optimizer = make_optimizer(classifier.trainable_parameters(), options);
+  auto optimizer = engine::make_optimizer(classifier.trainable_parameters(), options);
   optimizer->set_rate(0.01);
   return optimizer;
 }
 
 /// Arguments: width, batch, own kernels, bfloat16.
 void training_step(benchmark::State& state) {
-  const Compute compute = settings(state.range(2) != 0, state.range(3) != 0);
-  Classifier classifier = model(state.range(0), compute);
+  const engine::Compute compute = settings(state.range(2) != 0, state.range(3) != 0);
+  engine::Classifier classifier = model(state.range(0), compute);
   classifier.set_training(true);
   const std::int64_t batch = state.range(1);
-  const ImageStore set = images(batch);
+  const engine::ImageStore set = images(batch);
   const auto optimizer = sgd(classifier);
   auto parameters = classifier.trainable_parameters();
   const at::Tensor x =
@@ -115,10 +118,11 @@ BENCHMARK(training_step)
 
 /// Arguments: width, own kernels, bfloat16.
 void evaluation(benchmark::State& state) {
-  Classifier classifier = model(state.range(0), settings(state.range(1) != 0, state.range(2) != 0));
-  const ImageStore set = images(1000);
-  at::Generator generator = host::make_generator(1);
-  HostTrainer trainer(Augmentation{}, generator, nullptr, nullptr);
+  engine::Classifier classifier =
+      model(state.range(0), settings(state.range(1) != 0, state.range(2) != 0));
+  const engine::ImageStore set = images(1000);
+  at::Generator generator = engine::make_generator(1);
+  engine::HostTrainer trainer(engine::Augmentation{}, generator, nullptr, nullptr);
   for (auto _ : state) benchmark::DoNotOptimize(trainer.logits(classifier, set));
   state.SetItemsProcessed(state.iterations() * set.size());
   count_flops(state, static_cast<double>(set.size()) * flops_of_an_image(state.range(0)),
@@ -149,8 +153,8 @@ void convolving(benchmark::State& state) {
                            .contiguous(at::MemoryFormat::ChannelsLast)
                            .set_requires_grad(true);
   const auto forward = [&] {
-    const AutocastGuard precision(c10::kCPU, true);
-    return convolution(*conv, x);
+    const engine::AutocastGuard precision(c10::kCPU, true);
+    return engine::convolution(*conv, x);
   };
   const at::Tensor y = forward(), gradient = at::randn_like(y);
   for (auto _ : state) {
@@ -209,7 +213,7 @@ void normalisation(benchmark::State& state) {
   const at::Tensor gradient = at::randn_like(x);
   for (auto _ : state) {
     const at::AutoGradMode mode(backward);
-    const at::Tensor y = batch_norm_relu(*norm, x);
+    const at::Tensor y = engine::batch_norm_relu(*norm, x);
     x.mutable_grad().reset();
     if (backward) y.backward(gradient);
   }
@@ -227,13 +231,14 @@ BENCHMARK(normalisation)
 
 /// A batch of 256 augmented images, normalised, channels last. Argument: bfloat16.
 void augmentation(benchmark::State& state) {
-  const ImageStore set = images(10'000);
-  at::Generator generator = host::make_generator(1);
-  const Normalisation normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
+  const engine::ImageStore set = images(10'000);
+  at::Generator generator = engine::make_generator(1);
+  const engine::Normalisation normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
   const bool bfloat16 = state.range(0) != 0;
   for (auto _ : state) {
     const at::Tensor positions = at::randint(set.size(), {256}, generator, at::kLong);
-    const Draws draws = draw_augmentation(Augmentation{4, true}, 256, generator);
+    const engine::Draws draws =
+        engine::draw_augmentation(engine::Augmentation{4, true}, 256, generator);
     benchmark::DoNotOptimize(set.batch(positions, normalisation, draws, bfloat16));
   }
   state.SetItemsProcessed(state.iterations() * 256);
@@ -249,16 +254,18 @@ BENCHMARK(augmentation)
 
 /// A trigger on 9,000 images, as the attack's plugin puts it on.
 void triggering(benchmark::State& state, const char* plugin) {
-  const Compute compute = settings(true, false);
-  const auto catalog = Catalog::scan({{BACKSTOP_PLUGIN_FOLDER, true, false}});
-  const Complaints none{[](void*, const std::string&) {}, nullptr};
-  const PluginEntry* entry = catalog.find(Kind::attack, plugin);
+  const engine::Compute compute = settings(true, false);
+  const auto catalog = catalog::Catalog::scan({{BACKSTOP_PLUGIN_FOLDER, true, false}});
+  const engine::Complaints none{[](void*, const std::string&) {}, nullptr};
+  const catalog::PluginEntry* entry = catalog.find(catalog::Kind::attack, plugin);
   if (entry == nullptr) return state.SkipWithError("no such plugin");
-  const toml::table defaults = toml::parse(recipe_fragment(entry->manifest));
-  const PluginObject object(catalog, Kind::attack, *defaults["attack"].as_table(), none);
+  const toml::table defaults = toml::parse(recipe::recipe_fragment(entry->manifest));
+  const engine::PluginObject object(catalog, catalog::Kind::attack, *defaults["attack"].as_table(),
+                                    none);
   auto& attack = object.as<Attack>();
-  StageContext ctx({"attack", plugin}, 1, compute, Augmentation{}, nullptr, nullptr);
-  const ImageStore set = images(9000);
+  engine::StageContext ctx({"attack", plugin}, 1, compute, engine::Augmentation{}, nullptr,
+                           nullptr);
+  const engine::ImageStore set = images(9000);
   Threat threat;
   threat.classes = set.classes();
   attack.prepare(ctx, threat, set);
@@ -278,7 +285,7 @@ BENCHMARK_CAPTURE(triggering, blended, "blended")
 
 /// SGD with momentum on all weights of a preact-resnet18. Arguments: width, own kernels.
 void optimiser_step(benchmark::State& state) {
-  Classifier classifier = model(state.range(0), settings(state.range(1) != 0, false));
+  engine::Classifier classifier = model(state.range(0), settings(state.range(1) != 0, false));
   double bytes = 0;
   for (at::Tensor parameter : classifier.trainable_parameters()) {
     parameter.mutable_grad() = at::randn_like(parameter);
@@ -311,12 +318,12 @@ TrainingOptions one_epoch(const Scheduler& scheduler, std::int64_t batch_size) {
 /// process of its own.
 void scaling(benchmark::State& state) {
   const std::int64_t classes = state.range(3);
-  Compute compute = settings(true, state.range(5) != 0);
+  engine::Compute compute = settings(true, state.range(5) != 0);
   at::set_num_threads(static_cast<int>(state.range(4)));
-  Classifier classifier = model(state.range(1), compute, classes);
-  const ImageStore set = images(state.range(0), classes);
-  at::Generator generator = host::make_generator(1);
-  HostTrainer trainer(Augmentation{4, true}, generator, nullptr, nullptr);
+  engine::Classifier classifier = model(state.range(1), compute, classes);
+  const engine::ImageStore set = images(state.range(0), classes);
+  at::Generator generator = engine::make_generator(1);
+  engine::HostTrainer trainer(engine::Augmentation{4, true}, generator, nullptr, nullptr);
   const ConstantRate rate;
   const TrainingOptions options = one_epoch(rate, state.range(2));
   trainer.fit(classifier, images(std::min<std::int64_t>(state.range(2), set.size()), classes),
@@ -341,11 +348,12 @@ BENCHMARK(scaling)
 /// Arguments: width, training images, own kernels, bfloat16. Seconds of each part are counted.
 void fine_tuning_epoch(benchmark::State& state) {
   using Clock = std::chrono::steady_clock;
-  Classifier classifier = model(state.range(0), settings(state.range(2) != 0, state.range(3) != 0));
-  const ImageStore training = images(state.range(1)), clean = images(10'000),
-                   triggered = images(9000);
-  at::Generator generator = host::make_generator(1);
-  HostTrainer trainer(Augmentation{4, true}, generator, nullptr, nullptr);
+  engine::Classifier classifier =
+      model(state.range(0), settings(state.range(2) != 0, state.range(3) != 0));
+  const engine::ImageStore training = images(state.range(1)), clean = images(10'000),
+                           triggered = images(9000);
+  at::Generator generator = engine::make_generator(1);
+  engine::HostTrainer trainer(engine::Augmentation{4, true}, generator, nullptr, nullptr);
   const ConstantRate rate;
   const TrainingOptions options = one_epoch(rate, 256);
   std::chrono::duration<double> train{}, evaluate{};
@@ -379,9 +387,9 @@ BENCHMARK(fine_tuning_epoch)
 
 int main(int argc, char** argv) {
   setenv("ATEN_CPU_CAPABILITY", "avx512", 0);  // as the host does
-  tune_process();
+  engine::tune_process();
   benchmark::Initialize(&argc, argv);
-  const int threads = available_cores();
+  const int threads = engine::available_cores();
   at::set_num_threads(threads);
   peak = benchmarks::measure_peak(threads);
   const auto context = [&](const std::string& name, double value) {

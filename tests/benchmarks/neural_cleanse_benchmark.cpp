@@ -6,17 +6,18 @@
 #include <ATen/ATen.h>
 #include <benchmark/benchmark.h>
 
-#include "host/engine/classifier.hpp"
 #include "host/engine/compute.hpp"
-#include "host/engine/image_store.hpp"
-#include "host/engine/libtorch.hpp"
-#include "host/engine/stage_context.hpp"
+#include "host/engine/data/image_store.hpp"
+#include "host/engine/model/classifier.hpp"
+#include "host/engine/plugins/stage_context.hpp"
+#include "host/engine/plugins/torch_state.hpp"
 #include "plugins/defenses/neural-cleanse/inversion.hpp"
 
 namespace {
 
 using namespace backstop;
-using namespace backstop::host;
+using namespace backstop;
+using namespace backstop::engine;
 
 constexpr std::int64_t kClasses = 100, kImages = 64, kWidth = 16;
 
@@ -24,27 +25,28 @@ constexpr std::int64_t kClasses = 100, kImages = 64, kWidth = 16;
 /// model's weights get gradients as well, as in a loop that does not freeze them; range 3: own
 /// kernels.
 void search(benchmark::State& state) {
-  tune_process();
-  const Compute compute =
-      resolve_compute(toml::table{{"device", "auto"},
-                                  {"precision", "auto"},
-                                  {"threads", 0},
-                                  {"kernels", state.range(3) ? "own" : "libtorch"}},
-                      kWidth);
-  const Architecture architecture{"preact-resnet18", kWidth, 3, kClasses};
-  const Normalisation normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
-  at::Generator generator = host::make_generator(1);
-  Classifier model(architecture, normalisation, compute, generator);
+  engine::tune_process();
+  const engine::Compute compute =
+      engine::resolve_compute(toml::table{{"device", "auto"},
+                                          {"precision", "auto"},
+                                          {"threads", 0},
+                                          {"kernels", state.range(3) ? "own" : "libtorch"}},
+                              kWidth);
+  const engine::Architecture architecture{"preact-resnet18", kWidth, 3, kClasses};
+  const engine::Normalisation normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
+  at::Generator generator = engine::make_generator(1);
+  engine::Classifier model(architecture, normalisation, compute, generator);
   model.set_trainable(state.range(2) == 0 ? Part::none : Part::whole);
   model.set_training(false);
-  const ImageStore clean(at::randint(256, {kImages, 3, 32, 32}, generator, at::kByte),
-                         at::arange(kImages).remainder(kClasses), kClasses, compute.device);
+  const engine::ImageStore clean(at::randint(256, {kImages, 3, 32, 32}, generator, at::kByte),
+                                 at::arange(kImages).remainder(kClasses), kClasses, compute.device);
   neural_cleanse::Settings settings;
   settings.epochs = 2;
   settings.classes_at_once = state.range(0);
   settings.batch_size = state.range(1);
   for (auto _ : state) {
-    StageContext ctx({"defense", "neural-cleanse"}, 1, compute, Augmentation{}, nullptr, nullptr);
+    engine::StageContext ctx({"defense", "neural-cleanse"}, 1, compute, engine::Augmentation{},
+                             nullptr, nullptr);
     benchmark::DoNotOptimize(neural_cleanse::find_triggers(ctx, model, clean, settings).masks);
   }
   state.SetItemsProcessed(state.iterations() * kClasses * settings.epochs * kImages);

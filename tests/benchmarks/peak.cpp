@@ -9,9 +9,9 @@
 #include <thread>
 #include <vector>
 
-#include "host/engine/amx.hpp"
-#include "host/engine/convolution_kernels.hpp"
-#include "host/engine/vectors.hpp"
+#include "host/engine/kernels/amx.hpp"
+#include "host/engine/kernels/convolution_kernels.hpp"
+#include "host/engine/kernels/vectors.hpp"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -21,13 +21,13 @@ namespace backstop::benchmarks {
 
 namespace {
 
-using host::vectors::Floats;
+using engine::vectors::Floats;
 
 #if defined(__x86_64__)
 
 /// Four accumulators, two left and two right tiles. Returns the FLOPs done.
 __attribute__((target("amx-tile,amx-bf16"))) double multiply_tiles(int rounds) {
-  static constexpr host::TileConfiguration
+  static constexpr engine::TileConfiguration
       configuration;  // GCC takes only its first bytes for used
   _tile_loadconfig(&configuration);
   alignas(64) static const std::uint16_t ones[16 * 32] = {};
@@ -111,9 +111,9 @@ double best_rate(int threads, const std::function<double()>& work) {
 
 Peak measure_peak(int threads) {
   Peak peak;
-  if (host::convolution_kernels::available())
+  if (engine::convolution_kernels::available())
     peak.bfloat16 = best_rate(threads, [] { return multiply_tiles(50'000); });
-  const bool wide = host::vectors::has_avx512();
+  const bool wide = engine::vectors::has_avx512();
   peak.float32 =
       best_rate(threads, [&] { return wide ? add_products_512(500'000) : add_products(500'000); });
   constexpr std::size_t kBytes = std::size_t{128} << 20;

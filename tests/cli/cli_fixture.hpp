@@ -11,7 +11,7 @@
 
 #include <gtest/gtest.h>
 
-#include "program.hpp"
+#include "tests/support/program.hpp"
 
 namespace backstop::testing {
 

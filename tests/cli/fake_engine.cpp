@@ -10,7 +10,7 @@
 
 namespace {
 
-using backstop::host::ExitCode;
+using backstop::base::ExitCode;
 using nlohmann::json;
 
 json row(const std::string& name, double clean_accuracy, double attack_success) {
@@ -26,7 +26,7 @@ json row(const std::string& name, double clean_accuracy, double attack_success) 
           {"cost", {{"wall_seconds", 1.5}, {"samples_seen", 12345}}}};
 }
 
-void wait_for_signal(const backstop::host::RunRequest& request, bool listen) {
+void wait_for_signal(const backstop::engine::RunRequest& request, bool listen) {
   while (!listen || *request.interrupted == 0)
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
 }
@@ -34,7 +34,7 @@ void wait_for_signal(const backstop::host::RunRequest& request, bool listen) {
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_describe(
-    backstop::host::EngineDescription& description) {
+    backstop::engine::EngineDescription& description) {
   description.built_for = description.running = "1.13.0";
   description.file = "/torch/libtorch_cpu.so";
   description.capability = "AVX512";
@@ -49,7 +49,7 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_describe(
 }
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
-    const backstop::host::RunRequest& request, backstop::host::RunOutcome& outcome) {
+    const backstop::engine::RunRequest& request, backstop::engine::RunOutcome& outcome) {
   for (const auto& recipe : *request.recipes) {
     const auto name = recipe.table["name"].value_or(std::string());
     const auto seed = recipe.table["seed"].value_or(std::int64_t{0});
@@ -62,18 +62,18 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
     observer.progress(1, 2, "batches");
     if (name == "waits" || name == "stuck") wait_for_signal(request, name == "waits");
     if (*request.interrupted != 0) {
-      outcome.code = static_cast<ExitCode>(128 + *request.interrupted);
+      outcome.code = static_cast<base::ExitCode>(128 + *request.interrupted);
       outcome.error = "interrupted";
       return;
     }
     if (name == "fails") {
-      outcome.code = ExitCode::environment;
+      outcome.code = base::ExitCode::environment;
       outcome.error = "no space left";
       outcome.hint = "make some";
       return;
     }
     if (name == "breaks") {
-      outcome.code = ExitCode::bug;
+      outcome.code = base::ExitCode::bug;
       outcome.error = "vector::at";
       return;
     }

@@ -1,7 +1,7 @@
 // What a recipe takes of a dataset, and what `backstop data` says of one.
 #include <csignal>
 
-#include "tests/end_to_end/fixture.hpp"
+#include "tests/support/end_to_end.hpp"
 
 namespace backstop::testing {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <sys/mount.h>
 
-#include "tests/end_to_end/fixture.hpp"
+#include "tests/support/end_to_end.hpp"
 
 namespace backstop::testing {
 namespace {

@@ -3,7 +3,7 @@
 #include <set>
 #include <sstream>
 
-#include "tests/end_to_end/fixture.hpp"
+#include "tests/support/end_to_end.hpp"
 
 namespace backstop::testing {
 namespace {

@@ -1,5 +1,5 @@
 // The scenarios "transfer" and "encoder": what was backdoored on one dataset is adapted to another.
-#include "tests/end_to_end/fixture.hpp"
+#include "tests/support/end_to_end.hpp"
 
 namespace backstop::testing {
 namespace {

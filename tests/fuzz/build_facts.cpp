@@ -2,17 +2,18 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "host/base/error.hpp"
 #include "host/catalog/catalog.hpp"
-#include "host/error.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  using namespace backstop::host;
+  using namespace backstop;
   try {
-    const auto facts = parse_build_facts({reinterpret_cast<const char*>(data), size}, "facts");
-    const auto refusal = incompatibility(facts, own_build_facts());
+    const auto facts =
+        catalog::parse_build_facts({reinterpret_cast<const char*>(data), size}, "facts");
+    const auto refusal = catalog::incompatibility(facts, catalog::own_build_facts());
     if (refusal && (refusal->message.empty() || refusal->hint.empty())) __builtin_trap();
-  } catch (const HostError& e) {
-    if (e.code() != ExitCode::plugin || *e.what() == '\0') __builtin_trap();
+  } catch (const base::HostError& e) {
+    if (e.code() != base::ExitCode::plugin || *e.what() == '\0') __builtin_trap();
   }
   return 0;
 }

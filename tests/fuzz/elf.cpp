@@ -6,9 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "host/catalog/elf_note.hpp"
-#include "host/catalog/elf_symbols.hpp"
-#include "host/error.hpp"
+#include "host/base/error.hpp"
+#include "host/catalog/elf/elf_note.hpp"
+#include "host/catalog/elf/elf_symbols.hpp"
 #include "tests/fuzz/memory_file.hpp"
 
 namespace {
@@ -17,8 +17,8 @@ template <typename Read>
 void expect_verdict(Read read) {
   try {
     read();
-  } catch (const backstop::host::HostError& e) {
-    if (e.code() != backstop::host::ExitCode::plugin || *e.what() == '\0') __builtin_trap();
+  } catch (const backstop::base::HostError& e) {
+    if (e.code() != backstop::base::ExitCode::plugin || *e.what() == '\0') __builtin_trap();
   }
 }
 
@@ -26,8 +26,8 @@ void expect_verdict(Read read) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const backstop::fuzz::MemoryFile file(data, size);
-  expect_verdict([&] { backstop::host::read_notes(file.path()); });
-  expect_verdict([&] { backstop::host::exported_symbols(file.path()); });
-  expect_verdict([&] { backstop::host::needed_libraries(file.path()); });
+  expect_verdict([&] { backstop::catalog::read_notes(file.path()); });
+  expect_verdict([&] { backstop::catalog::exported_symbols(file.path()); });
+  expect_verdict([&] { backstop::catalog::needed_libraries(file.path()); });
   return 0;
 }

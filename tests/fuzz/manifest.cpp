@@ -3,15 +3,16 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "host/error.hpp"
+#include "host/base/error.hpp"
 #include "host/recipe/recipe.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  using namespace backstop::host;
+  using namespace backstop;
   try {
-    recipe_fragment(parse_manifest({reinterpret_cast<const char*>(data), size}, "manifest"));
-  } catch (const HostError& e) {
-    if (e.code() != ExitCode::plugin || *e.what() == '\0') __builtin_trap();
+    recipe::recipe_fragment(
+        catalog::parse_manifest({reinterpret_cast<const char*>(data), size}, "manifest"));
+  } catch (const base::HostError& e) {
+    if (e.code() != base::ExitCode::plugin || *e.what() == '\0') __builtin_trap();
   }
   return 0;
 }

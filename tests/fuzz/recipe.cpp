@@ -6,12 +6,12 @@
 #include <string_view>
 #include <vector>
 
-#include "host/error.hpp"
+#include "host/base/error.hpp"
 #include "host/recipe/recipe_fixture.hpp"
 
 namespace {
 
-using namespace backstop::host;
+using namespace backstop;
 
 std::vector<std::string> lines_of(std::string_view text) {
   std::vector<std::string> lines;
@@ -23,9 +23,9 @@ std::vector<std::string> lines_of(std::string_view text) {
   return lines;
 }
 
-CheckedRecipe check(std::string_view text, const std::vector<std::string>& overrides) {
-  static const Catalog catalog = test_catalog();
-  return check_recipe_text(std::string(text), "recipe.toml", overrides, catalog);
+recipe::CheckedRecipe check(std::string_view text, const std::vector<std::string>& overrides) {
+  static const catalog::Catalog catalog = recipe::test_catalog();
+  return recipe::check_recipe_text(std::string(text), "recipe.toml", overrides, catalog);
 }
 
 }  // namespace
@@ -35,16 +35,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::size_t end = std::min(all.find("\n%\n"), size);
   const auto overrides = lines_of(end == size ? std::string_view{} : all.substr(end + 3));
   try {
-    const CheckedRecipe checked = check(all.substr(0, end), overrides);
-    render(checked.diagnostics, checked.source, true);
+    const recipe::CheckedRecipe checked = check(all.substr(0, end), overrides);
+    recipe::render(checked.diagnostics, checked.source, true);
     if (checked.has_errors() != checked.recipes.empty()) __builtin_trap();
-    for (const Recipe& recipe : checked.recipes) {
-      const std::string text = to_toml(recipe);
-      const CheckedRecipe again = check(text, {});
-      if (again.recipes.size() != 1 || to_toml(again.recipes[0]) != text) __builtin_trap();
+    for (const recipe::Recipe& recipe : checked.recipes) {
+      const std::string text = recipe::to_toml(recipe);
+      const recipe::CheckedRecipe again = check(text, {});
+      if (again.recipes.size() != 1 || recipe::to_toml(again.recipes[0]) != text) __builtin_trap();
     }
-  } catch (const HostError& e) {
-    if (e.code() != ExitCode::usage) __builtin_trap();
+  } catch (const base::HostError& e) {
+    if (e.code() != base::ExitCode::usage) __builtin_trap();
   }
   return 0;
 }

@@ -8,7 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/cli/program.hpp"
+#include "tests/support/program.hpp"
 
 namespace {
 

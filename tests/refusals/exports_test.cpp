@@ -4,9 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "host/catalog/elf_symbols.hpp"
+#include "host/catalog/elf/elf_symbols.hpp"
 
-namespace backstop::host {
+namespace backstop {
 namespace {
 
 TEST(BuiltInPlugins, ExportTheirEntryAlone) {
@@ -15,11 +15,11 @@ TEST(BuiltInPlugins, ExportTheirEntryAlone) {
        std::filesystem::recursive_directory_iterator(BACKSTOP_BUILT_IN_PLUGINS)) {
     if (file.path().extension() != ".so") continue;
     ++plugins;
-    EXPECT_THAT(exported_symbols(file.path()), testing::ElementsAre("backstop_plugin_v1"))
+    EXPECT_THAT(catalog::exported_symbols(file.path()), testing::ElementsAre("backstop_plugin_v1"))
         << file.path();
   }
   EXPECT_GE(plugins, 10);
 }
 
 }  // namespace
-}  // namespace backstop::host
+}  // namespace backstop

@@ -8,7 +8,7 @@
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
-#include "../pattern/testing.hpp"
+#include "../../shared/pattern/testing.hpp"
 #include "backstop/testing/fakes.hpp"
 #include "losses.hpp"
 #include "views.hpp"

@@ -54,7 +54,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/optim/adam.h>
 
-#include "../rotation/rotation.hpp"
+#include "../../shared/rotation/rotation.hpp"
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
 #include "hourglass.hpp"

@@ -1,4 +1,4 @@
-#include "../rotation/rotation.hpp"
+#include "../../shared/rotation/rotation.hpp"
 
 #include <cmath>
 

@@ -43,7 +43,7 @@
 #include <ATen/ops/upsample_bicubic2d.h>
 #include <ATen/ops/zeros.h>
 
-#include "../rotation/rotation.hpp"
+#include "../../shared/rotation/rotation.hpp"
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
 

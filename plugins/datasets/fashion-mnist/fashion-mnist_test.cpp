@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include "../idx/idx_files.hpp"
+#include "../../shared/idx/idx_files.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/testing/fakes.hpp"
 

@@ -17,8 +17,8 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include "../files/testing.hpp"
-#include "../images/image_files.hpp"
+#include "../../shared/files/testing.hpp"
+#include "../../shared/images/image_files.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/resize.hpp"
 #include "backstop/testing/fakes.hpp"

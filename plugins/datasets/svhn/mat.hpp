@@ -13,7 +13,7 @@
 
 #include <matio.h>
 
-#include "../files/file.hpp"
+#include "../../shared/files/file.hpp"
 
 namespace backstop::svhn {
 

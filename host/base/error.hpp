@@ -1,0 +1,34 @@
+// The error that ends a command: a sentence, a hint, and the exit code of design section "Errors".
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace backstop::base {
+
+enum class ExitCode : int {
+  done = 0,
+  failed = 1,       ///< ran, but a job or an expectation failed
+  usage = 2,        ///< command line or recipe: edit and try again
+  plugin = 3,       ///< missing, does not fit, or failed
+  environment = 4,  ///< data missing, disk full, no permission, no GPU
+  bug = 5,          ///< a mistake of backstop's own
+  interrupted = 130,
+  terminated = 143,
+};
+
+/// The message is lower case, without a final stop, and names the thing, the value and the limit.
+class HostError : public std::runtime_error {
+ public:
+  HostError(ExitCode code, const std::string& message, std::string hint = {})
+      : std::runtime_error(message), code_(code), hint_(std::move(hint)) {}
+  [[nodiscard]] ExitCode code() const noexcept { return code_; }
+  [[nodiscard]] const std::string& hint() const noexcept { return hint_; }
+
+ private:
+  ExitCode code_;
+  std::string hint_;
+};
+
+}  // namespace backstop::base

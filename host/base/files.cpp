@@ -1,0 +1,85 @@
+#include "host/base/files.hpp"
+
+#include <cerrno>
+#include <cstring>
+#include <iterator>
+#include <utility>
+
+#include <unistd.h>
+
+#include "host/base/error.hpp"
+
+namespace backstop::base {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+[[noreturn]] void cannot_write(const fs::path& path, int error) {
+  throw HostError(ExitCode::environment,
+                  "cannot write " + path.string() + ": " + std::strerror(error != 0 ? error : EIO),
+                  "free space or choose another folder with --out; what is finished is kept");
+}
+
+}  // namespace
+
+void make_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error)
+    throw HostError(ExitCode::environment,
+                    "cannot create the folder " + folder.string() + ": " + error.message(),
+                    "choose a folder that you may write to with --out");
+}
+
+void write_file(const fs::path& path, const std::function<void(std::ostream&)>& write) {
+  const fs::path unfinished =
+      path.parent_path() / ("." + path.filename().string() + ".tmp" + std::to_string(::getpid()));
+  errno = 0;
+  std::ofstream stream(unfinished, std::ios::binary | std::ios::trunc);
+  if (stream) write(stream);
+  stream.close();
+  if (!stream) {
+    const int error = errno;
+    std::error_code ignored;
+    fs::remove(unfinished, ignored);
+    cannot_write(path, error);
+  }
+  std::error_code error;
+  fs::rename(unfinished, path, error);
+  if (error) cannot_write(path, error.value());
+}
+
+void write_file(const fs::path& path, std::string_view text) {
+  write_file(path, [text](std::ostream& out) { out << text; });
+}
+
+std::string read_file(const fs::path& path) {
+  errno = 0;
+  std::ifstream stream(path, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+  if (!stream)
+    throw HostError(ExitCode::environment, "cannot read " + path.string() + ": " +
+                                               std::strerror(errno != 0 ? errno : EIO));
+  return text;
+}
+
+void link_or_copy(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::remove(to, error);
+  fs::create_hard_link(from, to, error);
+  if (error) fs::copy_file(from, to, fs::copy_options::overwrite_existing, error);
+  if (error) cannot_write(to, error.value());
+}
+
+LineFile::LineFile(fs::path path) : path_(std::move(path)), stream_(path_, std::ios::app) {
+  if (!stream_) cannot_write(path_, errno);
+}
+
+void LineFile::write(std::string_view line) {
+  errno = 0;
+  stream_ << line << '\n' << std::flush;
+  if (!stream_) cannot_write(path_, errno);
+}
+
+}  // namespace backstop::base

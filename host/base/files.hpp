@@ -1,0 +1,37 @@
+// Writing files so that none is ever half there: into a neighbour, then renamed into place.
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <ostream>
+#include <string>
+#include <string_view>
+
+namespace backstop::base {
+
+/// Creates the folder and those above it. Throws HostError(environment).
+void make_folder(const std::filesystem::path& folder);
+
+/// Calls `write` with a stream and puts the result at `path`; nothing appears there when it fails.
+/// Throws HostError(environment) that names the file and the system's reason.
+void write_file(const std::filesystem::path& path, const std::function<void(std::ostream&)>& write);
+void write_file(const std::filesystem::path& path, std::string_view text);
+
+std::string read_file(const std::filesystem::path& path);
+
+/// Hard link, or a copy where the file system has none; replaces what is there.
+void link_or_copy(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// Appends whole lines, each on disk (in the system's cache) when write() returns.
+class LineFile {
+ public:
+  explicit LineFile(std::filesystem::path path);
+  void write(std::string_view line);
+
+ private:
+  std::filesystem::path path_;
+  std::ofstream stream_;
+};
+
+}  // namespace backstop::base

@@ -1,0 +1,137 @@
+#include "host/base/text.hpp"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+namespace backstop::base {
+namespace {
+
+template <typename... Format>
+std::string to_text(Format... format) {
+  std::array<char, 400> buffer;  // the largest double has 309 digits before its point
+  const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), format...).ptr;
+  return {buffer.data(), end};
+}
+
+bool continues_character(char c) {
+  return (static_cast<unsigned char>(c) & 0xC0U) == 0x80U;
+}
+
+std::size_t width(std::string_view text) {
+  return text.size() -
+         static_cast<std::size_t>(std::count_if(text.begin(), text.end(), continues_character));
+}
+
+}  // namespace
+
+std::string fixed(double value, int digits) {
+  return to_text(value, std::chars_format::fixed, digits);
+}
+
+std::string shortest(double value) {
+  return to_text(value);
+}
+
+std::string grouped(std::int64_t value) {
+  std::string text = to_text(value);
+  const std::size_t first_digit = value < 0 ? 1 : 0;
+  for (std::size_t i = text.size(); i > first_digit + 3;) text.insert(i -= 3, 1, ',');
+  return text;
+}
+
+std::string duration(double seconds) {
+  if (!std::isfinite(seconds) || seconds < 59.95) return fixed(seconds, 1) + " s";
+  const auto total = std::llround(seconds);
+  const auto two_digits = [](long long n) { return (n < 10 ? "0" : "") + to_text(n); };
+  if (total < 3600) return to_text(total / 60) + " min " + two_digits(total % 60) + " s";
+  return to_text(total / 3600) + " h " + two_digits(total % 3600 / 60) + " min";
+}
+
+std::string count_of(std::size_t n, std::string_view noun) {
+  return to_text(n) + " " + std::string(noun) + (n == 1 ? "" : "s");
+}
+
+std::string printable(std::string_view text) {
+  std::string result;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    // Terminals take U+0080 .. U+009F for commands too.
+    const bool c1 = byte == 0xC2 && i + 1 < text.size() &&
+                    static_cast<unsigned char>(text[i + 1]) >= 0x80 &&
+                    static_cast<unsigned char>(text[i + 1]) < 0xA0;
+    if (c1) ++i;
+    result += c1 || byte < 0x20 || byte == 0x7F ? '?' : text[i];
+  }
+  return result;
+}
+
+std::string printable_lines(std::string_view text) {
+  std::string result;
+  for (auto end = text.find('\n'); end != std::string_view::npos; end = text.find('\n')) {
+    result += printable(text.substr(0, end)) + '\n';
+    text.remove_prefix(end + 1);
+  }
+  return result + printable(text);
+}
+
+std::optional<std::string> nearest(std::string_view word,
+                                   const std::vector<std::string>& candidates) {
+  std::optional<std::string> best;
+  std::size_t best_distance = std::max<std::size_t>(2, word.size() / 3) + 1;
+  std::vector<std::size_t> row;
+  for (const std::string& candidate : candidates) {
+    // One row of the table of edit distances between prefixes, updated letter by letter.
+    row.resize(candidate.size() + 1);
+    std::iota(row.begin(), row.end(), std::size_t{0});
+    for (std::size_t i = 0; i < word.size(); ++i) {
+      std::size_t diagonal = std::exchange(row[0], i + 1);
+      for (std::size_t j = 0; j < candidate.size(); ++j) {
+        const std::size_t replaced = diagonal + (word[i] == candidate[j] ? 0 : 1);
+        diagonal = row[j + 1];
+        row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
+      }
+    }
+    // Nothing in common is no resemblance, however short the words are.
+    if (row.back() < best_distance && row.back() < std::max(word.size(), candidate.size())) {
+      best_distance = row.back();
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+std::string columns(const std::vector<std::vector<Cell>>& rows, std::string_view alignment,
+                    std::string_view indent) {
+  std::vector<std::size_t> widths(alignment.size());
+  for (const auto& row : rows)
+    for (std::size_t i = 0; row.size() > 1 && i < row.size(); ++i)
+      widths.at(i) = std::max(widths.at(i), width(printable(row[i].text)));
+
+  std::string result;
+  for (const auto& row : rows) {
+    std::string line(indent);
+    std::size_t owed = 0;  // spaces that are written only when more text follows
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      const std::string text = printable(row[i].text);
+      const std::size_t missing = widths[i] - std::min(widths[i], width(text));
+      const bool right = alignment[i] == 'r';
+      owed += right ? missing : 0;
+      if (!text.empty()) {
+        line.append(owed, ' ');
+        owed = 0;
+        line += row[i].style;
+        line += text;
+        if (!row[i].style.empty()) line += kReset;
+      }
+      owed += 2 + (right ? 0 : missing);
+    }
+    result += line + '\n';
+  }
+  return result;
+}
+
+}  // namespace backstop::base

@@ -1,0 +1,78 @@
+// backstop check: everything that is wrong with a recipe, before anything runs.
+#include <algorithm>
+
+#include <boost/program_options/value_semantic.hpp>
+#include <nlohmann/json.hpp>
+
+#include "host/base/text.hpp"
+#include "host/cli/command.hpp"
+#include "host/cli/recipe_command.hpp"
+#include "host/recipe/recipe.hpp"
+
+namespace backstop::cli {
+namespace {
+
+constexpr const char* kDescription =
+    "Finds everything that is wrong with a recipe, without running it, and says what it would "
+    "do.\n";
+
+nlohmann::json to_json(const recipe::Diagnostic& diagnostic) {
+  const bool error = diagnostic.severity == recipe::Diagnostic::Severity::error;
+  return {{"severity", error ? "error" : "warning"},
+          {"environment", diagnostic.environment},
+          {"plugin", diagnostic.plugin},
+          {"message", diagnostic.message},
+          {"hint", diagnostic.hint},
+          {"file", diagnostic.file},
+          {"line", diagnostic.line},
+          {"column", diagnostic.column},
+          {"length", diagnostic.length}};
+}
+
+std::string plan(const recipe::Recipe& recipe) {
+  const auto& table = recipe.table;
+  const auto text = [](auto node) { return node.value_or(std::string("?")); };
+  const auto* defenses = table["defense"].as_array();
+  const auto before = table["pretraining"]["dataset"]["plugin"].value<std::string>();
+  return text(table["scenario"]) + ": " + text(table["attack"]["plugin"]) + " on " +
+         (before ? *before + ", then " : "") + text(table["dataset"]["plugin"]) + ", " +
+         base::count_of(defenses ? defenses->size() : 0, "defense");
+}
+
+base::ExitCode check(const Invocation& invocation) {
+  const catalog::Catalog catalog = invocation.catalog();
+  const recipe::CheckedRecipe checked =
+      recipe::check_recipe(invocation.arguments[0], invocation.all("set"), catalog);
+  const base::ExitCode code = exit_code_of(checked);
+  if (invocation.has("json")) {
+    nlohmann::json diagnostics = nlohmann::json::array();
+    for (const auto& diagnostic : checked.diagnostics) diagnostics.push_back(to_json(diagnostic));
+    print_json({{"schema", 1},
+                {"ok", code == base::ExitCode::done},
+                {"runs", checked.recipes.size()},
+                {"diagnostics", diagnostics}},
+               true);
+    return code;
+  }
+  print_diagnostics(checked, invocation.color_err);
+  if (code != base::ExitCode::done) return code;
+  // The runs of a [matrix] often have one plan: each is said once.
+  std::vector<std::string> plans;
+  for (const auto& recipe : checked.recipes)
+    if (const auto one = base::printable(plan(recipe));
+        std::find(plans.begin(), plans.end(), one) == plans.end())
+      plans.push_back(one);
+  std::string text;
+  for (const auto& one : plans) text += (text.empty() ? "" : "\n") + one;
+  if (checked.recipes.size() > 1) text += "; " + base::count_of(checked.recipes.size(), "run");
+  print(text + "; ok\n");
+  return code;
+}
+
+}  // namespace
+
+const Command kCheck{"check",        "find everything that is wrong with a recipe",
+                     "RECIPE",       kDescription,
+                     add_set_option, check};
+
+}  // namespace backstop::cli

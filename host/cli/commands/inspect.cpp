@@ -1,0 +1,417 @@
+// backstop inspect: everything that is known about one plugin, without running its code.
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <ctime>
+#include <filesystem>
+#include <set>
+#include <sstream>
+
+#include <nlohmann/json.hpp>
+#include <sys/stat.h>
+
+#include "host/base/hash.hpp"
+#include "host/base/text.hpp"
+#include "host/catalog/elf/elf_symbols.hpp"
+#include "host/catalog/library.hpp"
+#include "host/cli/command.hpp"
+#include "host/cli/engine_library.hpp"
+#include "host/cli/library_search.hpp"
+#include "host/cli/plugin_folders.hpp"
+#include "host/recipe/recipe.hpp"
+#include "host/recipe/write.hpp"
+
+namespace backstop::cli {
+namespace {
+
+constexpr const char* kDescription =
+    "Shows what a plugin says of itself, where it comes from, how it was built and what of that "
+    "is\n"
+    "different here, the libraries that it needs, its parameters and a recipe to start from. "
+    "PLUGIN\n"
+    "is a name, KIND/NAME, or the path of an .so file. No code of the plugin is run; when it "
+    "cannot\n"
+    "be used, the reason is shown and the exit status is 3.\n";
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const auto& word : words) text += (text.empty() ? "" : ", ") + word;
+  return text;
+}
+
+// -- finding it --
+
+catalog::PluginEntry entry_of_file(const catalog::Catalog& catalog, const std::string& file) {
+  std::error_code error;
+  const auto path = std::filesystem::absolute(file, error);
+  // What is there and no regular file is refused for that.
+  if (!std::filesystem::exists(std::filesystem::symlink_status(path, error)))
+    throw base::HostError(base::ExitCode::plugin, "there is no plugin file `" + file + "`");
+  const auto folder = std::filesystem::canonical(path.parent_path(), error);
+  // Only the catalog knows whether its folder is trusted and holds no other of its name.
+  for (const auto& entry : catalog.entries())
+    if (entry.path == folder / path.filename()) return entry;
+  return catalog::Catalog::of_file(path);
+}
+
+/// One name can belong to several kinds; then the user has to say which.
+void require_one_kind(const std::vector<const catalog::PluginEntry*>& found,
+                      const std::string& name) {
+  std::set<catalog::Kind> kinds;
+  for (const auto* entry : found) kinds.insert(entry->manifest.kind);
+  if (kinds.size() < 2) return;
+  std::string list, hint;
+  for (const catalog::Kind kind : kinds) {
+    list += (list.empty() ? "" : ", ") + std::string(to_string(kind));
+    hint += (hint.empty() ? "" : " or ") +
+            ("`backstop inspect " + std::string(to_string(kind)) + "/" + name + "`");
+  }
+  throw base::HostError(base::ExitCode::usage, "there are several plugins `" + name + "`: " + list,
+                        "use " + hint);
+}
+
+catalog::PluginEntry entry_of_name(const catalog::Catalog& catalog,
+                                   std::optional<catalog::Kind> kind, const std::string& name) {
+  std::vector<const catalog::PluginEntry*> usable, refused;
+  std::vector<std::string> names;
+  for (const auto& entry : catalog.entries()) {
+    if (kind && entry.manifest.kind != *kind) continue;
+    names.push_back(entry.manifest.name);
+    if (entry.manifest.name == name && !entry.shadowed)
+      (entry.refusal ? refused : usable).push_back(&entry);
+  }
+  require_one_kind(usable, name);
+  if (!usable.empty()) return *usable.front();
+  if (!refused.empty()) return *refused.front();
+  const auto meant = base::nearest(name, names);
+  throw base::HostError(
+      base::ExitCode::plugin,
+      "there is no " + (kind ? std::string(to_string(*kind)) : "plugin") + " `" + name + "`",
+      meant ? "did you mean `" + *meant + "`?" : "`backstop list` shows those that are there");
+}
+
+catalog::PluginEntry find_entry(const catalog::Catalog& catalog, const std::string& word) {
+  const auto slash = word.find('/');
+  if (word.ends_with(".so")) return entry_of_file(catalog, word);
+  if (slash == std::string::npos) return entry_of_name(catalog, std::nullopt, word);
+  if (const auto kind = catalog::kind_from(word.substr(0, slash)))
+    return entry_of_name(catalog, kind, word.substr(slash + 1));
+  return entry_of_file(catalog, word);
+}
+
+// -- what its file says beyond the catalog's entry --
+
+struct Details {
+  std::optional<Origin> origin;  ///< none: it lies in no plugin folder
+  std::string sha256;
+  std::uint64_t size = 0;
+  std::optional<std::time_t> modified;  ///< none: there is no such file
+  bool library = false;                 ///< the two below could be read
+  std::vector<NeededLibrary> libraries;
+  std::vector<std::string> exports;
+  std::optional<catalog::Refusal> refusal;  ///< the entry's, or why loading it will fail
+};
+
+/// The dynamic linker would say the same, but only of the first library, and in a run.
+std::optional<catalog::Refusal> unloadable(const Details& details) {
+  if (!details.library) return std::nullopt;
+  if (const auto names = missing(details.libraries); !names.empty())
+    return catalog::Refusal{"needs " + joined(names) + ", which " +
+                                (names.size() == 1 ? "is" : "are") + " not on this machine",
+                            "install the package that has it (`apt-file search " + names.front() +
+                                "`), or put its folder into LD_LIBRARY_PATH"};
+  if (std::find(details.exports.begin(), details.exports.end(), catalog::kPluginEntry) ==
+      details.exports.end())
+    return catalog::Refusal{"does not export " + std::string(catalog::kPluginEntry),
+                            "end the plugin's source with BACKSTOP_PLUGIN(Interface, Class)"};
+  return std::nullopt;
+}
+
+Details details_of(const catalog::PluginEntry& entry, const std::vector<PluginFolder>& folders) {
+  Details details;
+  if (const auto at = folder_of(entry.path, folders)) details.origin = folders[*at].origin;
+  struct stat status {};
+  if (::stat(entry.path.c_str(), &status) == 0) {
+    details.size = static_cast<std::uint64_t>(status.st_size);
+    details.modified = status.st_mtime;
+  }
+  details.refusal = entry.refusal;
+  try {
+    details.sha256 = base::sha256_of_file(entry.path);
+    details.libraries = find_needed_libraries(entry.path, engine_file());
+    details.exports = catalog::exported_symbols(entry.path);
+    details.library = true;
+  } catch (const base::HostError&) {
+    // What cannot be read is refused for that, which says more.
+    if (!entry.refusal) throw;
+  }
+  if (!details.refusal) details.refusal = unloadable(details);
+  return details;
+}
+
+// -- showing it --
+
+std::string type_of(const catalog::Parameter& parameter) {
+  return (parameter.list ? "list of " : "") + std::string(to_string(parameter.type));
+}
+
+std::string default_of(const catalog::Parameter& parameter) {
+  if (parameter.default_value.empty()) return parameter.optional ? "optional" : "required";
+  return recipe::value_text(parameter.default_value[0]);
+}
+
+std::string range_of(const catalog::Parameter& parameter) {
+  std::string text;
+  for (const auto& choice : parameter.choices) text += (text.empty() ? "" : ", ") + choice;
+  if (!text.empty()) return text;
+  const auto& [minimum, maximum] = std::tie(parameter.minimum, parameter.maximum);
+  const bool whole = parameter.type == catalog::ParameterType::integer;
+  const auto bound = [whole](double value) {
+    return whole ? std::to_string(static_cast<std::int64_t>(value)) : base::shortest(value);
+  };
+  const bool exclusive = parameter.minimum_exclusive || parameter.maximum_exclusive;
+  if (minimum && maximum && !exclusive) return bound(*minimum) + " .. " + bound(*maximum);
+  if (minimum) text = (parameter.minimum_exclusive ? "> " : ">= ") + bound(*minimum);
+  if (minimum && maximum) text += ", ";
+  if (maximum) text += (parameter.maximum_exclusive ? "< " : "<= ") + bound(*maximum);
+  return text;
+}
+
+struct FactOfBuild {
+  const char* name;
+  std::string plugin, host;
+};
+
+std::vector<FactOfBuild> compared(const catalog::BuildFacts& plugin) {
+  const catalog::BuildFacts& host = catalog::own_build_facts();
+  const auto libstdcxx = [](const catalog::BuildFacts& facts) {
+    return std::string(facts.cxx11_abi ? "C++11 ABI" : "old C++ ABI");
+  };
+  const auto containers = [](const catalog::BuildFacts& facts) {
+    return std::string(facts.glibcxx_debug ? "debug" : "release");
+  };
+  return {{"SDK ABI", plugin.abi, host.abi},
+          {"LibTorch", plugin.torch, host.torch},
+          {"libstdc++", libstdcxx(plugin), libstdcxx(host)},
+          {"containers", containers(plugin), containers(host)},
+          {"sanitizer", plugin.sanitizer, host.sanitizer},
+          {"compiler", plugin.compiler, host.compiler}};
+}
+
+std::string built(const catalog::BuildFacts& facts) {
+  return "SDK ABI " + facts.abi + ", LibTorch " + facts.torch + ", " +
+         (facts.cxx11_abi ? "C++11 ABI" : "old C++ ABI") +
+         (facts.glibcxx_debug ? ", debug mode" : "") +
+         (facts.sanitizer == "none" ? "" : ", " + facts.sanitizer + " sanitizer") + ", compiler " +
+         facts.compiler;
+}
+
+/// Side by side, what differs from this host; empty where nothing does.
+std::string differences(const catalog::BuildFacts& facts) {
+  std::vector<std::vector<base::Cell>> rows{{{"BUILT WITH"}, {"plugin"}, {"this host"}}};
+  for (const auto& [name, plugin, host] : compared(facts))
+    if (plugin != host) rows.push_back({{std::string("  ") + name}, {plugin}, {host}});
+  return rows.size() == 1 ? "" : "\n" + base::columns(rows, "lll");
+}
+
+std::string utc(std::time_t time, const char* format) {
+  std::tm parts{};
+  std::array<char, 64> text{};
+  if (gmtime_r(&time, &parts) == nullptr) return {};
+  return {text.data(), std::strftime(text.data(), text.size(), format, &parts)};
+}
+
+std::string exports_of(const std::vector<std::string>& exports) {
+  std::vector<std::string> others;
+  for (const auto& symbol : exports)
+    if (symbol != catalog::kPluginEntry) others.push_back(symbol);
+  std::string text(others.size() == exports.size() ? std::string_view("nothing")
+                                                   : catalog::kPluginEntry);
+  if (others.empty()) return text;
+  constexpr std::size_t kShown = 5;
+  const std::size_t count = others.size();
+  others.resize(std::min(count, kShown));
+  return text + " and " + base::count_of(count, "symbol") +
+         " that it should hide: " + joined(others) + (count > kShown ? ", ..." : "");
+}
+
+/// `text` in lines of at most `width` columns where words allow it, each after `indent`.
+std::string wrapped(const std::string& text, const std::string& indent, std::size_t width) {
+  std::istringstream words(text);
+  std::string result, line;
+  for (std::string word; words >> word;) {
+    if (!line.empty() && indent.size() + line.size() + 1 + word.size() > width) {
+      result += indent + line + "\n";
+      line.clear();
+    }
+    line += (line.empty() ? "" : " ") + word;
+  }
+  return line.empty() ? result : result + indent + line + "\n";
+}
+
+std::string parameter_list(const std::vector<catalog::Parameter>& parameters,
+                           std::string_view bold) {
+  std::vector<std::vector<base::Cell>> rows;
+  for (const auto& parameter : parameters)
+    rows.push_back({{parameter.key, bold},
+                    {type_of(parameter)},
+                    {default_of(parameter)},
+                    {range_of(parameter)},
+                    {parameter.unit}});
+  std::istringstream lines(base::columns(rows, "lllll", "  "));
+  std::string text, line;
+  for (const auto& parameter : parameters) {
+    std::getline(lines, line);
+    text += line + "\n" + wrapped(parameter.help, "      ", 100);
+  }
+  return text;
+}
+
+std::string text_of(const catalog::PluginEntry& entry, const Details& details, bool color) {
+  const catalog::Manifest& manifest = entry.manifest;
+  const bool readable = !manifest.version.empty();
+  const std::string_view bold = color ? base::kBold : "";
+  std::vector<std::vector<base::Cell>> head{{{manifest.name, bold}}}, facts;
+  if (readable) {
+    head[0].push_back({manifest.version + " (" + std::string(to_string(manifest.kind)) + ")"});
+    head.push_back({{manifest.summary}});
+  }
+  const auto fact = [&](const char* name, const std::string& value) {
+    if (!value.empty()) facts.push_back({{name}, {value}});
+  };
+  fact("license", manifest.license);
+  fact("reference", manifest.reference);
+  fact("needs", joined(manifest.needs));
+  if (manifest.crop_padding != 0 || manifest.horizontal_flip)
+    fact("augmentation",
+         "crop padding " + std::to_string(manifest.crop_padding) + " pixels" +
+             (manifest.crop_image_size != 0 ? " of " + std::to_string(manifest.crop_image_size)
+                                            : "") +
+             (manifest.horizontal_flip ? ", horizontal flip" : ""));
+  fact("built", entry.facts ? built(*entry.facts) : "");
+  fact("file", entry.path.string());
+  fact("origin", std::string(details.origin ? sentence(*details.origin) : "in no plugin folder"));
+  if (details.modified)
+    fact("size", base::grouped(static_cast<std::int64_t>(details.size)) + " bytes, changed " +
+                     utc(*details.modified, "%Y-%m-%d %H:%M:%S UTC"));
+  fact("sha256", details.sha256);
+  fact("exports", details.library ? exports_of(details.exports) : "");
+  std::vector<std::string> libraries;
+  for (const auto& library : details.libraries) libraries.push_back(library.name);
+  fact("libraries", joined(libraries));
+  fact("not found", joined(missing(details.libraries)));
+  if (entry.shadowed) fact("not used", "an earlier folder has one of this name");
+
+  std::string text;
+  // Each line on its own: the summary must not push the version to the right.
+  for (const auto& line : head) text += base::columns({line}, "ll");
+  text += base::columns(facts, "ll", "  ");
+  if (entry.facts) text += differences(*entry.facts);
+  if (!manifest.parameters.empty())
+    text += "\nPARAMETERS\n" + parameter_list(manifest.parameters, bold);
+  if (readable) text += "\nRECIPE\n" + recipe::recipe_fragment(manifest);
+  return text;
+}
+
+nlohmann::json or_null(const std::optional<double>& value) {
+  return value ? nlohmann::json(*value) : nlohmann::json();
+}
+
+nlohmann::json to_json(const catalog::Parameter& parameter) {
+  nlohmann::json default_value;
+  if (!parameter.default_value.empty()) {
+    std::ostringstream text;
+    text << toml::json_formatter(parameter.default_value);
+    default_value = nlohmann::json::parse(text.str()).at(0);
+  }
+  return {{"key", parameter.key},
+          {"type", to_string(parameter.type)},
+          {"list", parameter.list},
+          {"optional", parameter.optional},
+          {"must_exist", parameter.must_exist},
+          {"default", default_value},
+          {"minimum", or_null(parameter.minimum)},
+          {"maximum", or_null(parameter.maximum)},
+          {"minimum_exclusive", parameter.minimum_exclusive},
+          {"maximum_exclusive", parameter.maximum_exclusive},
+          {"choices", parameter.choices},
+          {"unit", parameter.unit},
+          {"help", parameter.help}};
+}
+
+nlohmann::json to_json(const catalog::BuildFacts& facts) {
+  return {{"abi", facts.abi},
+          {"torch", facts.torch},
+          {"cxx11_abi", facts.cxx11_abi},
+          {"glibcxx_debug", facts.glibcxx_debug},
+          {"sanitizer", facts.sanitizer},
+          {"compiler", facts.compiler}};
+}
+
+nlohmann::json to_json(const std::vector<NeededLibrary>& libraries) {
+  nlohmann::json json = nlohmann::json::array();
+  for (const auto& [name, found] : libraries) {
+    json.push_back({{"name", name}, {"path", nullptr}});
+    if (!found.empty()) json.back()["path"] = found.string();
+  }
+  return json;
+}
+
+nlohmann::json to_json(const catalog::PluginEntry& entry, const Details& details) {
+  const catalog::Manifest& manifest = entry.manifest;
+  const bool readable = !manifest.version.empty();
+  nlohmann::json parameters = nlohmann::json::array();
+  for (const auto& parameter : manifest.parameters) parameters.push_back(to_json(parameter));
+  nlohmann::json json{{"schema", 1},
+                      {"name", manifest.name},
+                      {"kind", nullptr},
+                      {"version", manifest.version},
+                      {"summary", manifest.summary},
+                      {"license", manifest.license},
+                      {"reference", manifest.reference},
+                      {"needs", manifest.needs},
+                      {"parameters", parameters},
+                      {"path", entry.path.string()},
+                      {"origin", nullptr},
+                      {"size", details.size},
+                      {"modified", nullptr},
+                      {"sha256", details.sha256},
+                      {"built_in", entry.built_in},
+                      {"shadowed", entry.shadowed},
+                      {"built", nullptr},
+                      {"host", to_json(catalog::own_build_facts())},
+                      {"libraries", to_json(details.libraries)},
+                      {"exports", details.exports},
+                      {"refusal", nullptr}};
+  if (readable) json["kind"] = to_string(manifest.kind);
+  if (readable) json["recipe"] = recipe::recipe_fragment(manifest);
+  if (manifest.kind == catalog::Kind::dataset)
+    json["augmentation"] = {{"crop_padding", manifest.crop_padding},
+                            {"image_size", manifest.crop_image_size},
+                            {"horizontal_flip", manifest.horizontal_flip}};
+  if (details.modified) json["modified"] = utc(*details.modified, "%Y-%m-%dT%H:%M:%SZ");
+  if (details.origin) json["origin"] = to_string(*details.origin);
+  if (entry.facts) json["built"] = to_json(*entry.facts);
+  if (details.refusal)
+    json["refusal"] = {{"message", details.refusal->message}, {"hint", details.refusal->hint}};
+  return json;
+}
+
+base::ExitCode inspect(const Invocation& invocation) {
+  const catalog::PluginEntry entry = find_entry(invocation.catalog(), invocation.arguments[0]);
+  const Details details = details_of(entry, plugin_folders(invocation.all("plugin-path")));
+  if (invocation.has("json"))
+    print_json(to_json(entry, details), true);
+  else
+    print(text_of(entry, details, invocation.color_out));
+  if (details.refusal)
+    throw base::HostError(base::ExitCode::plugin, details.refusal->message, details.refusal->hint);
+  return base::ExitCode::done;
+}
+
+}  // namespace
+
+const Command kInspect{"inspect",    "show everything that is known about a plugin",      "PLUGIN",
+                       kDescription, [](boost::program_options::options_description&) {}, inspect};
+
+}  // namespace backstop::cli

@@ -1,0 +1,450 @@
+// backstop plugin check: does a plugin keep the promises of its interface? Each test runs in a
+// process of its own, because a plugin that fails one may take the process with it.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <sstream>
+
+#include <boost/program_options/value_semantic.hpp>
+#include <nlohmann/json.hpp>
+
+#include "host/base/text.hpp"
+#include "host/catalog/elf/elf_symbols.hpp"
+#include "host/catalog/library.hpp"
+#include "host/cli/child.hpp"
+#include "host/cli/engine_library.hpp"
+#include "host/cli/recipe_command.hpp"
+
+namespace backstop::cli {
+namespace {
+
+constexpr const char* kDescription =
+    "Tests whether the plugin in FILE, an .so, keeps the promises of its interface. Each test runs "
+    "in\n"
+    "a process of its own with a time limit. The plugin gets its defaults; --set gives others, "
+    "named\n"
+    "as the plugin names them. The exit status is 0 when nothing failed, 1 when a test failed, "
+    "and\n"
+    "3 when the file is no plugin that this host can use.\n";
+
+void add_options(boost::program_options::options_description& options) {
+  namespace po = boost::program_options;
+  auto add = options.add_options();
+  add("set", po::value<std::vector<std::string>>()->value_name("KEY=VALUE"),
+      "give the plugin's parameter KEY a value; may be repeated");
+  add("test", po::value<std::vector<std::string>>()->value_name("NAME"),
+      "run this test alone, in this process (for a debugger)");
+  add("time-limit", po::value<std::vector<std::string>>()->value_name("SECONDS"),
+      "end a test that takes longer; 60 unless given");
+}
+
+// -- the plugin under test --
+
+/// The plugin's file before everything else that is found: what it needs beside itself comes from
+/// there.
+catalog::Catalog catalog_with(const catalog::PluginEntry& entry, const catalog::Catalog& others) {
+  std::vector<catalog::PluginEntry> entries{entry};
+  for (catalog::PluginEntry other : others.entries()) {
+    std::error_code error;
+    if (std::filesystem::equivalent(other.path, entry.path, error)) continue;
+    if (other.manifest.kind == entry.manifest.kind && other.manifest.name == entry.manifest.name)
+      other.shadowed = true;
+    entries.push_back(std::move(other));
+  }
+  return catalog::Catalog(std::move(entries));
+}
+
+/// A recipe that uses the plugin, and small built-in ones for the rest.
+std::string recipe_with(const catalog::Manifest& plugin) {
+  const auto use = [&](catalog::Kind kind, const char* otherwise) {
+    return "plugin = \"" + (plugin.kind == kind ? plugin.name : otherwise) + "\"\n";
+  };
+  return "schema = 1\nname = \"plugin-check\"\n[dataset]\n" +
+         use(catalog::Kind::dataset, "synthetic") +
+         "[model]\narchitecture = \"small-cnn\"\nwidth = 8\n[attack]\n" +
+         use(catalog::Kind::attack, "badnets") + "[attack.training]\nepochs = 1\n" +
+         "[attack.training.scheduler]\n" +
+         (plugin.kind == catalog::Kind::scheduler ? use(catalog::Kind::scheduler, "")
+                                                  : "plugin = \"constant\"\nrate = 0.01\n") +
+         "[[defense]]\n" +
+         (plugin.kind == catalog::Kind::defense
+              ? use(catalog::Kind::defense, "")
+              : "plugin = \"fine-tuning\"\nscheduler = { plugin = \"constant\", rate = 0.01 }\n");
+}
+
+/// Where that recipe holds the plugin's parameters.
+std::string parameters_path(catalog::Kind kind) {
+  switch (kind) {
+    case catalog::Kind::attack:
+      return "attack.";
+    case catalog::Kind::defense:
+      return "defense.0.";
+    case catalog::Kind::scheduler:
+      return "attack.training.scheduler.";
+    case catalog::Kind::dataset:
+      return "dataset.";
+  }
+  throw base::HostError(base::ExitCode::bug, "no such kind of plugin");
+}
+
+struct Subject {
+  catalog::PluginEntry entry;
+  catalog::Catalog catalog;
+  std::vector<std::string> settings;  ///< of --set, as overrides of the recipe
+
+  Subject(const Invocation& invocation)
+      : entry(catalog::Catalog::of_file(invocation.arguments[0])),
+        catalog(catalog_with(entry, invocation.catalog())) {
+    for (const auto& setting : invocation.all("set"))
+      settings.push_back(parameters_path(entry.manifest.kind) + setting);
+  }
+
+  /// The parameters that it cannot be made without, and that nobody gave.
+  [[nodiscard]] std::string missing() const {
+    std::string names;
+    for (const auto& parameter : entry.manifest.parameters) {
+      if (parameter.optional || !parameter.default_value.empty()) continue;
+      const std::string key = parameters_path(entry.manifest.kind) + parameter.key;
+      const bool given = std::any_of(settings.begin(), settings.end(), [&](const auto& setting) {
+        return setting.starts_with(key + "=") || setting.starts_with(key + ".");
+      });
+      if (!given) names += (names.empty() ? "`" : ", `") + parameter.key + "`";
+    }
+    return names;
+  }
+
+  [[nodiscard]] recipe::CheckedRecipe check(const std::vector<std::string>& more = {}) const {
+    auto overrides = settings;
+    for (const auto& one : more) overrides.push_back(parameters_path(entry.manifest.kind) + one);
+    return recipe::check_recipe_text(recipe_with(entry.manifest), entry.manifest.name + "'s recipe",
+                                     overrides, catalog);
+  }
+};
+
+// -- the tests --
+
+struct Verdict {
+  enum class Result { passed, failed, skipped } result = Result::passed;
+  std::string message;
+  std::string hint;
+};
+
+Verdict failed(std::string message, std::string hint = "") {
+  return {Verdict::Result::failed, std::move(message), std::move(hint)};
+}
+
+std::string first_error(const recipe::CheckedRecipe& checked) {
+  for (const auto& diagnostic : checked.diagnostics)
+    if (diagnostic.severity == recipe::Diagnostic::Severity::error) return diagnostic.message;
+  return "";
+}
+
+/// Why it cannot be made, if it cannot: for want of parameters or files it is not checked, a
+/// default that the host refuses is a failure.
+std::optional<Verdict> unusable(const Subject& subject, const recipe::CheckedRecipe& checked) {
+  if (const std::string missing = subject.missing(); !missing.empty())
+    return Verdict{Verdict::Result::skipped, "it has no default for " + missing,
+                   "give it: --set KEY=VALUE"};
+  const base::ExitCode code = exit_code_of(checked);
+  if (code == base::ExitCode::done) return std::nullopt;
+  if (code == base::ExitCode::environment)
+    return Verdict{Verdict::Result::skipped, first_error(checked),
+                   "name what is there: --set KEY=VALUE"};
+  return failed(first_error(checked));
+}
+
+Verdict loads(const Subject& subject) {
+  engine_library();
+  catalog::load_library(subject.entry);
+  return {};
+}
+
+Verdict symbols(const Subject& subject) {
+  std::string extra;
+  for (const auto& symbol : catalog::exported_symbols(subject.entry.path))
+    if (symbol != catalog::kPluginEntry) extra += (extra.empty() ? "" : ", ") + symbol;
+  if (extra.empty()) return {};
+  return failed("it also exports " + extra,
+                "build it with backstop_add_plugin(), which hides everything else");
+}
+
+Verdict manifest(const Subject& subject) {
+  const catalog::Manifest& manifest = subject.entry.manifest;
+  std::string missing;
+  const auto need = [&](bool there, const std::string& what) {
+    if (!there) missing += (missing.empty() ? "" : ", ") + what;
+  };
+  need(!manifest.summary.empty(), "summary");
+  need(!manifest.license.empty(), "license");
+  for (const auto& parameter : manifest.parameters)
+    need(!parameter.help.empty(), "parameters." + parameter.key + ".help");
+  if (!missing.empty()) return failed("the manifest lacks " + missing);
+  return unusable(subject, subject.check()).value_or(Verdict{});
+}
+
+/// A value just outside of a bound, as TOML.
+std::string outside(const catalog::Parameter& parameter, bool below) {
+  const double bound = below ? *parameter.minimum : *parameter.maximum;
+  const bool exclusive = below ? parameter.minimum_exclusive : parameter.maximum_exclusive;
+  if (parameter.type == catalog::ParameterType::integer)
+    return std::to_string(static_cast<std::int64_t>(bound) + (exclusive ? 0 : below ? -1 : 1));
+  if (exclusive) return base::shortest(bound);
+  const double infinity = std::numeric_limits<double>::infinity();
+  return base::shortest(std::nextafter(bound, below ? -infinity : infinity));
+}
+
+Verdict refusals(const Subject& subject) {
+  std::vector<std::string> wrong{"no_such_parameter=1"};
+  for (const auto& parameter : subject.entry.manifest.parameters) {
+    const auto value = [&](const std::string& text) {
+      wrong.push_back(parameter.key + "=" + (parameter.list ? "[" + text + "]" : text));
+    };
+    if (parameter.minimum) value(outside(parameter, true));
+    if (parameter.maximum) value(outside(parameter, false));
+    if (!parameter.choices.empty()) value("\"no-such-choice\"");
+    if (parameter.type != catalog::ParameterType::string) value("{ wrong = \"type\" }");
+  }
+  // Whatever else is wrong (a parameter without a default), the error has to be about this value.
+  const auto refused = [&](const std::string& one) {
+    const auto diagnostics = subject.check({one}).diagnostics;
+    return std::any_of(diagnostics.begin(), diagnostics.end(), [&](const recipe::Diagnostic& each) {
+      return each.severity == recipe::Diagnostic::Severity::error && !each.environment &&
+             each.file.ends_with(one);
+    });
+  };
+  std::string accepted;
+  for (const auto& one : wrong)
+    if (!refused(one)) accepted += (accepted.empty() ? "" : ", ") + one;
+  if (accepted.empty()) return {};
+  return failed("accepted: " + accepted);
+}
+
+/// The recipe as it is, and with each number at an end of its range.
+std::vector<recipe::Recipe> recipes_for_ranges(const Subject& subject) {
+  std::vector<recipe::Recipe> recipes = subject.check().recipes;
+  for (const auto& parameter : subject.entry.manifest.parameters) {
+    if (parameter.list) continue;
+    for (const auto& [bound, exclusive] :
+         {std::pair(parameter.minimum, parameter.minimum_exclusive),
+          std::pair(parameter.maximum, parameter.maximum_exclusive)}) {
+      if (!bound || exclusive) continue;
+      const std::string value = parameter.type == catalog::ParameterType::integer
+                                    ? std::to_string(static_cast<std::int64_t>(*bound))
+                                    : base::shortest(*bound);
+      for (auto& recipe : subject.check({parameter.key + "=" + value}).recipes)
+        recipes.push_back(std::move(recipe));
+    }
+  }
+  return recipes;
+}
+
+Verdict in_engine(const Subject& subject, const char* test) {
+  const recipe::CheckedRecipe checked = subject.check();
+  if (const auto verdict = unusable(subject, checked)) return *verdict;
+  const auto recipes =
+      std::string_view(test) == "ranges" ? recipes_for_ranges(subject) : checked.recipes;
+  engine::ConformanceRequest request;
+  request.test = test;
+  request.plugin = subject.catalog.find(subject.entry.manifest.kind, subject.entry.manifest.name);
+  request.recipes = &recipes;
+  request.catalog = &subject.catalog;
+  engine::ConformanceOutcome outcome;
+  engine_function<void(const engine::ConformanceRequest&, engine::ConformanceOutcome&)>(
+      engine::kEngineCheckPlugin)(request, outcome);
+  if (outcome.passed) return {};
+  return failed(outcome.message, outcome.hint);
+}
+
+struct Test {
+  const char* name;
+  const char* title;
+  Verdict (*run)(const Subject&);  ///< null: in the engine
+  std::vector<catalog::Kind> kinds;
+};
+
+const std::vector<Test>& tests() {
+  static const std::vector<catalog::Kind> kAll(std::begin(catalog::kKinds),
+                                               std::end(catalog::kKinds));
+  static const std::vector<catalog::Kind> kModels{catalog::Kind::attack, catalog::Kind::defense};
+  static const std::vector<catalog::Kind> kScheduler{catalog::Kind::scheduler},
+      kDataset{catalog::Kind::dataset};
+  static const std::vector<catalog::Kind> kLong{catalog::Kind::attack, catalog::Kind::defense,
+                                                catalog::Kind::dataset};
+  static const std::vector<Test> kTests{
+      {"loads", "loads in a process of its own", loads, kAll},
+      {"symbols", "exports exactly one symbol", symbols, kAll},
+      {"manifest", "the manifest is complete, every default inside its range", manifest, kAll},
+      {"refusals", "unknown and out-of-range parameters are refused", refusals, kAll},
+      {"ranges", "takes both ends of every range, or says why not", nullptr, kAll},
+      {"deterministic", "same seed, same result", nullptr, kAll},
+      {"state", "leaves the global state alone", nullptr, kAll},
+      {"cancellation", "stops within 2 s of cancellation", nullptr, kLong},
+      {"images", "takes 1, 7 and 64 images, one and three channels", nullptr, kModels},
+      {"images", "gives rates that depend on the position alone", nullptr, kScheduler},
+      {"images", "gives images, labels and names as promised", nullptr, kDataset},
+      {"failures", "survives a model that throws", nullptr, kModels},
+  };
+  return kTests;
+}
+
+std::vector<const Test*> tests_for(catalog::Kind kind) {
+  std::vector<const Test*> chosen;
+  for (const auto& test : tests())
+    if (std::find(test.kinds.begin(), test.kinds.end(), kind) != test.kinds.end())
+      chosen.push_back(&test);
+  return chosen;
+}
+
+const Test& require_test(catalog::Kind kind, const std::string& name) {
+  std::vector<std::string> names;
+  for (const auto* test : tests_for(kind)) {
+    if (name == test->name) return *test;
+    names.emplace_back(test->name);
+  }
+  std::string all;
+  for (const auto& one : names) all += (all.empty() ? "" : ", ") + one;
+  throw base::HostError(base::ExitCode::usage,
+                        "there is no test `" + name + "` for a plugin of this kind",
+                        "the tests are " + all);
+}
+
+Verdict run_here(const Subject& subject, const Test& test) {
+  try {
+    return test.run != nullptr ? test.run(subject) : in_engine(subject, test.name);
+  } catch (const base::HostError& e) {
+    return failed(e.what(), e.hint());
+  }
+}
+
+// -- reports --
+
+constexpr const char* kResults[] = {"passed", "failed", "skipped"};
+
+nlohmann::json to_json(const Test& test, const Verdict& verdict) {
+  return {{"test", test.name},
+          {"title", test.title},
+          {"result", kResults[static_cast<std::size_t>(verdict.result)]},
+          {"message", verdict.message},
+          {"hint", verdict.hint}};
+}
+
+/// The verdict that a child wrote as the last line of its output.
+Verdict from_child(const ChildOutcome& child, std::chrono::seconds limit) {
+  if (child.timed_out)
+    return failed("it did not end within " + std::to_string(limit.count()) + " s",
+                  "--time-limit SECONDS gives it more");
+  if (child.signal != 0)
+    return failed("it crashed: " + signal_name(child.signal) +
+                      (child.err.empty() ? "" : "; it wrote: " + last_line(child.err)),
+                  "`backstop plugin check FILE --test NAME` runs this test alone, in a debugger");
+  try {
+    const auto json = nlohmann::json::parse(last_line(child.out));
+    const auto* result =
+        std::find(std::begin(kResults), std::end(kResults), json.at("result").get<std::string>());
+    return {static_cast<Verdict::Result>(result - std::begin(kResults)),
+            json.at("message").get<std::string>(), json.at("hint").get<std::string>()};
+  } catch (const nlohmann::json::exception&) {
+    return failed("it ended the process with exit status " + std::to_string(child.code) +
+                      (child.err.empty() ? "" : "; it wrote: " + last_line(child.err)),
+                  child.err.empty() ? "a plugin must not call exit()" : "");
+  }
+}
+
+Verdict run_in_child(const Invocation& invocation, const Test& test, std::chrono::seconds limit) {
+  std::vector<std::string> words{"plugin", "check",  invocation.arguments[0],
+                                 "--json", "--test", test.name};
+  for (const char* option : {"set", "plugin-path"})
+    for (const auto& value : invocation.all(option)) {
+      words.push_back("--" + std::string(option));
+      words.push_back(value);
+    }
+  return from_child(run_self(words, limit), limit);
+}
+
+void print_verdict(const Test& test, const Verdict& verdict, bool color) {
+  constexpr std::size_t kWidth = 60;
+  std::string line = test.title + std::string(" ");
+  line.append(line.size() < kWidth ? kWidth - line.size() : 0, '.');
+  constexpr const char* kWords[] = {" ok", " FAILED", " not checked"};
+  constexpr std::string_view kStyles[] = {base::kGreen, base::kRed, base::kYellow};
+  const auto result = static_cast<std::size_t>(verdict.result);
+  line += color ? std::string(kStyles[result]) + kWords[result] + std::string(base::kReset)
+                : kWords[result];
+  line += "\n";
+  std::istringstream lines(base::printable_lines(verdict.message));
+  for (std::string one; std::getline(lines, one);) line += "    " + one + "\n";
+  if (!verdict.hint.empty()) line += "    hint: " + base::printable(verdict.hint) + "\n";
+  print(line);
+}
+
+std::chrono::seconds time_limit(const Invocation& invocation) {
+  const std::string text = invocation.one("time-limit").value_or("60");
+  try {
+    std::size_t end = 0;
+    const long seconds = std::stol(text, &end);
+    if (end == text.size() && seconds >= 1 && seconds <= 86400)
+      return std::chrono::seconds(seconds);
+  } catch (const std::logic_error&) {  // says the same as the line below
+  }
+  throw base::HostError(
+      base::ExitCode::usage,
+      "option `--time-limit` is `" + text + "`, it must be a whole number of seconds, 1 to 86400");
+}
+
+base::ExitCode check_all(const Invocation& invocation, const Subject& subject) {
+  const auto limit = time_limit(invocation);
+  const bool json = invocation.has("json");
+  nlohmann::json results = nlohmann::json::array();
+  std::size_t counts[3] = {0, 0, 0};
+  for (const auto* test : tests_for(subject.entry.manifest.kind)) {
+    const Verdict verdict = run_in_child(invocation, *test, limit);
+    ++counts[static_cast<std::size_t>(verdict.result)];
+    if (json)
+      results.push_back(to_json(*test, verdict));
+    else
+      print_verdict(*test, verdict, invocation.color_out);
+  }
+  const auto [passed, wrong, skipped] = counts;
+  if (json)
+    print_json({{"schema", 1},
+                {"kind", to_string(subject.entry.manifest.kind)},
+                {"name", subject.entry.manifest.name},
+                {"path", subject.entry.path.string()},
+                {"passed", passed},
+                {"failed", wrong},
+                {"skipped", skipped},
+                {"tests", results}},
+               true);
+  else
+    print(std::to_string(passed) + " passed, " + std::to_string(wrong) + " failed" +
+          (skipped > 0 ? ", " + std::to_string(skipped) + " not checked" : "") + "\n");
+  return wrong > 0 ? base::ExitCode::failed : base::ExitCode::done;
+}
+
+base::ExitCode check(const Invocation& invocation) {
+  const Subject subject(invocation);
+  if (subject.entry.refusal)
+    throw base::HostError(
+        base::ExitCode::plugin,
+        subject.entry.path.string() + " cannot be used: " + subject.entry.refusal->message,
+        subject.entry.refusal->hint);
+  if (const auto name = invocation.one("test")) {
+    const Test& test = require_test(subject.entry.manifest.kind, *name);
+    const Verdict verdict = run_here(subject, test);
+    if (invocation.has("json"))
+      print_json(to_json(test, verdict), false);
+    else
+      print_verdict(test, verdict, invocation.color_out);
+    return verdict.result == Verdict::Result::failed ? base::ExitCode::failed
+                                                     : base::ExitCode::done;
+  }
+  return check_all(invocation, subject);
+}
+
+}  // namespace
+
+const Command kPluginCheck{"plugin check", "test whether a plugin keeps its promises",
+                           "FILE",         kDescription,
+                           add_options,    check};
+
+}  // namespace backstop::cli

@@ -1,0 +1,313 @@
+#include "host/engine/data/load_data.hpp"
+
+#include <algorithm>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "backstop/resize.hpp"
+#include "host/base/hash.hpp"
+#include "host/base/text.hpp"
+#include "host/engine/plugins/torch_state.hpp"
+
+namespace backstop::engine {
+
+namespace {
+
+std::string name_of(const PluginObject& plugin) {
+  return "dataset `" + plugin.entry().manifest.name + "`";
+}
+
+[[noreturn]] void bad_dataset(const PluginObject& plugin, const std::string& problem) {
+  throw base::HostError(base::ExitCode::plugin, name_of(plugin) + " " + problem,
+                        "the plugin is " + plugin.entry().path.string());
+}
+
+/// What a recipe uses of a dataset.
+struct Choice {
+  std::int64_t image_size = 0;
+  std::vector<std::int64_t> classes;  ///< the dataset's labels; empty: all
+  std::int64_t per_class = 0, limit = 0, test_limit = 0;
+};
+
+/// A parameter of the plugin's own takes the place of the host's key of that name.
+const toml::node* host_key(const PluginObject& plugin, const toml::table& table,
+                           std::string_view key) {
+  for (const catalog::Parameter& parameter : plugin.entry().manifest.parameters)
+    if (parameter.key == key) return nullptr;
+  return table.get(key);
+}
+
+std::int64_t integer_or_0(const toml::node* node) {
+  return node == nullptr ? 0 : node->value_or(std::int64_t{0});
+}
+
+std::int64_t label_of(const PluginObject& plugin, const toml::node& wanted,
+                      const std::vector<std::string>& names) {
+  const auto classes = std::ssize(names);
+  if (const auto label = wanted.value_exact<std::int64_t>()) {
+    if (*label < classes) return *label;
+    throw base::HostError(base::ExitCode::usage,
+                          "dataset.classes holds " + std::to_string(*label) + ", " +
+                              name_of(plugin) + " has " + std::to_string(classes) + " classes",
+                          "choose labels in 0 .. " + std::to_string(classes - 1));
+  }
+  const std::string name = wanted.value_or(std::string());
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found != names.end()) return found - names.begin();
+  const auto meant = base::nearest(name, names);
+  throw base::HostError(
+      base::ExitCode::usage,
+      "dataset.classes holds \"" + name + "\", " + name_of(plugin) + " has no class of that name",
+      meant ? "did you mean \"" + *meant + "\"?"
+            : "`backstop data " + plugin.entry().manifest.name + "` shows its classes");
+}
+
+Choice choice_in(const PluginObject& plugin, const toml::table& table,
+                 const std::vector<std::string>& names) {
+  Choice choice;
+  choice.image_size = integer_or_0(host_key(plugin, table, "image_size"));
+  choice.per_class = integer_or_0(host_key(plugin, table, "per_class"));
+  choice.limit = table["limit"].ref<std::int64_t>();
+  choice.test_limit = table["test_limit"].ref<std::int64_t>();
+  if (const toml::node* classes = host_key(plugin, table, "classes"))
+    for (const toml::node& wanted : *classes->as_array())
+      choice.classes.push_back(label_of(plugin, wanted, names));
+  return choice;
+}
+
+/// `per_class` positions of every chosen class. What is drawn of one class depends on no other
+/// class, and fewer are always among more.
+at::Tensor draw_per_class(const PluginObject& plugin, const at::Tensor& labels,
+                          const Choice& choice, const std::vector<std::string>& names,
+                          std::int64_t seed) {
+  std::vector<at::Tensor> parts;
+  for (std::int64_t label = 0; label < std::ssize(names); ++label) {
+    const auto& chosen = choice.classes;
+    if (!chosen.empty() && std::find(chosen.begin(), chosen.end(), label) == chosen.end()) continue;
+    const at::Tensor all = labels.eq(label).nonzero().flatten();
+    if (all.numel() < choice.per_class)
+      throw base::HostError(
+          base::ExitCode::usage,
+          "dataset.per_class is " + std::to_string(choice.per_class) + ", but class \"" +
+              names[static_cast<std::size_t>(label)] + "\" of " + name_of(plugin) + " has " +
+              std::to_string(all.numel()) + " training images",
+          "`backstop data " + plugin.entry().manifest.name + "` counts the images of every class");
+    at::Generator generator =
+        engine::make_generator(seed_for(seed, "data/class " + std::to_string(label)));
+    const at::Tensor order = at::randperm(all.numel(), generator, at::kLong);
+    parts.push_back(all.index_select(0, order.narrow(0, 0, choice.per_class)));
+  }
+  return std::get<0>(at::cat(parts).sort());
+}
+
+/// Positions of the images to use, int64; undefined: all.
+at::Tensor choose(const PluginObject& plugin, Split split, const at::Tensor& labels,
+                  const Choice& choice, const std::vector<std::string>& names, std::int64_t seed) {
+  at::Tensor rows;
+  if (!choice.classes.empty()) {
+    at::Tensor wanted = at::zeros({std::ssize(names)}, at::kBool);
+    for (const std::int64_t label : choice.classes) wanted[label] = true;
+    rows = wanted.index_select(0, labels).nonzero().flatten();
+    if (rows.numel() == 0)
+      throw base::HostError(base::ExitCode::usage,
+                            "dataset.classes leaves no image of the split `" +
+                                std::string(to_string(split)) + "` of " + name_of(plugin));
+  }
+  if (split == Split::train && choice.per_class > 0)
+    rows = draw_per_class(plugin, labels, choice, names, seed);
+  const std::int64_t limit = split == Split::train ? choice.limit : choice.test_limit;
+  const std::int64_t count = rows.defined() ? rows.numel() : labels.numel();
+  if (limit == 0 || limit >= count) return rows;
+  at::Generator generator =
+      engine::make_generator(seed_for(seed, "data/" + std::string(to_string(split))));
+  const at::Tensor drawn = at::randperm(count, generator, at::kLong).narrow(0, 0, limit);
+  return rows.defined() ? rows.index_select(0, drawn) : drawn;
+}
+
+/// The chosen classes become 0 .. k-1, in the order given.
+at::Tensor renumbered(const at::Tensor& labels, const Choice& choice, std::int64_t classes) {
+  if (choice.classes.empty()) return labels;
+  at::Tensor to = at::full({classes}, -1, at::kLong);
+  for (std::size_t i = 0; i < choice.classes.size(); ++i)
+    to[choice.classes[i]] = static_cast<std::int64_t>(i);
+  return to.index_select(0, labels);
+}
+
+ImageStore store_of(const PluginObject& plugin, Split split, const Samples& samples,
+                    const Choice& choice, const std::vector<std::string>& names, std::int64_t seed,
+                    StageContext& ctx, c10::Device device) {
+  const auto all = std::ssize(names);
+  const std::int64_t classes = choice.classes.empty() ? all : std::ssize(choice.classes);
+  const at::Tensor labels = renumbered(samples.labels, choice, all);
+  const at::Tensor rows = choose(plugin, split, samples.labels, choice, names, seed);
+  const bool resize = choice.image_size > 0 && (samples.images.size(2) != choice.image_size ||
+                                                samples.images.size(3) != choice.image_size);
+  const auto chosen = [&](const at::Tensor& tensor) {
+    return rows.defined() ? tensor.index_select(0, rows) : tensor;
+  };
+  if (resize) {
+    const at::Tensor which = rows.defined() ? rows : at::arange(labels.numel(), at::kLong);
+    return {resized(samples.images, which, choice.image_size, ctx), chosen(labels), classes, device,
+            rows};
+  }
+  // On the processor a choice is a list of positions; a GPU gets the chosen images alone.
+  if (rows.defined() && device.is_cpu())
+    return ImageStore(samples.images, labels, classes, device).subset(rows);
+  return {chosen(samples.images), chosen(labels), classes, device, rows};
+}
+
+/// SHA-256 of the digests of pieces of equal size, which are made side by side.
+std::string digest_of(const at::Tensor& tensor, std::string_view what, StageContext& ctx) {
+  constexpr std::int64_t kPiece = std::int64_t{4} << 20;
+  constexpr std::int64_t kPiecesAtOnce = 16;  // what an interrupt waits for
+  const at::Tensor flat = tensor.contiguous();
+  const auto* bytes = static_cast<const char*>(flat.data_ptr());
+  const auto size = static_cast<std::int64_t>(flat.nbytes());
+  const std::int64_t pieces = (size + kPiece - 1) / kPiece;
+  std::vector<std::string> digests(static_cast<std::size_t>(pieces));
+  for (std::int64_t first = 0; first < pieces; first += kPiecesAtOnce) {
+    ctx.stop_if_cancelled();
+    at::parallel_for(
+        first, std::min(first + kPiecesAtOnce, pieces), 1,
+        [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t i = begin; i < end; ++i) {
+            const std::int64_t from = i * kPiece;
+            digests[static_cast<std::size_t>(i)] = base::sha256_of_text(
+                {bytes + from, static_cast<std::size_t>(std::min(kPiece, size - from))});
+          }
+        });
+    if (first + kPiecesAtOnce < pieces)
+      ctx.progress(((first + kPiecesAtOnce) * kPiece) >> 20, size >> 20, what);
+  }
+  std::string text;
+  for (const std::int64_t side : tensor.sizes()) text += std::to_string(side) + " ";
+  for (const auto& digest : digests) text += digest;
+  return base::sha256_of_text(text);
+}
+
+}  // namespace
+
+std::string_view to_string(Split split) {
+  switch (split) {
+    case Split::train:
+      return "train";
+    case Split::test:
+      return "test";
+    case Split::extra:
+      return "extra";
+    case Split::unlabeled:
+      return "unlabeled";
+  }
+  return "unknown";
+}
+
+Samples load_split(const PluginObject& plugin, Split split, StageContext& ctx) {
+  std::int64_t classes = 0;
+  Samples samples = call(plugin, "load", ctx, [&] {
+    auto& dataset = plugin.as<Dataset>();
+    Samples loaded = dataset.load(ctx, split);
+    classes = dataset.classes();  // may be known only now
+    return loaded;
+  });
+  const at::Tensor& images = samples.images;
+  const at::Tensor& labels = samples.labels;
+  if (!images.defined() || images.scalar_type() != at::kByte || images.dim() != 4 ||
+      (images.size(1) != 1 && images.size(1) != 3) || !images.is_contiguous())
+    bad_dataset(plugin, "returned images that are not contiguous uint8 [N, 1 or 3, H, W]");
+  if (!labels.defined() || labels.scalar_type() != at::kLong || labels.dim() != 1 ||
+      labels.size(0) != images.size(0) || labels.numel() == 0)
+    bad_dataset(plugin, "returned labels that are not int64, one an image");
+  if (split == Split::unlabeled) {
+    if (labels.ne(-1).any().item<bool>())
+      bad_dataset(plugin, "returned a label other than -1 in the split `unlabeled`");
+  } else if (labels.min().item<std::int64_t>() < 0 ||
+             labels.max().item<std::int64_t>() >= classes) {
+    bad_dataset(plugin, "returned a label outside 0 .. " + std::to_string(classes - 1));
+  }
+  return samples;
+}
+
+std::string fingerprint_of(const PluginObject& plugin, Split split, const Samples& samples,
+                           StageContext& ctx) {
+  std::string text = call(plugin, "fingerprint", ctx,
+                          [&] { return std::string(plugin.as<Dataset>().fingerprint(split)); });
+  if (!text.empty()) return plugin.entry().manifest.name + " " + text;
+  return digest_of(samples.images, "MiB hashed", ctx) +
+         digest_of(samples.labels, "MiB hashed", ctx);
+}
+
+std::string joint_fingerprint(const std::string& train, const std::string& test) {
+  return base::sha256_of_text("train " + train + "\ntest " + test);
+}
+
+at::Tensor resized(const at::Tensor& images, const at::Tensor& rows, std::int64_t size,
+                   StageContext& ctx) {
+  constexpr std::int64_t kBytesAtOnce = std::int64_t{64} << 20;  // what an interrupt waits for
+  const std::int64_t channels = images.size(1), count = rows.numel();
+  const std::int64_t from_bytes = channels * images.size(2) * images.size(3);
+  const std::int64_t to_bytes = channels * size * size;
+  const std::int64_t at_once = std::max<std::int64_t>(1, kBytesAtOnce / from_bytes);
+  const Resizer resizer(images.size(2), images.size(3), size, size);
+  at::Tensor result = at::empty({count, channels, size, size}, at::kByte);
+  const auto* from = images.data_ptr<std::uint8_t>();
+  auto* to = result.data_ptr<std::uint8_t>();
+  const auto* row = rows.data_ptr<std::int64_t>();
+  for (std::int64_t first = 0; first < count; first += at_once) {
+    ctx.stop_if_cancelled();
+    const std::int64_t last = std::min(first + at_once, count);
+    at::parallel_for(first, last, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i)
+        resizer.planes(from + row[i] * from_bytes, channels, to + i * to_bytes);
+    });
+    if (last < count) ctx.progress(last, count, "images resized");
+  }
+  return result;
+}
+
+Data load_data(const PluginObject& plugin, const toml::table& table, std::int64_t seed,
+               StageContext& ctx, c10::Device device) {
+  const Samples train = load_split(plugin, Split::train, ctx);
+  const std::string train_print = fingerprint_of(plugin, Split::train, train, ctx);
+  const Samples test = load_split(plugin, Split::test, ctx);
+  const std::string test_print = fingerprint_of(plugin, Split::test, test, ctx);
+  std::vector<std::string> names;
+  ChannelStatistics statistics;
+  call(plugin, "describe", ctx, [&] {
+    const auto& dataset = plugin.as<Dataset>();
+    for (std::int64_t i = 0; i < dataset.classes(); ++i) names.emplace_back(dataset.class_name(i));
+    statistics = dataset.statistics();
+  });
+  if (train.images.sizes().slice(1) != test.images.sizes().slice(1))
+    bad_dataset(plugin, "has training and test images of different sizes");
+
+  const Choice choice = choice_in(plugin, table, names);
+  const auto store = [&](Split split, const Samples& samples) {
+    return store_of(plugin, split, samples, choice, names, seed, ctx, device);
+  };
+  Normalisation normalisation;
+  for (std::size_t c = 0; c < 3; ++c) {
+    normalisation.mean[c] = statistics.mean[c];
+    normalisation.deviation[c] = statistics.deviation[c];
+  }
+  std::vector<std::string> chosen_names;
+  for (const std::int64_t label : choice.classes)
+    chosen_names.push_back(names[static_cast<std::size_t>(label)]);
+  return {store(Split::train, train),
+          store(Split::test, test),
+          normalisation,
+          chosen_names.empty() ? names : chosen_names,
+          joint_fingerprint(train_print, test_print),
+          {{"image_size", choice.image_size},
+           {"classes", choice.classes},
+           {"per_class", choice.per_class},
+           {"limit", choice.limit},
+           {"test_limit", choice.test_limit}}};
+}
+
+std::uint64_t seed_for(std::int64_t seed, const std::string& purpose) {
+  return std::stoull(base::sha256_of_text(std::to_string(seed) + "/" + purpose).substr(0, 16),
+                     nullptr, 16);
+}
+
+}  // namespace backstop::engine

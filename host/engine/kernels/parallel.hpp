@@ -1,0 +1,24 @@
+// Work that is shared out piece by piece.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include <ATen/Parallel.h>
+
+namespace backstop::engine {
+
+/// Calls work(next) on every thread of LibTorch's, where next() gives one of 0 .. count - 1 that no
+/// thread has taken yet, or `count` when all are. A thread that others slow down takes fewer:
+/// at::parallel_for would make the rest wait for it.
+template <typename Work>
+void share_out(std::int64_t count, const Work& work) {
+  std::atomic<std::int64_t> taken{0};
+  const auto next = [&] { return std::min(taken.fetch_add(1), count); };
+  const std::int64_t threads =
+      std::clamp<std::int64_t>(at::get_num_threads(), 1, std::max<std::int64_t>(count, 1));
+  at::parallel_for(0, threads, 1, [&](std::int64_t, std::int64_t) { work(next); });
+}
+
+}  // namespace backstop::engine

@@ -1,0 +1,252 @@
+#include "host/engine/model/classifier.hpp"
+
+#include <ATen/ATen.h>
+
+#include "backstop/error.hpp"
+#include "host/base/error.hpp"
+#include "host/engine/plugins/torch_state.hpp"
+#include "host/engine/train/cost.hpp"
+
+namespace backstop::engine {
+
+namespace {
+
+at::Tensor channel_vector(const std::array<double, 3>& values, std::int64_t channels,
+                          c10::Device device) {
+  const std::vector<double> used(values.begin(), values.begin() + channels);
+  return at::tensor(used, at::kDouble).to(device, at::kFloat).view({1, channels, 1, 1});
+}
+
+/// `mask` against a weight: rows of a convolution, columns of a linear layer.
+at::Tensor mask_for(const Layer& layer, const at::Tensor& keep) {
+  const at::Tensor mask = keep.to(layer.weight.scalar_type());
+  return layer.kind == LayerKind::convolution ? mask.view({-1, 1, 1, 1}) : mask.view({1, -1});
+}
+
+std::string shape_text(const at::Tensor& tensor) {
+  std::string text = "[";
+  for (const auto size : tensor.sizes())
+    text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + "]";
+}
+
+}  // namespace
+
+Classifier::Classifier(Architecture architecture, const Normalisation& normalisation,
+                       const Compute& compute, at::Generator& generator)
+    : architecture_(std::move(architecture)),
+      normalisation_(normalisation),
+      compute_(compute),
+      network_(make_network(architecture_)),
+      mean_(channel_vector(normalisation.mean, architecture_.channels, compute.device)),
+      deviation_(channel_vector(normalisation.deviation, architecture_.channels, compute.device)),
+      feature_size_(network_->head()->options.in_features()) {
+  reset_weights(*network_, Part::whole, generator);
+  settle();
+}
+
+Classifier::Classifier(const Classifier& other)
+    : architecture_(other.architecture_),
+      normalisation_(other.normalisation_),
+      compute_(other.compute_),
+      network_(make_network(architecture_)),
+      mean_(other.mean_),
+      deviation_(other.deviation_),
+      feature_size_(other.feature_size_) {
+  settle();
+  copy_from(other);
+}
+
+void Classifier::settle() {
+  network_->to(compute_.device);
+  for (at::Tensor& parameter : network_->parameters()) {
+    if (parameter.dim() == 4)
+      parameter.set_data(parameter.data().contiguous(at::MemoryFormat::ChannelsLast));
+  }
+  layers_.clear();
+  layer_names_.clear();
+  const auto modules = network_->named_modules("", /*include_self=*/false);
+  layer_names_.reserve(modules.size());  // the layers' names point into it
+  for (const auto& item : modules) {
+    Layer layer;
+    if (const auto* conv = item.value()->as<torch::nn::Conv2dImpl>()) {
+      layer.kind = LayerKind::convolution;
+      layer.weight = conv->weight;
+    } else if (const auto* norm = item.value()->as<torch::nn::BatchNorm2dImpl>()) {
+      layer.kind = LayerKind::batch_norm;
+      layer.weight = norm->weight;
+      layer.bias = norm->bias;
+      layer.running_mean = norm->running_mean;
+      layer.running_var = norm->running_var;
+    } else if (const auto* linear = item.value()->as<torch::nn::LinearImpl>()) {
+      layer.kind = LayerKind::linear;
+      layer.weight = linear->weight;
+      layer.bias = linear->bias;
+    } else {
+      continue;
+    }
+    layer.name = layer_names_.emplace_back(item.key());
+    layers_.push_back(std::move(layer));
+  }
+  set_trainable(trainable_);
+  set_training(training_);
+}
+
+at::Tensor Classifier::normalise(const at::Tensor& images) const {
+  return ((images - mean_) / deviation_).contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+at::Tensor Classifier::features_normalised(const at::Tensor& images, ActivationSink* sink) {
+  if (at::GradMode::is_enabled()) CostMeter::count_samples(images.size(0));
+  const AutocastGuard precision(compute_.device.type(), compute_.bfloat16);
+  return network_->body(images, sink).to(at::kFloat);
+}
+
+at::Tensor Classifier::classify(const at::Tensor& features) {
+  return network_->head()->forward(features);
+}
+
+at::Tensor Classifier::forward_normalised(const at::Tensor& images) {
+  return classify(features_normalised(images));
+}
+
+at::Tensor Classifier::forward(const at::Tensor& images) {
+  return forward_normalised(normalise(images));
+}
+
+at::Tensor Classifier::observe(const at::Tensor& images, ActivationSink& sink) {
+  return classify(features_normalised(normalise(images), &sink));
+}
+
+at::Tensor Classifier::features(const at::Tensor& images) {
+  return features_normalised(normalise(images));
+}
+
+void Classifier::set_training(bool training) {
+  training_ = training;
+  network_->train(training);
+  const bool body_learns = trainable_ == Part::whole || trainable_ == Part::body;
+  if (training && (batch_norm_ != BatchNormMode::normal || !body_learns)) {
+    for (const auto& module : network_->modules(/*include_self=*/false)) {
+      if (auto* norm = module->as<torch::nn::BatchNorm2dImpl>()) norm->eval();
+    }
+  }
+}
+
+void Classifier::set_trainable(Part part) {
+  trainable_ = part;
+  for (const Layer& layer : layers_) {
+    const Part own = layer.name == network_->head_name() ? Part::head : Part::body;
+    const bool frozen = layer.kind == LayerKind::batch_norm && batch_norm_ == BatchNormMode::frozen;
+    const bool learns = (part == Part::whole || part == own) && !frozen;
+    layer.weight.set_requires_grad(learns);
+    if (layer.bias.defined()) layer.bias.set_requires_grad(learns);
+  }
+  set_training(training_);
+}
+
+void Classifier::set_batch_norm(BatchNormMode mode) {
+  batch_norm_ = mode;
+  set_trainable(trainable_);
+}
+
+void Classifier::reset(Part part, at::Generator& generator) {
+  reset_weights(*network_, part, generator);
+  hold_masks();
+}
+
+void Classifier::replace_head(std::int64_t classes, at::Generator& generator) {
+  network_->replace_head(classes);
+  architecture_.classes = classes;
+  masks_.erase(network_->head_name());
+  reset_weights(*network_, Part::head, generator);
+  settle();
+}
+
+void Classifier::mask_channels(std::string_view name, const at::Tensor& keep) {
+  for (const Layer& layer : layers_) {
+    if (layer.name != name) continue;
+    if (layer.kind == LayerKind::batch_norm)
+      throw Error("batch norm `" + std::string(name) + "` cannot be masked",
+                  "mask the convolution before it");
+    const auto channels = layer.weight.size(layer.kind == LayerKind::convolution ? 0 : 1);
+    if (keep.dim() != 1 || keep.size(0) != channels)
+      throw Error("a mask of shape " + shape_text(keep) + " for the " + std::to_string(channels) +
+                  " channels of `" + std::string(name) + "`");
+    masks_.insert_or_assign(std::string(name), keep.to(layer.weight.device(), at::kBool).clone());
+    hold_masks();
+    return;
+  }
+  throw Error("there is no layer `" + std::string(name) + "`");
+}
+
+void Classifier::hold_masks() {
+  if (masks_.empty()) return;
+  const at::NoGradGuard no_grad;
+  for (const Layer& layer : layers_) {
+    const auto mask = masks_.find(layer.name);
+    if (mask != masks_.end()) at::Tensor(layer.weight).mul_(mask_for(layer, mask->second));
+  }
+}
+
+void Classifier::copy_from(const Model& other) {
+  const auto& from = static_cast<const Classifier&>(other);
+  load_state(from.state(), "the other model");
+  masks_ = from.masks_;
+}
+
+std::vector<at::Tensor> Classifier::trainable_parameters() const {
+  std::vector<at::Tensor> result;
+  for (const at::Tensor& parameter : network_->parameters()) {
+    if (parameter.requires_grad()) result.push_back(parameter);
+  }
+  return result;
+}
+
+std::vector<std::pair<std::string, at::Tensor>> Classifier::state() const {
+  std::vector<std::pair<std::string, at::Tensor>> result;
+  const auto add = [&](const auto& items) {
+    for (const auto& item : items)
+      result.emplace_back(
+          item.key(),
+          item.value().detach().to(at::kCPU).contiguous(at::MemoryFormat::Contiguous).clone());
+  };
+  add(network_->named_parameters());
+  add(network_->named_buffers());
+  return result;
+}
+
+void Classifier::load_state(const std::vector<std::pair<std::string, at::Tensor>>& state,
+                            const std::string& where) {
+  std::map<std::string, at::Tensor> given(state.begin(), state.end());
+  std::map<std::string, at::Tensor> own;
+  for (const auto& item : network_->named_parameters()) own[item.key()] = item.value();
+  for (const auto& item : network_->named_buffers()) own[item.key()] = item.value();
+  std::string problems;
+  for (const auto& [name, tensor] : own) {
+    const auto found = given.find(name);
+    // Files that Python wrote may lack the counter, which nothing here depends on.
+    if (found == given.end() && name.ends_with("num_batches_tracked")) continue;
+    if (found == given.end()) {
+      problems += "\n  " + name + " is missing";
+    } else if (found->second.sizes() != tensor.sizes()) {
+      problems += "\n  " + name + " is " + shape_text(found->second) + ", the model's is " +
+                  shape_text(tensor);
+    }
+  }
+  for (const auto& [name, tensor] : given) {
+    if (own.count(name) == 0) problems += "\n  " + name + " is not part of the model";
+  }
+  if (!problems.empty())
+    throw base::HostError(base::ExitCode::environment,
+                          where + " does not fit " + architecture_.name + " of width " +
+                              std::to_string(architecture_.width) + " for " +
+                              std::to_string(architecture_.classes) + " classes:" + problems,
+                          "set [model] architecture and width to those of the file");
+  const at::NoGradGuard no_grad;
+  for (auto& [name, tensor] : own) {
+    if (const auto found = given.find(name); found != given.end()) tensor.copy_(found->second);
+  }
+}
+
+}  // namespace backstop::engine

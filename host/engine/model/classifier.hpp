@@ -1,0 +1,82 @@
+// The host's model: a network with its normalisation, precision and device around it.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backstop/model.hpp"
+#include "host/engine/compute.hpp"
+#include "host/engine/data/image_store.hpp"
+#include "host/engine/model/architectures.hpp"
+
+namespace backstop::engine {
+
+class Classifier final : public Model {
+ public:
+  /// Weights are drawn from `generator`.
+  Classifier(Architecture architecture, const Normalisation& normalisation, const Compute& compute,
+             at::Generator& generator);
+  /// A copy that shares nothing with `other`.
+  Classifier(const Classifier& other);
+  Classifier& operator=(const Classifier&) = delete;
+  ~Classifier() = default;
+
+  at::Tensor forward(const at::Tensor& images) override;
+  at::Tensor observe(const at::Tensor& images, ActivationSink& sink) override;
+  at::Tensor features(const at::Tensor& images) override;
+  at::Tensor classify(const at::Tensor& features) override;
+  std::span<const std::string_view> stages() const override { return network_->stages(); }
+  std::span<const Layer> layers() override { return layers_; }
+  std::int64_t classes() const noexcept override { return architecture_.classes; }
+  std::int64_t feature_size() const noexcept override { return feature_size_; }
+  void set_training(bool training) override;
+  bool training() const noexcept override { return training_; }
+  void set_trainable(Part part) override;
+  void set_batch_norm(BatchNormMode mode) override;
+  void reset(Part part, at::Generator& generator) override;
+  void replace_head(std::int64_t classes, at::Generator& generator) override;
+  void mask_channels(std::string_view layer, const at::Tensor& keep) override;
+  void copy_from(const Model& other) override;
+  void* query(std::string_view) noexcept override { return nullptr; }
+
+  /// Images in [0, 1] as the network takes them: less the mean, by the deviation, channels-last.
+  [[nodiscard]] at::Tensor normalise(const at::Tensor& images) const;
+  /// Logits of images that are normalised already, as ImageStore::batch makes them.
+  at::Tensor forward_normalised(const at::Tensor& images);
+  at::Tensor features_normalised(const at::Tensor& images, ActivationSink* sink = nullptr);
+  [[nodiscard]] const Normalisation& normalisation() const { return normalisation_; }
+  [[nodiscard]] const Architecture& architecture() const { return architecture_; }
+  [[nodiscard]] const Compute& compute() const { return compute_; }
+  /// Parameters that ask for gradients.
+  [[nodiscard]] std::vector<at::Tensor> trainable_parameters() const;
+  /// Sets the weights of masked channels to zero again, after an optimiser moved them.
+  void hold_masks();
+
+  /// Parameters and buffers by name, as in PyTorch; contiguous, on the CPU.
+  [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> state() const;
+  /// Takes over tensors of these names. Throws HostError(environment) that lists what is missing,
+  /// too many, or of another shape; `where` names the source.
+  void load_state(const std::vector<std::pair<std::string, at::Tensor>>& state,
+                  const std::string& where);
+
+ private:
+  void settle();  ///< memory format, device and the list of layers, after tensors were replaced
+
+  Architecture architecture_;
+  Normalisation normalisation_;
+  Compute compute_;
+  std::shared_ptr<Network> network_;
+  at::Tensor mean_, deviation_;  ///< [1, C, 1, 1] on the device
+  std::int64_t feature_size_ = 0;
+  bool training_ = false;
+  Part trainable_ = Part::whole;
+  BatchNormMode batch_norm_ = BatchNormMode::normal;
+  std::vector<std::string> layer_names_;
+  std::vector<Layer> layers_;
+  std::map<std::string, at::Tensor, std::less<>> masks_;  ///< bool [channels] by layer
+};
+
+}  // namespace backstop::engine

@@ -1,0 +1,277 @@
+#include "host/engine/model/classifier.hpp"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "backstop/error.hpp"
+#include "host/base/error.hpp"
+#include "host/engine/plugins/torch_state.hpp"
+#include "host/recipe/schema.hpp"
+
+namespace backstop::engine {
+namespace {
+
+Classifier make(const std::string& name, std::int64_t width = 4, bool bfloat16 = false,
+                std::uint64_t seed = 1) {
+  Architecture architecture;
+  architecture.name = name;
+  architecture.width = width;
+  architecture.pixels = 16 * 16;
+  at::Generator generator = make_generator(seed);
+  Compute compute;
+  compute.bfloat16 = bfloat16;
+  return {architecture, Normalisation{{0.5, 0.4, 0.3}, {0.2, 0.25, 0.3}}, compute, generator};
+}
+
+std::vector<std::string> names(const Classifier& model) {
+  std::vector<std::string> result;
+  for (const auto& item : model.state()) result.push_back(item.first);
+  return result;
+}
+
+bool has(const Classifier& model, const std::string& name) {
+  const auto all = names(model);
+  return std::find(all.begin(), all.end(), name) != all.end();
+}
+
+const Layer& layer(Classifier& model, std::string_view name) {
+  for (const Layer& l : model.layers())
+    if (l.name == name) return l;
+  throw std::out_of_range(std::string(name));
+}
+
+class EveryArchitecture : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Classifier, EveryArchitecture, testing::ValuesIn(architecture_names()),
+                         [](const auto& tested) {
+                           std::string name = tested.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+TEST_P(EveryArchitecture, InfersWhatLibTorchsKernelsGive) {
+  Classifier model = make(GetParam(), 16, true);
+  at::Generator generator = make_generator(3);
+  const at::NoGradGuard no_grad;
+  for (const auto& item : model.state())  // statistics that do something
+    if (item.first.find("running_var") != std::string::npos)
+      item.second.uniform_(0.5, 2, generator);
+  model.set_training(false);
+  const at::Tensor images = at::rand({5, 3, 16, 16}, generator);
+  const AutocastGuard precision(c10::kCPU, true);
+  const at::Tensor own = model.features(images);
+  use_own_kernels(false);
+  const at::Tensor plain = model.features(images);
+  use_own_kernels(true);
+  EXPECT_LT((own - plain).norm().item<double>() / plain.norm().item<double>(), 2e-2);
+  if (native_bfloat16() == "AMX" && GetParam().find("resnet") != std::string::npos) {
+    EXPECT_FALSE(own.equal(plain));  // rounded less often
+  }
+}
+
+TEST_P(EveryArchitecture, GivesLogitsFeaturesAndStages) {
+  Classifier model = make(GetParam());
+  const at::Tensor images = at::rand({5, 3, 16, 16});
+  EXPECT_EQ(model.forward(images).sizes(), (std::vector<std::int64_t>{5, 10}));
+  EXPECT_EQ(model.features(images).sizes(), (std::vector<std::int64_t>{5, model.feature_size()}));
+  EXPECT_TRUE(model.classify(model.features(images)).equal(model.forward(images)));
+  struct Sink final : ActivationSink {
+    void activation(std::string_view stage, const at::Tensor& map) override {
+      seen.emplace_back(stage);
+      channels.push_back(map.size(1));
+    }
+    std::vector<std::string_view> seen;
+    std::vector<std::int64_t> channels;
+  } sink;
+  EXPECT_TRUE(model.observe(images, sink).equal(model.forward(images)));
+  EXPECT_EQ(sink.seen, std::vector<std::string_view>(model.stages().begin(), model.stages().end()));
+  if (!sink.channels.empty()) {
+    EXPECT_EQ(sink.channels.back(), model.feature_size());
+  }
+}
+
+TEST_P(EveryArchitecture, OffersWhatRecipesAreCheckedFor) {
+  Classifier model = make(GetParam());
+  for (const recipe::ModelTrait& trait : recipe::model_traits()) {
+    const auto layers = model.layers();
+    const bool there = trait.need == "feature-maps"
+                           ? !model.stages().empty()
+                           : std::any_of(layers.begin(), layers.end(), [](const Layer& l) {
+                               return l.kind == LayerKind::batch_norm;
+                             });
+    const auto& without = trait.missing_in;
+    EXPECT_EQ(there, std::find(without.begin(), without.end(), GetParam()) == without.end())
+        << trait.need;
+  }
+}
+
+TEST_P(EveryArchitecture, GivesGradientsOfImagesInPixelUnits) {
+  Classifier model = make(GetParam());
+  // Always the same image: a step that crosses a kink of a ReLU has another slope.
+  at::Generator generator = make_generator(5);
+  const at::Tensor images = at::rand({1, 3, 16, 16}, generator).set_requires_grad(true);
+  model.forward(images).select(1, 0).sum().backward();
+  const auto value = [&](double step) {
+    const at::NoGradGuard no_grad;
+    at::Tensor moved = images.detach().clone();
+    moved[0][1][7][7] += step;
+    return model.forward(moved)[0][0].item<double>();
+  };
+  const double numeric = (value(1e-3) - value(-1e-3)) / 2e-3;
+  EXPECT_NEAR(images.grad()[0][1][7][7].item<double>(), numeric, 1e-3);
+}
+
+TEST_P(EveryArchitecture, CopiesShareNothing) {
+  Classifier model = make(GetParam());
+  Classifier copy(model);
+  const at::Tensor images = at::rand({2, 3, 16, 16});
+  EXPECT_TRUE(copy.forward(images).equal(model.forward(images)));
+  const at::Tensor before = model.forward(images);
+  {
+    const at::NoGradGuard no_grad;
+    for (const Layer& l : copy.layers()) at::Tensor(l.weight).fill_(0);
+  }
+  EXPECT_TRUE(model.forward(images).equal(before));
+}
+
+TEST_P(EveryArchitecture, KeepsBfloat16FromStageToStage) {
+  Classifier model = make(GetParam(), 16, /*bfloat16=*/true);
+  struct Sink final : ActivationSink {
+    void activation(std::string_view, const at::Tensor& map) override {
+      EXPECT_EQ(map.scalar_type(), at::kBFloat16);
+    }
+  } sink;
+  EXPECT_EQ(model.observe(at::rand({2, 3, 16, 16}), sink).scalar_type(), at::kFloat);
+}
+
+TEST(Classifier, HasTheNamesThatPyTorchUsersKnow) {
+  const Classifier preact = make("preact-resnet18");
+  for (const char* name : {"conv1.weight", "layer1.0.conv1.weight", "layer2.0.shortcut.0.weight",
+                           "layer4.1.bn2.running_var", "linear.bias"})
+    EXPECT_TRUE(has(preact, name)) << name;
+  EXPECT_FALSE(has(preact, "layer1.0.shortcut.0.weight"));
+  const Classifier resnet = make("resnet18");
+  for (const char* name :
+       {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer2.0.downsample.0.weight",
+        "layer2.0.downsample.1.running_mean", "fc.weight"})
+    EXPECT_TRUE(has(resnet, name)) << name;
+}
+
+TEST(Classifier, PreActResNet18HasThePublishedSize) {
+  // BackdoorBench's PreActResNet18 (no last batch norm): 11.171 million parameters at width 64.
+  std::int64_t count = 0;
+  for (const at::Tensor& p : make("preact-resnet18", 64).trainable_parameters()) count += p.numel();
+  EXPECT_EQ(count, 11'171'146);
+}
+
+TEST(Classifier, DrawsTheSameWeightsFromTheSameSeed) {
+  const auto first = make("small-cnn", 4, false, 7).state(),
+             again = make("small-cnn", 4, false, 7).state(),
+             other = make("small-cnn", 4, false, 8).state();
+  for (std::size_t i = 0; i < first.size(); ++i)
+    EXPECT_TRUE(first[i].second.equal(again[i].second)) << first[i].first;
+  EXPECT_FALSE(first[0].second.equal(other[0].second));
+}
+
+TEST_P(EveryArchitecture, LeavesTheGlobalGeneratorAlone) {
+  const TorchState before = TorchState::now();
+  Classifier model = make(GetParam());
+  const Classifier copy = model;
+  at::Generator generator = make_generator(1);
+  model.replace_head(3, generator);
+  EXPECT_EQ(before.differences(TorchState::now()), std::vector<std::string>{});
+}
+
+TEST(Classifier, NormalisesWithTheDatasetsStatistics) {
+  Classifier model = make("small-cnn");
+  const at::Tensor images = at::rand({3, 3, 16, 16});
+  const at::Tensor mean = at::tensor({0.5, 0.4, 0.3}, at::kFloat).view({1, 3, 1, 1});
+  const at::Tensor deviation = at::tensor({0.2, 0.25, 0.3}, at::kFloat).view({1, 3, 1, 1});
+  EXPECT_TRUE(model
+                  .forward_normalised(
+                      ((images - mean) / deviation).contiguous(at::MemoryFormat::ChannelsLast))
+                  .allclose(model.forward(images), 1e-5, 1e-6));
+}
+
+TEST(Classifier, FreezesWhatIsNotTrainable) {
+  Classifier model = make("small-cnn");
+  model.set_trainable(Part::head);
+  EXPECT_EQ(model.trainable_parameters().size(), 2u);
+  model.set_training(true);
+  const at::Tensor mean = layer(model, "bn1").running_mean.clone();
+  model.forward(at::rand({8, 3, 16, 16}));
+  EXPECT_TRUE(layer(model, "bn1").running_mean.equal(mean)) << "a frozen body keeps its statistics";
+  model.set_trainable(Part::none);
+  EXPECT_TRUE(model.trainable_parameters().empty());
+  model.set_trainable(Part::whole);
+  model.forward(at::rand({8, 3, 16, 16}));
+  EXPECT_FALSE(layer(model, "bn1").running_mean.equal(mean));
+}
+
+TEST(Classifier, FreezesBatchNorm) {
+  Classifier model = make("small-cnn");
+  model.set_batch_norm(BatchNormMode::frozen_statistics);
+  model.set_training(true);
+  const at::Tensor mean = layer(model, "bn1").running_mean.clone();
+  model.forward(at::rand({8, 3, 16, 16}));
+  EXPECT_TRUE(layer(model, "bn1").running_mean.equal(mean));
+  EXPECT_TRUE(layer(model, "bn1").weight.requires_grad());
+  model.set_batch_norm(BatchNormMode::frozen);
+  EXPECT_FALSE(layer(model, "bn1").weight.requires_grad());
+  EXPECT_TRUE(layer(model, "conv1").weight.requires_grad());
+}
+
+TEST(Classifier, ReplacesTheHead) {
+  Classifier model = make("resnet18");
+  at::Generator generator = make_generator(3);
+  model.replace_head(7, generator);
+  EXPECT_EQ(model.classes(), 7);
+  EXPECT_EQ(model.forward(at::rand({2, 3, 16, 16})).size(1), 7);
+  EXPECT_EQ(layer(model, "fc").weight.size(0), 7);
+}
+
+TEST(Classifier, ResetsOnlyThePartAskedFor) {
+  Classifier model = make("small-cnn");
+  const at::Tensor body = layer(model, "conv1").weight.detach().clone();
+  const at::Tensor head = layer(model, "linear").weight.detach().clone();
+  at::Generator generator = make_generator(3);
+  model.reset(Part::head, generator);
+  EXPECT_TRUE(layer(model, "conv1").weight.equal(body));
+  EXPECT_FALSE(layer(model, "linear").weight.equal(head));
+  model.reset(Part::body, generator);
+  EXPECT_FALSE(layer(model, "conv1").weight.equal(body));
+}
+
+TEST(Classifier, HoldsMasksThroughReset) {
+  Classifier model = make("small-cnn");
+  at::Tensor keep = at::ones({4}, at::kBool);
+  keep[2] = false;
+  model.mask_channels("conv1", keep);
+  EXPECT_EQ(layer(model, "conv1").weight[2].abs().sum().item<double>(), 0);
+  EXPECT_NE(layer(model, "conv1").weight[1].abs().sum().item<double>(), 0);
+  at::Generator generator = make_generator(3);
+  model.reset(Part::whole, generator);
+  EXPECT_EQ(layer(model, "conv1").weight[2].abs().sum().item<double>(), 0);
+  EXPECT_THROW(model.mask_channels("conv9", keep), Error);
+  EXPECT_THROW(model.mask_channels("conv1", at::ones({5}, at::kBool)), Error);
+}
+
+TEST(Classifier, NamesEveryTensorThatDoesNotFit) {
+  Classifier model = make("small-cnn");
+  auto state = model.state();
+  state[0].second = at::zeros({1, 2});
+  state.back().first = "something.else";
+  try {
+    model.load_state(state, "suspect.safetensors");
+    FAIL() << "took weights that do not fit";
+  } catch (const base::HostError& e) {
+    EXPECT_EQ(e.code(), base::ExitCode::environment);
+    const std::string text = e.what();
+    EXPECT_NE(text.find("suspect.safetensors does not fit small-cnn"), std::string::npos) << text;
+    EXPECT_NE(text.find("conv1.weight is [1, 2], the model's is [4, 3, 3, 3]"), std::string::npos)
+        << text;
+    EXPECT_NE(text.find("something.else is not part of the model"), std::string::npos) << text;
+  }
+}
+
+}  // namespace
+}  // namespace backstop::engine

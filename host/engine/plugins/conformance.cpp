@@ -1,0 +1,487 @@
+#include "host/engine/plugins/conformance.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <thread>
+
+#include <ATen/ATen.h>
+
+#include "backstop/attack.hpp"
+#include "backstop/dataset.hpp"
+#include "backstop/defense.hpp"
+#include "host/engine/data/load_data.hpp"
+#include "host/engine/plugins/stage_context.hpp"
+#include "host/engine/plugins/torch_state.hpp"
+
+namespace backstop::engine {
+
+namespace {
+
+constexpr std::int64_t kClasses = 4;
+
+/// Keeps what the host complained about.
+class Recorder final : public RunObserver {
+ public:
+  void event(const nlohmann::json& event) override {
+    if (event["event"] == "log" && event["level"] == "warning") {
+      const auto message = event["message"].get<std::string>();
+      if (message.find(" left changed: ") != std::string::npos) complaints.push_back(message);
+    }
+  }
+  void progress(std::int64_t, std::int64_t, const std::string&) override {}
+
+  std::vector<std::string> complaints;
+};
+
+/// A model that fails whenever it is used.
+class BrokenModel final : public Model {
+ public:
+  static constexpr const char* kMessage = "this model fails, to see what the plugin makes of it";
+
+  explicit BrokenModel(Classifier& model) : model_(model) {}
+  at::Tensor forward(const at::Tensor&) override { fail(); }
+  at::Tensor observe(const at::Tensor&, ActivationSink&) override { fail(); }
+  at::Tensor features(const at::Tensor&) override { fail(); }
+  at::Tensor classify(const at::Tensor&) override { fail(); }
+  std::span<const std::string_view> stages() const override { return model_.stages(); }
+  std::span<const Layer> layers() override { return model_.layers(); }
+  std::int64_t classes() const noexcept override { return model_.classes(); }
+  std::int64_t feature_size() const noexcept override { return model_.feature_size(); }
+  void set_training(bool training) override { model_.set_training(training); }
+  bool training() const noexcept override { return model_.training(); }
+  void set_trainable(Part) override { fail(); }
+  void set_batch_norm(BatchNormMode) override { fail(); }
+  void reset(Part, at::Generator&) override { fail(); }
+  void replace_head(std::int64_t, at::Generator&) override { fail(); }
+  void mask_channels(std::string_view, const at::Tensor&) override { fail(); }
+  void copy_from(const Model&) override { fail(); }
+  void* query(std::string_view) noexcept override { return nullptr; }
+
+ private:
+  [[noreturn]] static void fail() { throw std::runtime_error(kMessage); }
+  Classifier& model_;
+};
+
+/// For trainings that are not about the scheduler.
+class SmallRate final : public Scheduler {
+ public:
+  double rate(const TrainingPosition&) const override { return 0.01; }
+};
+
+/// What a plugin is exercised with.
+struct Setting {
+  std::int64_t images = 64;
+  std::int64_t channels = 3;
+  std::int64_t side = 32;  ///< pixels
+  bool broken_model = false;
+  const std::atomic<int>* interrupted = nullptr;
+};
+
+class Exercise {
+ public:
+  Exercise(const ConformanceRequest& request, const Setting& setting, Recorder& recorder)
+      : request_(request),
+        setting_(setting),
+        context_({"check", request.plugin->manifest.name}, kSeed,
+                 Compute{c10::kCPU, false, at::get_num_threads()}, Augmentation{2, true}, &recorder,
+                 setting.interrupted) {
+    context_.set_model(architecture(), kNormalisation);
+  }
+
+  /// Everything that the plugin computed.
+  NamedTensors run() {
+    PluginObject plugin = make(request_.recipes->front());
+    switch (request_.plugin->manifest.kind) {
+      case catalog::Kind::attack:
+        attack(plugin);
+        break;
+      case catalog::Kind::defense:
+        defend(plugin);
+        break;
+      case catalog::Kind::scheduler:
+        schedule({std::move(plugin), context_.complaints()});
+        break;
+      case catalog::Kind::dataset:
+        load(plugin);
+        break;
+    }
+    for (const auto& [key, value] : context_.metrics().items())
+      keep("metric " + key, at::scalar_tensor(value.get<double>(), at::kDouble));
+    for (const auto& [name, tensor] : context_.artifacts()) keep("artifact " + name, tensor);
+    if (context_.flagged().defined()) keep("flagged images", context_.flagged());
+    return std::move(result_);
+  }
+
+  PluginObject make(const recipe::Recipe& recipe) {
+    return {*request_.catalog, request_.plugin->manifest.kind, table_in(recipe),
+            context_.complaints()};
+  }
+
+ private:
+  static constexpr std::uint64_t kSeed = 1;
+  static constexpr Normalisation kNormalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
+
+  [[nodiscard]] Architecture architecture() const {
+    return {"small-cnn", 8, setting_.channels, kClasses};
+  }
+
+  const toml::table& table_in(const recipe::Recipe& recipe) const {
+    switch (request_.plugin->manifest.kind) {
+      case catalog::Kind::attack:
+        return *recipe.table["attack"].as_table();
+      case catalog::Kind::defense:
+        return *recipe.table["defense"][0].as_table();
+      case catalog::Kind::scheduler:
+        return *recipe.table["attack"]["training"]["scheduler"].as_table();
+      case catalog::Kind::dataset:
+        return *recipe.table["dataset"].as_table();
+    }
+    throw base::HostError(base::ExitCode::bug, "no such kind of plugin");
+  }
+
+  void keep(const std::string& name, const at::Tensor& tensor) {
+    result_.emplace_back(name, tensor.detach().to(at::kCPU).clone());
+  }
+
+  void keep_model(const Classifier& model) {
+    for (const auto& [name, tensor] : model.state()) keep("weights " + name, tensor);
+  }
+
+  [[noreturn]] void broke_promise(const std::string& what) const {
+    throw base::HostError(base::ExitCode::plugin, what);
+  }
+
+  ImageStore make_images(std::int64_t count) {
+    at::Generator generator = make_generator(kSeed + 1);
+    const at::Tensor labels = at::arange(count, at::kLong).remainder(kClasses);
+    at::Tensor images = at::rand({count, setting_.channels, setting_.side, setting_.side},
+                                 generator, at::TensorOptions(at::kFloat));
+    images = images * 0.5 + labels.to(at::kFloat).div(kClasses).view({-1, 1, 1, 1}) * 0.5;
+    return {to_8_bits(images), labels, kClasses, c10::kCPU};
+  }
+
+  Classifier make_model() {
+    at::Generator generator = make_generator(kSeed + 2);
+    return {architecture(), kNormalisation, Compute{c10::kCPU, false, at::get_num_threads()},
+            generator};
+  }
+
+  at::Tensor apply(const PluginObject& plugin, const at::Tensor& images) {
+    const at::Tensor triggered = call(plugin, "apply", context_, [&] {
+      return plugin.as<Attack>().apply(context_, images, Phase::test);
+    });
+    if (!triggered.defined() || triggered.sizes() != images.sizes() ||
+        triggered.scalar_type() != at::kFloat)
+      broke_promise("apply() returned something else than float images of the shape it was given");
+    const at::Tensor values = triggered.detach();
+    if (!at::isfinite(values).all().item<bool>() || values.min().item<double>() < -1e-6 ||
+        values.max().item<double>() > 1 + 1e-6)
+      broke_promise("apply() returned pixels outside 0 .. 1");
+    return values;
+  }
+
+  void attack(const PluginObject& plugin) {
+    auto& attack = plugin.as<Attack>();
+    const ImageStore images = make_images(setting_.images);
+    Threat threat;
+    threat.classes = kClasses;
+    // What a clean-label attack can have of four classes, and one that adds cover samples too.
+    threat.poison_ratio = images.size() == 1 ? 1 : 0.25;
+    call(plugin, "prepare", context_, [&] { attack.prepare(context_, threat, images); });
+    TrainingSetCopy editor(images);
+    call(plugin, "poison", context_, [&] { attack.poison(context_, threat, editor); });
+    Classifier model = make_model();
+    BrokenModel broken(model);
+    const ImageStore poisoned = with_poison(images, editor.record());
+    const SmallRate rate;
+    TrainingOptions options;
+    options.epochs = 1;
+    options.batch_size = 16;
+    options.scheduler = &rate;
+    call(plugin, "train", context_, [&] {
+      attack.train(context_, threat, setting_.broken_model ? static_cast<Model&>(broken) : model,
+                   poisoned, editor, options);
+    });
+    for (const auto& [name, tensor] : editor.record()) keep("poison's " + name, tensor);
+    keep_model(model);
+    const at::Tensor clean = images.images(at::arange(images.size(), at::kLong));
+    const at::Tensor triggered = apply(plugin, clean);
+    keep("triggered images", triggered);
+    one_by_one(plugin, clean, triggered);
+    TensorState state;
+    call(plugin, "save", context_, [&] { attack.save(state); });
+    from_state(state, threat, clean, triggered);
+  }
+
+  /// apply() must not look at the other images of its batch.
+  void one_by_one(const PluginObject& plugin, const at::Tensor& clean,
+                  const at::Tensor& triggered) {
+    const auto last = clean.size(0) - 1;
+    const at::Tensor alone = apply(plugin, clean.narrow(0, last, 1));
+    constexpr double kOneLevel = 1.5 / 255;
+    if ((alone - triggered.narrow(0, last, 1)).abs().max().item<double>() > kOneLevel)
+      broke_promise("apply() gives an image another trigger when it comes alone");
+  }
+
+  /// What save() wrote is all that another process has.
+  void from_state(const TensorState& state, const Threat& threat, const at::Tensor& clean,
+                  const at::Tensor& triggered) {
+    const PluginObject other = make(request_.recipes->front());
+    call(other, "load", context_, [&] { other.as<Attack>().load(context_, threat, state); });
+    if (!apply(other, clean).equal(triggered))
+      broke_promise("after save() and load() apply() gives other images");
+  }
+
+  void defend(const PluginObject& plugin) {
+    const ImageStore clean = make_images(setting_.images);
+    ImageStore training = make_images(setting_.images);
+    const auto& needs = request_.plugin->manifest.needs;
+    const auto given = [&](const char* what, const ImageStore& set) {
+      return std::find(needs.begin(), needs.end(), what) != needs.end() ? &set : nullptr;
+    };
+    const GivenData data(given("clean-data", clean), given("training-data", training));
+    Classifier model = make_model();
+    BrokenModel broken(model);
+    call(plugin, "run", context_, [&] {
+      plugin.as<Defense>().run(context_,
+                               setting_.broken_model ? static_cast<Model&>(broken) : model, data);
+    });
+    keep_model(model);
+  }
+
+  void schedule(const GuardedScheduler& scheduler) {
+    std::vector<double> rates, backwards;
+    for (const std::int64_t iterations : {1, 7, 64}) {
+      constexpr std::int64_t kEpochs = 3;
+      const auto at = [&](std::int64_t iteration) {
+        TrainingPosition position;
+        position.epochs = kEpochs;
+        position.iterations_per_epoch = iterations;
+        position.iteration = iteration;
+        return scheduler.rate(position);
+      };
+      const auto first = rates.size();
+      for (std::int64_t i = 0; i < kEpochs * iterations; ++i) rates.push_back(at(i));
+      backwards.resize(rates.size());
+      for (std::int64_t i = kEpochs * iterations - 1; i >= 0; --i)
+        backwards[first + static_cast<std::size_t>(i)] = at(i);
+    }
+    if (rates != backwards)
+      broke_promise(
+          "rate() gives another rate when the positions are asked for in another order; one object "
+          "serves several trainings");
+    keep("rates", at::tensor(rates, at::kDouble));
+  }
+
+  void load(const PluginObject& plugin) {
+    auto& dataset = plugin.as<Dataset>();
+    std::int64_t channels = 0;
+    call(plugin, "describe", context_, [&] {
+      for (std::int64_t label = 0; label < dataset.classes(); ++label)
+        if (dataset.class_name(label).empty())
+          broke_promise("class " + std::to_string(label) + " has no name");
+    });
+    for (const Split split : {Split::train, Split::test}) {
+      const Samples samples = load_split(plugin, split, context_);
+      channels = samples.images.size(1);
+      const std::string name = split == Split::train ? "training" : "test";
+      keep(name + " images", samples.images);
+      keep(name + " labels", samples.labels);
+    }
+    call(plugin, "statistics", context_, [&] {
+      const ChannelStatistics statistics = dataset.statistics();
+      for (std::int64_t c = 0; c < channels; ++c)
+        if (!(statistics.deviation[c] > 0))
+          broke_promise("statistics() gives a deviation that is not positive");
+    });
+  }
+
+  const ConformanceRequest& request_;
+  Setting setting_;
+  StageContext context_;
+  NamedTensors result_;
+};
+
+NamedTensors exercise(const ConformanceRequest& request, const Setting& setting,
+                      Recorder& recorder) {
+  return Exercise(request, setting, recorder).run();
+}
+
+std::string joined(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const auto& line : lines) text += (text.empty() ? "" : "\n") + line;
+  return text;
+}
+
+/// "max difference 0.031 in `weights linear.weight`"; empty where there is none.
+std::string difference(const NamedTensors& a, const NamedTensors& b) {
+  if (a.size() != b.size())
+    return std::to_string(a.size()) + " results the first time, " + std::to_string(b.size()) +
+           " the second";
+  std::vector<std::string> lines;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const auto& [name, first] = a[i];
+    const at::Tensor& second = b[i].second;
+    if (name != b[i].first || first.sizes() != second.sizes())
+      lines.push_back("`" + name + "` is there, or of this shape, only once");
+    else if (!first.equal(second) &&
+             !(first.is_floating_point() && at::allclose(first, second, 0, 0, true)))
+      lines.push_back(
+          "max difference " +
+          std::to_string(
+              (first.to(at::kDouble) - second.to(at::kDouble)).abs().max().item<double>()) +
+          " in `" + name + "`");
+  }
+  constexpr std::size_t kShown = 3;
+  if (lines.size() > kShown) {
+    const auto more = lines.size() - kShown;
+    lines.resize(kShown);
+    lines.push_back("and " + std::to_string(more) + " more");
+  }
+  return joined(lines);
+}
+
+ConformanceOutcome passed() {
+  return {true, "", ""};
+}
+
+ConformanceOutcome ranges(const ConformanceRequest& request) {
+  Recorder recorder;
+  Exercise exercise(request, {}, recorder);
+  for (const recipe::Recipe& recipe : *request.recipes) {
+    try {
+      exercise.make(recipe);
+    } catch (const base::HostError& e) {
+      // It may refuse a combination that its manifest cannot describe, or data that is not there.
+      if (e.code() != base::ExitCode::usage && e.code() != base::ExitCode::environment) throw;
+    }
+  }
+  return passed();
+}
+
+ConformanceOutcome deterministic(const ConformanceRequest& request) {
+  Recorder recorder;
+  at::Generator global = at::globalContext().defaultGenerator(c10::kCPU);
+  global.set_current_seed(1);
+  const NamedTensors first = exercise(request, {}, recorder);
+  global.set_current_seed(2);
+  const NamedTensors second = exercise(request, {}, recorder);
+  const std::string found = difference(first, second);
+  if (found.empty()) return passed();
+  return {false, found, "draw random numbers from Context::generator() only"};
+}
+
+ConformanceOutcome state(const ConformanceRequest& request) {
+  Recorder recorder;
+  exercise(request, {}, recorder);
+  if (recorder.complaints.empty()) return passed();
+  return {false, joined(recorder.complaints),
+          "use guards that put back what they change (c10::AutoGradMode, ...)"};
+}
+
+ConformanceOutcome cancellation(const ConformanceRequest& request) {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::milliseconds kDelays[] = {std::chrono::milliseconds(0),
+                                                   std::chrono::milliseconds(300)};
+  for (const auto delay : kDelays) {
+    std::atomic<int> interrupted{0};
+    std::atomic<Clock::rep> when{0};
+    std::thread canceller([&] {
+      std::this_thread::sleep_for(delay);
+      when = Clock::now().time_since_epoch().count();
+      interrupted = SIGINT;
+    });
+    if (delay.count() == 0) canceller.join();
+    Setting setting;
+    setting.images = 2000;
+    setting.interrupted = &interrupted;
+    Recorder recorder;
+    std::string other_error;
+    try {
+      exercise(request, setting, recorder);
+    } catch (const Cancelled&) {
+    } catch (const std::exception& e) {
+      other_error = e.what();
+    }
+    const auto end = Clock::now();
+    if (canceller.joinable()) canceller.join();
+    const double seconds =
+        std::chrono::duration<double>(end.time_since_epoch() - Clock::duration(when.load()))
+            .count();
+    constexpr double kLimit = 2;
+    if (seconds > kLimit)
+      return {false, "it went on for " + std::to_string(seconds) + " s after it was cancelled",
+              "call Context::stop_if_cancelled() at least once a batch"};
+    if (!other_error.empty())
+      return {false, "cancelled, it ended with another error: " + other_error,
+              "let backstop::Cancelled pass"};
+  }
+  return passed();
+}
+
+ConformanceOutcome images(const ConformanceRequest& request) {
+  std::vector<std::string> failures;
+  const catalog::Kind kind = request.plugin->manifest.kind;
+  if (kind == catalog::Kind::scheduler || kind == catalog::Kind::dataset) {
+    Recorder recorder;
+    exercise(request, {}, recorder);
+    return passed();
+  }
+  for (const std::int64_t channels : {1, 3}) {
+    for (const std::int64_t count : {1, 7, 64}) {
+      Setting setting;
+      setting.images = count;
+      setting.channels = channels;
+      setting.side = channels == 1 ? 28 : 32;
+      Recorder recorder;
+      try {
+        exercise(request, setting, recorder);
+      } catch (const base::HostError& e) {
+        // A single image may be too little to poison: then it must say so.
+        if (kind == catalog::Kind::attack && count == 1 && e.code() == base::ExitCode::usage)
+          continue;
+        failures.push_back("with " + std::to_string(count) + " images of " +
+                           std::to_string(channels) + " channels: " + e.what());
+      }
+    }
+  }
+  return {failures.empty(), joined(failures), ""};
+}
+
+ConformanceOutcome failures(const ConformanceRequest& request) {
+  Recorder recorder;
+  const NamedTensors before = exercise(request, {}, recorder);
+  Setting broken;
+  broken.broken_model = true;
+  std::string complaint;
+  try {
+    Recorder during;
+    exercise(request, broken, during);
+    complaint = joined(during.complaints);
+  } catch (const std::exception&) {  // as it should
+  }
+  if (!complaint.empty()) return {false, complaint, "put global state back by guards"};
+  const std::string found = difference(before, exercise(request, {}, recorder));
+  if (found.empty()) return passed();
+  return {false, "after a model failed, a new object gives other results: " + found,
+          "keep no state outside of the plugin's object"};
+}
+
+}  // namespace
+
+ConformanceOutcome check_conformance(const ConformanceRequest& request) {
+  struct Test {
+    std::string_view name;
+    ConformanceOutcome (*run)(const ConformanceRequest&);
+  };
+  static constexpr Test kTests[] = {{"ranges", ranges}, {"deterministic", deterministic},
+                                    {"state", state},   {"cancellation", cancellation},
+                                    {"images", images}, {"failures", failures}};
+  for (const Test& test : kTests)
+    if (test.name == request.test) return test.run(request);
+  throw base::HostError(base::ExitCode::bug, "there is no conformance test `" + request.test + "`");
+}
+
+}  // namespace backstop::engine

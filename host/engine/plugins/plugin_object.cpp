@@ -1,0 +1,207 @@
+#include "host/engine/plugins/plugin_object.hpp"
+
+#include <cmath>
+#include <new>
+
+#include <c10/util/Exception.h>
+
+#include "backstop/error.hpp"
+#include "host/engine/plugins/torch_state.hpp"
+
+namespace backstop::engine {
+
+namespace {
+
+std::string name_of(const catalog::PluginEntry& plugin) {
+  return std::string(to_string(plugin.manifest.kind)) + " `" + plugin.manifest.name + "`";
+}
+
+[[noreturn]] void plugin_failed(const catalog::PluginEntry& plugin, std::string_view call,
+                                const std::string& message, const std::string& hint = {}) {
+  throw base::HostError(
+      base::ExitCode::plugin, name_of(plugin) + " failed in " + std::string(call) + ": " + message,
+      hint.empty() ? "the plugin is " + plugin.path.string() + "; its author can help" : hint);
+}
+
+}  // namespace
+
+void rethrow_as_host_error(const catalog::PluginEntry& plugin, std::string_view call) {
+  try {
+    throw;
+  } catch (const base::HostError&) {
+    throw;
+  } catch (const Cancelled&) {
+    throw;
+  } catch (const ParameterError& e) {
+    throw base::HostError(base::ExitCode::usage, name_of(plugin) + ": " + e.what(), e.hint());
+  } catch (const EnvironmentError& e) {
+    throw base::HostError(base::ExitCode::environment, name_of(plugin) + ": " + e.what(), e.hint());
+  } catch (const Error& e) {
+    plugin_failed(plugin, call, e.what(), e.hint());
+  } catch (const c10::Error& e) {
+    plugin_failed(plugin, call, e.what_without_backtrace());
+  } catch (const std::bad_alloc&) {
+    throw base::HostError(base::ExitCode::environment,
+                          name_of(plugin) + " ran out of memory in " + std::string(call),
+                          "a smaller batch_size, width or dataset needs less");
+  } catch (const std::exception& e) {
+    plugin_failed(plugin, call, e.what());
+  } catch (...) {
+    plugin_failed(plugin, call, "it threw something that is not a std::exception");
+  }
+}
+
+TorchStateGuard::TorchStateGuard(const catalog::PluginEntry& plugin, const Complaints& complaints)
+    : before_(std::make_unique<TorchState>(TorchState::now())),
+      plugin_(plugin),
+      complaints_(complaints) {}
+
+TorchStateGuard::~TorchStateGuard() {
+  const auto changed = before_->differences(TorchState::now());
+  if (changed.empty()) return;
+  before_->restore();
+  std::string names;
+  for (const auto& name : changed) names += (names.empty() ? "" : ", ") + name;
+  complaints_.say(name_of(plugin_) + " left changed: " + names + "; restored");
+}
+
+double GuardedScheduler::rate(const TrainingPosition& position) const {
+  const double rate = call_plugin(plugin_->entry(), "rate", complaints_,
+                                  [&] { return plugin_->as<Scheduler>().rate(position); });
+  if (std::isfinite(rate) && rate >= 0) return rate;
+  plugin_failed(plugin_->entry(), "rate",
+                "it gave a learning rate of " + std::to_string(rate) + " at iteration " +
+                    std::to_string(position.iteration) + ", a rate is finite and not negative");
+}
+
+PluginObject::PluginObject(const catalog::Catalog& catalog, catalog::Kind kind,
+                           const toml::table& table, const Complaints& complaints)
+    : entry_(&catalog.require(kind, table["plugin"].ref<std::string>())) {
+  // The library's static constructors are the plugin's code too.
+  const TorchStateGuard guard(*entry_, complaints);
+  descriptor_ = &catalog::load_library(*entry_);
+  params_ = std::make_unique<RecipeParams>(catalog, entry_->manifest, table, complaints);
+  backstop_error error{};
+  error.struct_size = sizeof error;
+  const Params* params = params_.get();
+  const std::int32_t code = descriptor_->create(params, &object_, &error);
+  if (code == BACKSTOP_OK && object_ != nullptr) return;
+  error.message[sizeof error.message - 1] = '\0';
+  error.hint[sizeof error.hint - 1] = '\0';
+  if (code == BACKSTOP_ERROR_PARAMETER)
+    throw base::HostError(base::ExitCode::usage, name_of(*entry_) + ": " + error.message,
+                          error.hint);
+  if (code == BACKSTOP_ERROR_ENVIRONMENT)
+    throw base::HostError(base::ExitCode::environment, name_of(*entry_) + ": " + error.message,
+                          error.hint);
+  if (code == BACKSTOP_ERROR_CANCELLED) throw Cancelled();
+  plugin_failed(*entry_, "create", error.message[0] != '\0' ? error.message : "it gave no reason",
+                error.hint);
+}
+
+PluginObject::~PluginObject() {
+  if (object_ != nullptr) descriptor_->destroy(object_);
+}
+
+PluginObject::PluginObject(PluginObject&& other) noexcept
+    : entry_(other.entry_),
+      descriptor_(other.descriptor_),
+      params_(std::move(other.params_)),
+      object_(std::exchange(other.object_, nullptr)) {}
+
+RecipeParams::RecipeParams(const catalog::Catalog& catalog, const catalog::Manifest& manifest,
+                           const toml::table& table, const Complaints& complaints)
+    : table_(table), plugin_(manifest.name) {
+  for (const catalog::Parameter& parameter : manifest.parameters) {
+    const toml::node* node = table_.get(parameter.key);
+    if (node == nullptr) continue;
+    if (parameter.type == catalog::ParameterType::scheduler)
+      schedulers_.try_emplace(
+          parameter.key,
+          PluginObject(catalog, catalog::Kind::scheduler, *node->as_table(), complaints),
+          complaints);
+    if (!parameter.list) continue;
+    for (const toml::node& item : *node->as_array()) {
+      if (item.is_integer()) integers_[parameter.key].push_back(*item.value<std::int64_t>());
+      if (item.is_number()) numbers_[parameter.key].push_back(*item.value<double>());
+      if (item.is_string()) strings_[parameter.key].push_back(*item.value<std::string_view>());
+    }
+  }
+}
+
+template <typename T>
+T RecipeParams::value(std::string_view key, const char* type) const {
+  if (const auto value = table_[key].value<T>()) return *value;
+  throw Error("`" + plugin_ + "` asks for a parameter `" + std::string(key) + "` of type " + type +
+              ", which " + (has(key) ? "has another type" : "the recipe does not give"));
+}
+
+bool RecipeParams::has(std::string_view key) const {
+  return table_.contains(key);
+}
+bool RecipeParams::boolean(std::string_view key) const {
+  return value<bool>(key, "boolean");
+}
+std::int64_t RecipeParams::integer(std::string_view key) const {
+  return value<std::int64_t>(key, "integer");
+}
+double RecipeParams::number(std::string_view key) const {
+  return value<double>(key, "float");
+}
+std::string_view RecipeParams::string(std::string_view key) const {
+  return value<std::string_view>(key, "string");
+}
+
+namespace {
+
+template <typename Map>
+auto find_list(const Map& lists, std::string_view key) {
+  const auto found = lists.find(key);
+  using List = std::span<const typename Map::mapped_type::value_type>;
+  return found == lists.end() ? List() : List(found->second);
+}
+
+}  // namespace
+
+std::span<const std::int64_t> RecipeParams::integers(std::string_view key) const {
+  return find_list(integers_, key);
+}
+std::span<const double> RecipeParams::numbers(std::string_view key) const {
+  return find_list(numbers_, key);
+}
+std::span<const std::string_view> RecipeParams::strings(std::string_view key) const {
+  return find_list(strings_, key);
+}
+
+const Scheduler& RecipeParams::scheduler(std::string_view key) const {
+  const auto found = schedulers_.find(key);
+  if (found == schedulers_.end())
+    throw Error("`" + plugin_ + "` asks for a scheduler `" + std::string(key) +
+                "`, which the recipe does not give");
+  return found->second;
+}
+
+OptimizerOptions RecipeParams::optimizer(std::string_view key) const {
+  const auto* table = table_[key].as_table();
+  if (table == nullptr)
+    throw Error("`" + plugin_ + "` asks for an optimizer `" + std::string(key) +
+                "`, which the recipe does not give");
+  return optimizer_options(*table);
+}
+
+OptimizerOptions optimizer_options(const toml::table& table) {
+  OptimizerOptions options;
+  const auto name = table["name"].value_or<std::string_view>("sgd");
+  options.kind = name == "adam"    ? OptimizerKind::adam
+                 : name == "adamw" ? OptimizerKind::adamw
+                                   : OptimizerKind::sgd;
+  options.momentum = table["momentum"].value_or(options.momentum);
+  options.weight_decay = table["weight_decay"].value_or(options.weight_decay);
+  options.beta1 = table["beta1"].value_or(options.beta1);
+  options.beta2 = table["beta2"].value_or(options.beta2);
+  options.epsilon = table["epsilon"].value_or(options.epsilon);
+  options.nesterov = table["nesterov"].value_or(options.nesterov);
+  return options;
+}
+
+}  // namespace backstop::engine

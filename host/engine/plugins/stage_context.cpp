@@ -1,0 +1,215 @@
+#include "host/engine/plugins/stage_context.hpp"
+
+#include <ATen/ATen.h>
+
+#include "host/engine/plugins/torch_state.hpp"
+
+namespace backstop::engine {
+
+namespace {
+
+const char* level_name(LogLevel level) {
+  switch (level) {
+    case LogLevel::debug:
+      return "debug";
+    case LogLevel::info:
+      return "info";
+    case LogLevel::warning:
+      return "warning";
+  }
+  return "info";
+}
+
+}  // namespace
+
+StageContext::StageContext(StageLabel label, std::uint64_t seed, const Compute& compute,
+                           const Augmentation& augmentation, RunObserver* observer,
+                           const std::atomic<int>* interrupted)
+    : label_(std::move(label)),
+      compute_(compute),
+      observer_(observer),
+      generator_(make_generator(seed)),
+      cost_(compute.device),
+      trainer_(augmentation, generator_, observer, interrupted) {}
+
+void StageContext::log(LogLevel level, std::string_view message) noexcept try {
+  if (observer_ != nullptr)
+    observer_->event({{"event", "log"},
+                      {"level", level_name(level)},
+                      {"stage", label_.stage},
+                      {"name", label_.name},
+                      {"message", message}});
+} catch (...) {  // a message that cannot be shown must not end a training
+}
+
+void StageContext::progress(std::int64_t done, std::int64_t total, std::string_view what) noexcept
+    try {
+  if (observer_ != nullptr) observer_->progress(done, total, std::string(what));
+} catch (...) {
+}
+
+void StageContext::metric(std::string_view key, double value) {
+  metrics_[std::string(key)] = value;
+}
+
+void StageContext::artifact(std::string_view name, const at::Tensor& tensor) {
+  artifacts_.emplace_back(name, tensor.detach().to(at::kCPU).clone());
+}
+
+void StageContext::flag_poison(const at::Tensor& indices) {
+  flagged_ = indices.detach().to(at::kCPU, at::kLong).flatten().clone();
+}
+
+const ImageSet& StageContext::subset(const ImageSet& set, const at::Tensor& positions) {
+  return sets_.emplace_back(host_set(set).subset(positions));
+}
+
+const ImageSet& StageContext::image_set(const at::Tensor& images, const at::Tensor& labels) {
+  if (images.dim() != 4 || labels.dim() != 1 || images.size(0) != labels.size(0))
+    throw Error("an image set needs images [n, C, H, W] and labels [n]");
+  return sets_.emplace_back(to_8_bits(images), labels.detach(), architecture_.classes,
+                            compute_.device, at::full({labels.size(0)}, -1, at::kLong));
+}
+
+Model& StageContext::clone(const Model& model) {
+  return models_.emplace_back(host_model(const_cast<Model&>(model)));
+}
+
+Model& StageContext::new_model(at::Generator& generator) {
+  return models_.emplace_back(architecture_, normalisation_, compute_, generator);
+}
+
+Model& StageContext::load_model(std::string_view path) {
+  const std::string file(path);
+  TensorFile weights = read_safetensors(file);
+  at::Generator unused = make_generator(0);
+  Classifier& model = models_.emplace_back(architecture_, normalisation_, compute_, unused);
+  model.load_state(weights.tensors, file);
+  return model;
+}
+
+void StageContext::picture(std::string_view name, const at::Tensor& images) {
+  if (images.dim() != 4 || images.size(1) != architecture_.channels)
+    throw Error("the picture `" + std::string(name) + "` needs images [k, C, H, W] with " +
+                std::to_string(architecture_.channels) + " channels");
+  pictures_.emplace_back(name, to_8_bits(images.detach()).to(at::kCPU));
+}
+
+Complaints StageContext::complaints() {
+  const auto report = [](void* user, const std::string& message) {
+    static_cast<StageContext*>(user)->log(LogLevel::warning, message);
+  };
+  return {report, this};
+}
+
+void TrainingSetCopy::write(const at::Tensor& positions, const at::Tensor& images,
+                            const at::Tensor& labels, Role role) {
+  const at::Tensor p = positions.detach().to(at::kCPU, at::kLong).flatten();
+  const auto m = p.numel();
+  const bool fits = images.dim() == 4 && images.size(0) == m &&
+                    images.size(1) == clean_.channels() && images.size(2) == clean_.height() &&
+                    images.size(3) == clean_.width() && labels.numel() == m;
+  if (!fits)
+    throw Error("write() got images or labels that do not fit its " + std::to_string(m) +
+                " positions and the training set's images");
+  if (m == 0) return;
+  if (p.min().item<std::int64_t>() < 0 || p.max().item<std::int64_t>() >= clean_.size())
+    throw Error("write() got a position outside the training set's " +
+                std::to_string(clean_.size()));
+  const at::Tensor l = labels.detach().to(at::kCPU, at::kLong).flatten();
+  if (l.min().item<std::int64_t>() < 0 || l.max().item<std::int64_t>() >= clean_.classes())
+    throw Error("write() got a label outside the dataset's " + std::to_string(clean_.classes()) +
+                " classes");
+  positions_.push_back(p);
+  images_.push_back(to_8_bits(images).to(at::kCPU));
+  labels_.push_back(l);
+  roles_.push_back(at::full({m}, static_cast<std::int64_t>(role), at::kByte));
+}
+
+NamedTensors TrainingSetCopy::record() const {
+  if (positions_.empty())
+    return {
+        {"positions", at::empty({0}, at::kLong)},
+        {"images", at::empty({0, clean_.channels(), clean_.height(), clean_.width()}, at::kByte)},
+        {"labels", at::empty({0}, at::kLong)},
+        {"roles", at::empty({0}, at::kByte)}};
+  const at::Tensor positions = at::cat(positions_);
+  const auto [sorted, order] = positions.sort();
+  if (sorted.numel() > 1 && sorted.slice(0, 1).eq(sorted.slice(0, 0, -1)).any().item<bool>())
+    throw Error("write() got the same position twice");
+  return {{"positions", sorted},
+          {"images", at::cat(images_).index_select(0, order)},
+          {"labels", at::cat(labels_).index_select(0, order)},
+          {"roles", at::cat(roles_).index_select(0, order)}};
+}
+
+void TrainingSetCopy::restore(const NamedTensors& record, const std::string& file) try {
+  const at::Tensor& positions = tensor_named(record, "positions");
+  const at::Tensor& images = tensor_named(record, "images");
+  const at::Tensor& labels = tensor_named(record, "labels");
+  const at::Tensor& roles = tensor_named(record, "roles");
+  const bool sound = positions.scalar_type() == at::kLong && labels.scalar_type() == at::kLong &&
+                     images.scalar_type() == at::kByte && roles.scalar_type() == at::kByte &&
+                     positions.dim() == 1 && roles.sizes() == positions.sizes() &&
+                     labels.sizes() == positions.sizes() && images.dim() == 4 &&
+                     images.size(0) == positions.size(0) &&
+                     roles.ge(static_cast<std::int64_t>(Role::poison)).all().item<bool>() &&
+                     roles.le(static_cast<std::int64_t>(Role::cover)).all().item<bool>();
+  if (!sound) throw Error("positions, images, labels and roles do not fit each other");
+  for (const Role role : {Role::poison, Role::cover}) {
+    const at::Tensor rows = roles.eq(static_cast<std::int64_t>(role)).nonzero().squeeze(1);
+    write(positions.index_select(0, rows), images.index_select(0, rows).to(at::kFloat).div(255),
+          labels.index_select(0, rows), role);
+  }
+  static_cast<void>(this->record());
+} catch (const Error& e) {
+  throw base::HostError(
+      base::ExitCode::environment,
+      file + " does not fit the training set: " + std::string(e.what()),
+      "it must come from a run on the same dataset, with the same choice of images");
+}
+
+ImageStore with_poison(const ImageStore& clean, const NamedTensors& record) {
+  return clean.changed(tensor_named(record, "positions"), tensor_named(record, "images"),
+                       tensor_named(record, "labels"));
+}
+
+void TensorState::tensor(std::string_view name, const at::Tensor& value) {
+  if (has(name)) throw Error("a tensor `" + std::string(name) + "` was saved already");
+  tensors_.emplace_back(name, value.detach().to(at::kCPU).contiguous().clone());
+}
+
+bool TensorState::has(std::string_view name) const {
+  for (const auto& item : tensors_)
+    if (item.first == name) return true;
+  return false;
+}
+
+at::Tensor TensorState::tensor(std::string_view name) const {
+  if (!has(name)) throw Error("the saved state has no tensor `" + std::string(name) + "`");
+  return tensor_named(tensors_, name);
+}
+
+const ImageSet& GivenData::clean() const {
+  if (clean_ == nullptr)
+    throw Error("this defense was not given clean data",
+                "name \"clean-data\" among the manifest's needs");
+  return *clean_;
+}
+
+const ImageSet& GivenData::training() const {
+  if (training_ == nullptr)
+    throw Error("this defense was not given the training data",
+                "name \"training-data\" among the manifest's needs");
+  return *training_;
+}
+
+const at::Tensor& tensor_named(const NamedTensors& tensors, std::string_view name) {
+  for (const auto& item : tensors)
+    if (item.first == name) return item.second;
+  throw base::HostError(base::ExitCode::environment,
+                        "a stage's file lacks the tensor `" + std::string(name) + "`",
+                        "run again with --fresh");
+}
+
+}  // namespace backstop::engine

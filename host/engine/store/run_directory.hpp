@@ -1,0 +1,56 @@
+// One run on disk: written as the run goes, so that whatever was finished is there when it ends
+// early.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "host/base/files.hpp"
+#include "host/engine/data/picture.hpp"
+#include "host/engine/engine.hpp"
+#include "host/engine/store/stage_store.hpp"
+
+namespace backstop::engine {
+
+/// <out>/<recipe's name>/<time>-<hash of the recipe>/, and an observer that writes metrics.jsonl
+/// and log.txt on the way to the next observer.
+class RunDirectory final : public RunObserver {
+ public:
+  RunDirectory(const std::filesystem::path& out, const std::string& name, const std::string& recipe,
+               RunObserver* next);
+
+  void event(const nlohmann::json& event) override;
+  void progress(std::int64_t done, std::int64_t total, const std::string& what) override;
+
+  /// run.json; `facts` is merged into what was said before.
+  void describe(const nlohmann::json& facts);
+  /// results.json, results.csv and report.html, anew.
+  void write_results(const nlohmann::json& results);
+  /// models/ROW.safetensors and artifacts/ROW.safetensors from the store.
+  void keep_stage(const std::string& row, const std::filesystem::path& stage_folder);
+  /// models/ROW.attack.safetensors: what the attack has learnt and poisoned.
+  void keep_attack(const std::string& row, const std::filesystem::path& stage_folder);
+  /// triggers/NAME.png.
+  void write_trigger(const std::string& name, const std::string& title, const at::Tensor& clean,
+                     const at::Tensor& triggered);
+  /// pictures/ROW.png.
+  void write_picture(const std::string& row, const std::vector<SheetRow>& rows);
+
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  RunObserver* next_;
+  std::string recipe_;
+  nlohmann::json facts_ = nlohmann::json::object();
+  std::optional<base::LineFile> metrics_, log_;
+};
+
+/// "2026-11-21T10:04:11Z".
+std::string utc_now();
+
+}  // namespace backstop::engine

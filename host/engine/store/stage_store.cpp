@@ -1,0 +1,99 @@
+#include "host/engine/store/stage_store.hpp"
+
+#include <unistd.h>
+
+#include "host/base/error.hpp"
+#include "host/base/files.hpp"
+#include "host/base/hash.hpp"
+#include "host/catalog/catalog.hpp"
+
+namespace backstop::engine {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kRecordFile = "stage.json";
+// What comes before the tensors' names in kAttackFile.
+constexpr std::string_view kStatePrefix = "state.", kPoisonPrefix = "poison.";
+constexpr const char* kPicturesFile = "pictures.safetensors";
+
+NamedTensors with_prefixes(const NamedTensors& state, const NamedTensors& poison) {
+  NamedTensors all;
+  for (const auto& [name, tensor] : state)
+    all.emplace_back(std::string(kStatePrefix) + name, tensor);
+  for (const auto& [name, tensor] : poison)
+    all.emplace_back(std::string(kPoisonPrefix) + name, tensor);
+  return all;
+}
+
+}  // namespace
+
+AttackFile read_attack_file(const fs::path& path) {
+  AttackFile file;
+  for (auto& [name, tensor] : read_safetensors(path).tensors) {
+    if (name.starts_with(kStatePrefix))
+      file.state.emplace_back(name.substr(kStatePrefix.size()), std::move(tensor));
+    else if (name.starts_with(kPoisonPrefix))
+      file.poison.emplace_back(name.substr(kPoisonPrefix.size()), std::move(tensor));
+    else
+      throw base::HostError(
+          base::ExitCode::environment,
+          path.string() + " holds `" + name +
+              "`, which is neither what an attack has learnt nor what it poisoned",
+          "a run leaves such a file as models/no-defense.attack.safetensors");
+  }
+  return file;
+}
+
+StageStore::StageStore(fs::path folder) : root_(std::move(folder)) {}
+
+fs::path StageStore::folder_of(const std::string& kind, const nlohmann::json& key) const {
+  return root_ / (kind + "-" + base::sha256_of_text(key.dump()).substr(0, 24));
+}
+
+std::optional<Stage> StageStore::load(const fs::path& folder) const {
+  if (!fs::exists(folder / kRecordFile)) return std::nullopt;
+  const auto record = nlohmann::json::parse(base::read_file(folder / kRecordFile), nullptr, false);
+  if (!record.is_object() || !record.contains("row") || !record.contains("epochs"))
+    throw base::HostError(base::ExitCode::environment,
+                          "the kept stage " + (folder / kRecordFile).string() + " is damaged",
+                          "delete that folder, or run with --fresh");
+  Stage stage;
+  stage.row = record["row"];
+  stage.epochs = record["epochs"];
+  stage.model = read_safetensors(folder / kModelFile);
+  AttackFile attack = read_attack_file(folder / kAttackFile);
+  stage.state = std::move(attack.state);
+  stage.poison = std::move(attack.poison);
+  stage.artifacts = read_safetensors(folder / kArtifactsFile).tensors;
+  stage.pictures = read_safetensors(folder / kPicturesFile).tensors;
+  return stage;
+}
+
+void StageStore::save(const fs::path& folder, const nlohmann::json& key, const Stage& stage) const {
+  const fs::path unfinished = root_ / (".unfinished-" + std::to_string(::getpid()));
+  std::error_code error;
+  fs::remove_all(unfinished, error);
+  base::make_folder(unfinished);
+  try {
+    write_safetensors(unfinished / kModelFile, stage.model.tensors, stage.model.metadata);
+    write_safetensors(unfinished / kAttackFile, with_prefixes(stage.state, stage.poison));
+    write_safetensors(unfinished / kArtifactsFile, stage.artifacts);
+    write_safetensors(unfinished / kPicturesFile, stage.pictures);
+    const nlohmann::json record = {{"key", key}, {"row", stage.row}, {"epochs", stage.epochs}};
+    base::write_file(unfinished / kRecordFile, record.dump(2) + "\n");
+    fs::remove_all(folder);
+    fs::rename(unfinished, folder);
+  } catch (const fs::filesystem_error& e) {
+    fs::remove_all(unfinished, error);
+    throw base::HostError(base::ExitCode::environment,
+                          "cannot keep the stage " + folder.string() + ": " + e.code().message(),
+                          "choose a folder that you may write to with --out");
+  } catch (...) {
+    fs::remove_all(unfinished, error);
+    throw;
+  }
+}
+
+}  // namespace backstop::engine

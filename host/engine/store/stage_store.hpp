@@ -1,0 +1,55 @@
+// Finished stages, kept by a hash of all that decides their outcome: a backdoored model trained
+// once serves every defense, every recipe that asks for the same one, and a run that was killed.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "host/engine/store/safetensors.hpp"
+
+namespace backstop::engine {
+
+/// What a stage leaves.
+struct Stage {
+  nlohmann::json row;     ///< its row of results.json
+  nlohmann::json epochs;  ///< its `epoch` events, in order
+  TensorFile model;
+  NamedTensors state;      ///< what the plugin saved (attack)
+  NamedTensors poison;     ///< what the attack wrote into the training set (attack)
+  NamedTensors artifacts;  ///< what the plugin recorded
+  NamedTensors pictures;   ///< and has to show: uint8 [k, C, H, W]
+};
+
+class StageStore {
+ public:
+  /// `folder` is made when the first stage is saved.
+  explicit StageStore(std::filesystem::path folder);
+
+  /// The folder of the stage that `key` describes: `<kind>-<hash>`, of the key's canonical JSON.
+  [[nodiscard]] std::filesystem::path folder_of(const std::string& kind,
+                                                const nlohmann::json& key) const;
+  /// Empty when there is no finished stage there.
+  [[nodiscard]] std::optional<Stage> load(const std::filesystem::path& folder) const;
+  /// Written beside, then renamed into place as a whole; replaces what is there.
+  void save(const std::filesystem::path& folder, const nlohmann::json& key,
+            const Stage& stage) const;
+
+ private:
+  std::filesystem::path root_;
+};
+
+inline constexpr const char* kModelFile = "model.safetensors";
+inline constexpr const char* kAttackFile = "attack.safetensors";
+inline constexpr const char* kArtifactsFile = "artifacts.safetensors";
+
+/// `state` and `poison` of an attack's stage, as the file kAttackFile has them.
+struct AttackFile {
+  NamedTensors state, poison;
+};
+/// Of the stage store or of anybody. Throws HostError(environment).
+AttackFile read_attack_file(const std::filesystem::path& path);
+
+}  // namespace backstop::engine

@@ -1,0 +1,226 @@
+#include "host/engine/train/trainer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include <ATen/ATen.h>
+
+#include "backstop/error.hpp"
+#include "host/engine/plugins/torch_state.hpp"
+#include "host/engine/train/cost.hpp"
+#include "host/engine/train/optimizer.hpp"
+#include "host/engine/train/recorded_work.hpp"
+
+namespace backstop::engine {
+
+namespace {
+
+/// A plugin built with an older SDK knows fewer fields: the rest keeps its defaults.
+TrainingOptions read_options(const TrainingOptions& given) {
+  TrainingOptions options;
+  std::memcpy(static_cast<void*>(&options), &given,
+              std::min<std::size_t>(given.struct_size, sizeof options));
+  options.struct_size = sizeof options;
+  if (options.scheduler == nullptr) throw Error("a training without a scheduler");
+  if (options.epochs < 0)
+    throw Error("a training of " + std::to_string(options.epochs) + " epochs");
+  if (options.batch_size < 1)
+    throw Error("a training with a batch size of " + std::to_string(options.batch_size));
+  return options;
+}
+
+double rate_at(const Scheduler& scheduler, const TrainingPosition& position) {
+  const double rate = scheduler.rate(position);
+  if (!std::isfinite(rate) || rate < 0)
+    throw Error("the scheduler gave a learning rate of " + std::to_string(rate) + " at iteration " +
+                    std::to_string(position.iteration),
+                "a rate is finite and not negative");
+  return rate;
+}
+
+void require_finite(const at::Tensor& loss, const TrainingPosition& position, double rate) {
+  if (std::isfinite(loss.item<double>())) return;
+  throw Error("the loss is no longer a finite number in epoch " +
+                  std::to_string(position.epoch() + 1) + ", iteration " +
+                  std::to_string(position.iteration) + ", at a learning rate of " +
+                  std::to_string(rate),
+              "training diverged: lower the scheduler's rates");
+}
+
+}  // namespace
+
+Classifier& host_model(Model& model) {
+  if (auto* own = dynamic_cast<Classifier*>(&model)) return *own;
+  throw Error("a model that the host did not make", "get models from the context: Context::clone");
+}
+
+const ImageStore& host_set(const ImageSet& images) {
+  if (const auto* own = dynamic_cast<const ImageStore*>(&images)) return *own;
+  throw Error("an image set that the host did not make",
+              "get image sets from the context: Context::image_set, Context::subset");
+}
+
+HostTrainer::HostTrainer(const Augmentation& augmentation, at::Generator& generator,
+                         RunObserver* observer, const std::atomic<int>* interrupted)
+    : augmentation_(augmentation),
+      generator_(generator),
+      observer_(observer),
+      interrupted_(interrupted) {}
+
+void HostTrainer::measure(const Model& subject, EpochHook hook) {
+  subject_ = &subject;
+  hook_ = std::move(hook);
+  subject_epochs_ = 0;
+}
+
+bool HostTrainer::cancelled() const {
+  return interrupted_ != nullptr && interrupted_->load() != 0;
+}
+
+void HostTrainer::stop_if_cancelled() const {
+  if (cancelled()) throw Cancelled();
+}
+
+namespace {
+
+/// The images at `positions` as `model` wants them.
+at::Tensor prepared(const Classifier& model, const ImageStore& set, const at::Tensor& positions,
+                    const Draws& draws) {
+  if (set.labels().is_cpu())
+    return set.batch(positions, model.normalisation(), draws, model.compute().bfloat16);
+  return model.normalise(apply_augmentation(set.images(positions), draws));
+}
+
+at::Tensor batch_loss(Classifier& model, const ImageStore& set, const at::Tensor& positions,
+                      const Draws& draws, std::int64_t epoch, TrainingStep* step) {
+  const at::Tensor labels = set.labels().index_select(0, send(positions, set.labels().device()));
+  if (step != nullptr)
+    return step->loss(model,
+                      {apply_augmentation(set.images(positions), draws), labels, positions, epoch});
+  return at::cross_entropy_loss(model.forward_normalised(prepared(model, set, positions, draws)),
+                                labels);
+}
+
+}  // namespace
+
+void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOptions& given) {
+  const TrainingOptions options = read_options(given);
+  Classifier& classifier = host_model(model);
+  const ImageStore& set = host_set(images);
+  if (set.size() == 0) throw Error("a training on no images");
+
+  const c10::AutoGradMode gradients(true);
+  classifier.set_batch_norm(options.batch_norm);
+  classifier.set_trainable(options.trainable);
+  std::vector<at::Tensor> parameters = classifier.trainable_parameters();
+  const auto optimizer = make_optimizer(parameters, options.optimizer);
+
+  TrainingPosition position;
+  position.epochs = std::max<std::int64_t>(options.epochs, 1);
+  position.iterations_per_epoch = (set.size() + options.batch_size - 1) / options.batch_size;
+  double rate = 0;
+  const c10::Device device = classifier.compute().device;
+  at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kFloat).device(device));
+  const bool alone = options.step == nullptr;  // no plugin looks on
+
+  const auto learn = [&](const at::Tensor& positions, const Draws& draws) {
+    const at::Tensor loss =
+        batch_loss(classifier, set, positions, draws, position.epoch(), options.step);
+    if (device.is_cpu()) require_finite(loss, position, rate);  // elsewhere a look at it waits
+    for (at::Tensor& parameter : parameters) parameter.mutable_grad().reset();
+    loss.backward();
+    if (!alone) options.step->before_update(model);
+    optimizer->step();
+    classifier.hold_masks();
+    if (!alone) options.step->after_update(model);
+    loss_sum.add_(loss.detach(), static_cast<double>(positions.numel()));
+  };
+  const bool recorded = alone && own_kernels() && optimizer->recordable();
+  RecordedWork step(recorded ? make_recorder(device) : nullptr,
+                    [&](const std::vector<at::Tensor>& inputs) {
+                      learn(inputs[0], {inputs[1], inputs[2], inputs[3]});
+                    });
+
+  const auto there = [&](const at::Tensor& t) {
+    return alone && t.defined() ? send(t, device) : t;  // plugins get positions on the CPU
+  };
+
+  for (std::int64_t epoch = 0; epoch < options.epochs; ++epoch) {
+    classifier.set_training(true);
+    const at::Tensor order = at::randperm(set.size(), generator_, at::kLong);
+    loss_sum.zero_();
+    for (std::int64_t first = 0; first < set.size(); first += options.batch_size) {
+      stop_if_cancelled();
+      const at::Tensor positions =
+          order.narrow(0, first, std::min(options.batch_size, set.size() - first));
+      Draws draws;
+      if (options.augment) draws = draw_augmentation(augmentation_, positions.numel(), generator_);
+      rate = rate_at(*options.scheduler, position);
+      optimizer->set_rate(rate);
+      if (!step({there(positions), there(draws.dx), there(draws.dy), there(draws.flip)}))
+        CostMeter::count_samples(positions.numel());
+      ++position.iteration;
+      if (observer_ != nullptr)
+        observer_->progress(epoch * set.size() + first + positions.numel(),
+                            options.epochs * set.size(), "images trained");
+    }
+    require_finite(loss_sum, position, rate);
+    if (!alone) options.step->after_epoch(model, epoch);
+    if (&model == subject_)
+      hook_(classifier, subject_epochs_ + epoch + 1, subject_epochs_ + options.epochs,
+            loss_sum.item<double>() / static_cast<double>(set.size()));
+  }
+  if (&model == subject_) subject_epochs_ += options.epochs;
+  classifier.set_batch_norm(BatchNormMode::normal);
+  classifier.set_trainable(Part::whole);
+  classifier.set_training(false);
+}
+
+at::Tensor HostTrainer::evaluate(Model& model, const ImageSet& images, std::int64_t columns,
+                                 const Head& head) {
+  Classifier& classifier = host_model(model);
+  const ImageStore& set = host_set(images);
+  const Compute& compute = classifier.compute();
+  const at::NoGradGuard no_gradients;
+  // One cast of the weights for all batches.
+  const AutocastGuard precision(compute.device.type(), compute.bfloat16);
+  const bool was_training = classifier.training();
+  classifier.set_training(false);
+  const std::int64_t batch_size = compute.device.is_cpu() ? 250 : 1000;
+  std::vector<at::Tensor> parts;
+  for (std::int64_t first = 0; first < set.size(); first += batch_size) {
+    stop_if_cancelled();
+    const at::Tensor positions =
+        at::arange(first, std::min(first + batch_size, set.size()), at::kLong);
+    parts.push_back(head(classifier, prepared(classifier, set, positions, {})).to(at::kFloat));
+  }
+  classifier.set_training(was_training);
+  if (parts.empty()) return at::empty({0, columns}, at::device(compute.device));
+  return at::cat(parts);
+}
+
+at::Tensor HostTrainer::logits(Model& model, const ImageSet& images) {
+  return evaluate(model, images, model.classes(), [](Classifier& classifier, const at::Tensor& x) {
+    return classifier.forward_normalised(x);
+  });
+}
+
+at::Tensor HostTrainer::features(Model& model, const ImageSet& images) {
+  return evaluate(model, images, model.feature_size(),
+                  [](Classifier& classifier, const at::Tensor& x) {
+                    return classifier.features_normalised(x);
+                  });
+}
+
+double HostTrainer::accuracy(Model& model, const ImageSet& images) {
+  return logits(model, images).argmax(1).eq(images.labels()).to(at::kDouble).mean().item<double>();
+}
+
+at::Tensor HostTrainer::augment(const at::Tensor& images) {
+  return apply_augmentation(images, draw_augmentation(augmentation_, images.size(0), generator_));
+}
+
+}  // namespace backstop::engine

@@ -1,0 +1,55 @@
+// The host's training loop and evaluation.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+
+#include "backstop/trainer.hpp"
+#include "host/engine/data/image_store.hpp"
+#include "host/engine/engine.hpp"
+#include "host/engine/model/classifier.hpp"
+
+namespace backstop::engine {
+
+/// What a plugin handed over, as the host's own type. Throws Error when the plugin made it itself.
+Classifier& host_model(Model& model);
+const ImageStore& host_set(const ImageSet& images);
+
+class HostTrainer final : public Trainer {
+ public:
+  /// Called after every epoch in which the subject was trained; `epoch` counts from 1, on through
+  /// all its trainings, and `epochs` is where the present one ends.
+  using EpochHook =
+      std::function<void(Classifier& model, std::int64_t epoch, std::int64_t epochs, double loss)>;
+
+  HostTrainer(const Augmentation& augmentation, at::Generator& generator, RunObserver* observer,
+              const std::atomic<int>* interrupted);
+
+  /// The model that the stage is about; others train unmeasured.
+  void measure(const Model& subject, EpochHook hook);
+
+  void fit(Model& model, const ImageSet& images, const TrainingOptions& options) override;
+  at::Tensor logits(Model& model, const ImageSet& images) override;
+  at::Tensor features(Model& model, const ImageSet& images) override;
+  double accuracy(Model& model, const ImageSet& images) override;
+  at::Tensor augment(const at::Tensor& images) override;
+
+  [[nodiscard]] bool cancelled() const;
+  void stop_if_cancelled() const;
+
+ private:
+  using Head = std::function<at::Tensor(Classifier&, const at::Tensor& normalised)>;
+  /// What `head` gives for all images, [n, columns].
+  at::Tensor evaluate(Model& model, const ImageSet& images, std::int64_t columns, const Head& head);
+
+  Augmentation augmentation_;
+  at::Generator& generator_;
+  RunObserver* observer_;
+  const std::atomic<int>* interrupted_;
+  const Model* subject_ = nullptr;
+  EpochHook hook_;
+  std::int64_t subject_epochs_ = 0;  ///< of the subject's earlier trainings
+};
+
+}  // namespace backstop::engine

@@ -1,0 +1,428 @@
+#include "host/engine/train/trainer.hpp"
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <thread>
+
+#include <unistd.h>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "backstop/error.hpp"
+#include "host/engine/plugins/stage_context.hpp"
+#include "host/engine/plugins/torch_state.hpp"
+#include "host/engine/train/measure.hpp"
+
+namespace backstop::engine {
+namespace {
+
+struct Constant final : Scheduler {
+  explicit Constant(double value) : value_(value) {}
+  double rate(const TrainingPosition& position) const override {
+    positions.push_back(position);
+    return value_;
+  }
+  double value_;
+  mutable std::vector<TrainingPosition> positions;
+};
+
+/// Two classes that differ in brightness.
+ImageStore bright_and_dark(std::int64_t n) {
+  at::Generator generator = make_generator(3);
+  const at::Tensor labels = at::arange(n, at::kLong).remainder(2);
+  const at::Tensor images =
+      at::randint(0, 100, {n, 3, 8, 8}, generator, at::kLong) + labels.view({n, 1, 1, 1}) * 150;
+  return {images.to(at::kByte), labels, 2, c10::kCPU};
+}
+
+struct Fixture {
+  explicit Fixture(std::uint64_t seed = 0, const std::atomic<int>* interrupted = nullptr)
+      : context({"attack", "test"}, seed, {}, {1, true}, nullptr, interrupted) {
+    at::Generator generator = make_generator(11);
+    const Architecture architecture{"small-cnn", 4, 3, 2};
+    context.set_model(architecture, {});
+    model.emplace(architecture, Normalisation{}, Compute{}, generator);
+  }
+  StageContext context;
+  std::optional<Classifier> model;
+};
+
+TrainingOptions options(const Scheduler& scheduler, std::int64_t epochs = 2) {
+  TrainingOptions result;
+  result.scheduler = &scheduler;
+  result.epochs = epochs;
+  result.batch_size = 24;
+  return result;
+}
+
+bool same_weights(const Classifier& a, const Classifier& b) {
+  const auto x = a.state(), y = b.state();
+  for (std::size_t i = 0; i < x.size(); ++i)
+    if (!x[i].second.equal(y[i].second)) return false;
+  return true;
+}
+
+TEST(Trainer, LearnsWhatCanBeLearnt) {
+  Fixture f;
+  const ImageStore data = bright_and_dark(100);
+  const Constant scheduler(0.05);
+  f.context.trainer().fit(*f.model, data, options(scheduler, 4));
+  EXPECT_GT(f.context.trainer().accuracy(*f.model, data), 0.98);
+  EXPECT_FALSE(f.model->training());
+}
+
+TEST(Trainer, TellsTheSchedulerEveryStep) {
+  Fixture f;
+  const Constant scheduler(0.01);
+  f.context.trainer().fit(*f.model, bright_and_dark(100), options(scheduler, 3));
+  ASSERT_EQ(scheduler.positions.size(), 15u);  // 100 images in batches of 24: five, the last of 4
+  EXPECT_EQ(scheduler.positions.back().iteration, 14);
+  EXPECT_EQ(scheduler.positions.back().epoch(), 2);
+  EXPECT_EQ(scheduler.positions.back().iterations_per_epoch, 5);
+  EXPECT_EQ(scheduler.positions.back().total_iterations(), 15);
+}
+
+TEST(Trainer, SameSeedGivesTheSameBits) {
+  const ImageStore data = bright_and_dark(100);
+  const Constant scheduler(0.05);
+  Fixture first(1), again(1), other(2);
+  for (Fixture* f : {&first, &again, &other})
+    f->context.trainer().fit(*f->model, data, options(scheduler));
+  EXPECT_TRUE(same_weights(*first.model, *again.model));
+  EXPECT_FALSE(same_weights(*first.model, *other.model));
+}
+
+TEST(Trainer, TrainsTheHeadAloneWhenAsked) {
+  Fixture f;
+  Classifier before(*f.model);
+  const Constant scheduler(0.05);
+  TrainingOptions head = options(scheduler);
+  head.trainable = Part::head;
+  f.context.trainer().fit(*f.model, bright_and_dark(50), head);
+  const auto then = before.state(), now = f.model->state();
+  for (std::size_t i = 0; i < now.size(); ++i)
+    EXPECT_EQ(now[i].second.equal(then[i].second), !now[i].first.starts_with("linear"))
+        << now[i].first;
+}
+
+TEST(Trainer, HoldsMasksWhileItTrains) {
+  Fixture f;
+  at::Tensor keep = at::ones({4}, at::kBool);
+  keep[1] = false;
+  f.model->mask_channels("conv1", keep);
+  const Constant scheduler(0.05);
+  f.context.trainer().fit(*f.model, bright_and_dark(50), options(scheduler));
+  EXPECT_EQ(f.model->layers()[0].weight[1].abs().sum().item<double>(), 0);
+}
+
+TEST(Trainer, GivesPluginsTheirStep) {
+  struct Step final : TrainingStep {
+    at::Tensor loss(Model& model, const Batch& batch) override {
+      ++losses;
+      EXPECT_EQ(batch.images.size(0), batch.labels.size(0));
+      EXPECT_LE(batch.images.max().item<float>(), 1.0f);
+      return at::cross_entropy_loss(model.forward(batch.images), batch.labels);
+    }
+    void before_update(Model& model) override {
+      EXPECT_TRUE(model.layers()[0].weight.grad().defined());
+      ++before;
+    }
+    void after_update(Model&) override { ++after; }
+    void after_epoch(Model&, std::int64_t epoch) override { last_epoch = epoch; }
+    int losses = 0, before = 0, after = 0;
+    std::int64_t last_epoch = -1;
+  } step;
+  Fixture f;
+  const Constant scheduler(0.05);
+  TrainingOptions with_step = options(scheduler, 2);
+  with_step.step = &step;
+  f.context.trainer().fit(*f.model, bright_and_dark(50), with_step);
+  EXPECT_EQ(step.losses, 6);
+  EXPECT_EQ(step.before, 6);
+  EXPECT_EQ(step.after, 6);
+  EXPECT_EQ(step.last_epoch, 1);
+}
+
+TEST(Trainer, PluginsStepWithPlainLossEqualsTheFusedWay) {
+  struct Plain final : TrainingStep {
+    at::Tensor loss(Model& model, const Batch& batch) override {
+      return at::cross_entropy_loss(model.forward(batch.images), batch.labels);
+    }
+  } plain;
+  Fixture fused(4), stepped(4);
+  const ImageStore data = bright_and_dark(48);
+  const Constant scheduler(0.05);
+  TrainingOptions o = options(scheduler, 1);
+  fused.context.trainer().fit(*fused.model, data, o);
+  o.step = &plain;
+  stepped.context.trainer().fit(*stepped.model, data, o);
+  const auto a = fused.model->state(), b = stepped.model->state();
+  for (std::size_t i = 0; i < a.size(); ++i)
+    EXPECT_TRUE(a[i].second.to(at::kFloat).allclose(b[i].second.to(at::kFloat), 1e-3, 1e-4))
+        << a[i].first;
+}
+
+TEST(Trainer, StopsWhenTheLossDiverges) {
+  Fixture f;
+  const Constant scheduler(1e30);
+  try {
+    f.context.trainer().fit(*f.model, bright_and_dark(100), options(scheduler));
+    FAIL() << "went on with a loss that is not finite";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("the loss is no longer a finite number in epoch 1"),
+              std::string::npos)
+        << e.what();
+  }
+}
+
+TEST(Trainer, RefusesImpossibleOptionsAndRates) {
+  Fixture f;
+  const ImageStore data = bright_and_dark(50);
+  const Constant good(0.1), bad(std::nan(""));
+  TrainingOptions no_scheduler = options(good);
+  no_scheduler.scheduler = nullptr;
+  EXPECT_THROW(f.context.trainer().fit(*f.model, data, no_scheduler), Error);
+  TrainingOptions no_batch = options(good);
+  no_batch.batch_size = 0;
+  EXPECT_THROW(f.context.trainer().fit(*f.model, data, no_batch), Error);
+  EXPECT_THROW(f.context.trainer().fit(*f.model, data, options(bad)), Error);
+}
+
+TEST(Trainer, StopsWhenInterrupted) {
+  const std::atomic<int> interrupted{2};
+  Fixture f(0, &interrupted);
+  const Constant scheduler(0.1);
+  EXPECT_THROW(f.context.trainer().fit(*f.model, bright_and_dark(50), options(scheduler)),
+               Cancelled);
+}
+
+TEST(Trainer, MeasuresTheSubjectAndNoOther) {
+  Fixture f;
+  std::vector<std::int64_t> epochs;
+  f.context.trainer().measure(*f.model,
+                              [&](Classifier&, std::int64_t epoch, std::int64_t, double loss) {
+                                epochs.push_back(epoch);
+                                EXPECT_GT(loss, 0);
+                              });
+  const ImageStore data = bright_and_dark(50);
+  const Constant scheduler(0.05);
+  f.context.trainer().fit(f.context.clone(*f.model), data, options(scheduler));
+  EXPECT_TRUE(epochs.empty());
+  f.context.trainer().fit(*f.model, data, options(scheduler));
+  EXPECT_EQ(epochs, (std::vector<std::int64_t>{1, 2}));
+  EXPECT_EQ(f.context.cost().stop()["samples_seen"], 200);
+}
+
+TEST(Trainer, PassesOlderPluginsShorterOptions) {
+  Fixture f;
+  const Constant scheduler(0.05);
+  TrainingOptions old = options(scheduler, 1);
+  old.struct_size = offsetof(TrainingOptions, batch_norm);
+  old.batch_norm = BatchNormMode::frozen;  // beyond what the old plugin knows: must not be read
+  const at::Tensor weight = f.model->layers()[1].weight.detach().clone();
+  f.context.trainer().fit(*f.model, bright_and_dark(50), old);
+  EXPECT_FALSE(f.model->layers()[1].weight.equal(weight));
+}
+
+/// A model that says `answer` to everything.
+void answer_always(Classifier& model, std::int64_t answer) {
+  const at::NoGradGuard no_grad;
+  for (const Layer& layer : model.layers()) {
+    if (layer.kind != LayerKind::linear) continue;
+    at::Tensor(layer.weight).zero_();
+    at::Tensor(layer.bias).zero_()[answer] = 1;
+  }
+}
+
+TEST(Measure, CountsAsDefined) {
+  Fixture f;
+  const ImageStore clean(at::zeros({8, 3, 8, 8}, at::kByte),
+                         at::tensor({0, 0, 0, 1, 1, 1, 1, 1}, at::kLong), 2, c10::kCPU);
+  const TriggeredSet triggered{clean, at::zeros({8}, at::kLong)};
+  answer_always(*f.model, 0);
+  auto result = measure(f.context.trainer(), *f.model, clean, triggered);
+  EXPECT_EQ(result["metrics"]["clean_accuracy"], 3.0 / 8);
+  EXPECT_EQ(result["metrics"]["attack_success_rate"], 1.0);
+  EXPECT_EQ(result["metrics"]["attack_success_rate_all"], 1.0);
+  EXPECT_EQ(result["metrics"]["robust_accuracy"], 0.0);
+  EXPECT_EQ(result["counts"]["clean"], 8);
+  EXPECT_EQ(result["counts"]["triggered"], 5);
+  EXPECT_EQ(result["counts"]["triggered_all"], 8);
+  answer_always(*f.model, 1);
+  result = measure(f.context.trainer(), *f.model, clean, triggered);
+  EXPECT_EQ(result["metrics"]["attack_success_rate"], 0.0);
+  EXPECT_EQ(result["metrics"]["robust_accuracy"], 1.0);
+}
+
+TEST(Measure, AllToAllExcludesNothing) {
+  Fixture f;
+  const ImageStore clean(at::zeros({4, 3, 8, 8}, at::kByte), at::tensor({0, 0, 0, 1}, at::kLong), 2,
+                         c10::kCPU);
+  Threat threat;
+  threat.all_to_all = 1;
+  threat.classes = 2;
+  const TriggeredSet triggered{clean, threat.targets(clean.labels())};
+  answer_always(*f.model, 1);
+  const auto result = measure(f.context.trainer(), *f.model, clean, triggered);
+  EXPECT_EQ(result["counts"]["triggered"], 4);
+  EXPECT_EQ(result["metrics"]["attack_success_rate"], 0.75);
+  EXPECT_EQ(result["metrics"]["attack_success_rate_all"], 0.75);
+}
+
+TEST(Measure, WithoutTargetsTheMostCommonClassCounts) {
+  Fixture f;
+  const ImageStore clean(at::zeros({8, 3, 8, 8}, at::kByte),
+                         at::tensor({0, 0, 0, 1, 1, 1, 1, 1}, at::kLong), 2, c10::kCPU);
+  answer_always(*f.model, 1);
+  const auto result = measure(f.context.trainer(), *f.model, clean, {clean, at::Tensor()});
+  EXPECT_EQ(result["metrics"]["clean_accuracy"], 5.0 / 8);
+  EXPECT_EQ(result["metrics"]["attack_success_rate"], 1.0);
+  EXPECT_EQ(result["metrics"]["attack_class"], 1);
+  EXPECT_EQ(result["metrics"]["attack_class_clean_share"], 1.0);
+  EXPECT_EQ(result["metrics"]["robust_accuracy"], 5.0 / 8);
+  EXPECT_EQ(result["counts"]["triggered"], 8);
+}
+
+TEST(Detection, CountsAgainstPoisonAndNotCover) {
+  const NamedTensors record = {
+      {"positions", at::tensor({1, 3, 5, 7}, at::kLong)},
+      {"roles", at::tensor({1, 1, 2, 1}, at::kByte)}};  // 5 is a cover sample
+  // Flagged: two of three poisoned images, the cover, a clean one twice, and two that do not exist.
+  const auto result = detection(at::tensor({1, 3, 5, 0, 0, -1, 10}, at::kLong), record, 10);
+  EXPECT_EQ(result["flagged"], 4);
+  EXPECT_EQ(result["true_positive_rate"], 2.0 / 3);
+  EXPECT_EQ(result["false_positive_rate"], 2.0 / 7);
+}
+
+TEST(StageContext, DetachesWhatPluginsHandOver) {
+  Fixture f;
+  const at::Tensor graph = at::rand({2, 3, 8, 8}).set_requires_grad(true) * 0.5;
+  const at::Tensor labels = at::zeros({2}, at::kLong);
+  f.context.artifact("pattern", graph);
+  EXPECT_FALSE(tensor_named(f.context.artifacts(), "pattern").requires_grad());
+  const ImageSet& made = f.context.image_set(graph, labels);
+  EXPECT_FALSE(made.images(at::arange(2, at::kLong)).requires_grad());
+  f.context.flag_poison(graph.flatten().narrow(0, 0, 2));
+  EXPECT_FALSE(f.context.flagged().requires_grad());
+  TensorState state;
+  state.tensor("mask", graph);
+  EXPECT_FALSE(state.tensor("mask").requires_grad());
+  const ImageStore data = bright_and_dark(2);
+  TrainingSetCopy editor(data);
+  editor.write(at::arange(2, at::kLong), graph, labels, Role::poison);
+  EXPECT_FALSE(tensor_named(editor.record(), "images").requires_grad());
+}
+
+TEST(StageContext, MakesModelsOfTheRecipesKind) {
+  Fixture f;
+  at::Generator one = make_generator(3), same = make_generator(3), other = make_generator(4);
+  auto& a = host_model(f.context.new_model(one));
+  EXPECT_EQ(a.architecture().name, "small-cnn");
+  EXPECT_EQ(a.classes(), 2);
+  EXPECT_TRUE(same_weights(a, host_model(f.context.new_model(same))));
+  EXPECT_FALSE(same_weights(a, host_model(f.context.new_model(other))));
+}
+
+TEST(StageContext, LoadsModelsAndRefusesWhatIsNone) {
+  Fixture f;
+  const auto folder = std::filesystem::temp_directory_path() /
+                      ("backstop-load-model-" + std::to_string(::getpid()));
+  std::filesystem::create_directory(folder);
+  const std::string good = folder / "good.safetensors", bad = folder / "bad.safetensors";
+  write_safetensors(good, f.model->state());
+  write_safetensors(bad, {{"conv1.weight", at::zeros({1})}});
+  EXPECT_TRUE(same_weights(*f.model, host_model(f.context.load_model(good))));
+  for (const std::string& file : {bad, std::string(folder / "missing.safetensors")}) {
+    try {
+      f.context.load_model(file);
+      ADD_FAILURE() << "accepted " << file;
+    } catch (const base::HostError& e) {
+      EXPECT_EQ(e.code(), base::ExitCode::environment);
+      EXPECT_NE(std::string(e.what()).find(file), std::string::npos) << e.what();
+    }
+  }
+  std::filesystem::remove_all(folder);
+}
+
+TEST(CostMeter, CountsNestedEvaluationsOnce) {
+  CostMeter meter(c10::kCPU);
+  const auto wait = [] { std::this_thread::sleep_for(std::chrono::milliseconds(60)); };
+  {
+    const CostMeter::Evaluation outer(meter);
+    { const CostMeter::Evaluation inner(meter); }
+    wait();
+  }
+  EXPECT_GE(meter.stop()["evaluation_seconds"].get<double>(), 0.06);
+}
+
+TEST(TrainingSetCopy, RefusesWhatDoesNotFit) {
+  const ImageStore data = bright_and_dark(10);
+  TrainingSetCopy editor(data);
+  const at::Tensor image = at::rand({1, 3, 8, 8}), one = at::tensor({1}, at::kLong);
+  EXPECT_THROW(editor.write(at::tensor({10}, at::kLong), image, one, Role::poison), Error);
+  EXPECT_THROW(editor.write(one, image, at::tensor({2}, at::kLong), Role::poison), Error);
+  EXPECT_THROW(editor.write(one, at::rand({1, 3, 9, 8}), one, Role::poison), Error);
+  editor.write(one, image, one, Role::poison);
+  editor.write(one, image, one, Role::cover);
+  EXPECT_THROW(static_cast<void>(editor.record()), Error) << "the same position twice";
+}
+
+TEST(TrainingSetCopy, RestoresItsRecord) {
+  const ImageStore data = bright_and_dark(10);
+  at::Generator generator = make_generator(5);
+  TrainingSetCopy editor(data), again(data);
+  editor.write(at::tensor({7, 2}, at::kLong), at::rand({2, 3, 8, 8}, generator),
+               at::tensor({0, 1}, at::kLong), Role::poison);
+  editor.write(at::tensor({4}, at::kLong), at::rand({1, 3, 8, 8}, generator),
+               at::tensor({0}, at::kLong), Role::cover);
+  const NamedTensors record = editor.record();
+  again.restore(record, "x.attack.safetensors");
+  const NamedTensors restored = again.record();
+  for (std::size_t i = 0; i < record.size(); ++i)
+    EXPECT_TRUE(restored[i].second.equal(record[i].second)) << record[i].first;
+}
+
+TEST(TrainingSetCopy, RefusesARecordOfOtherData) {
+  const ImageStore data = bright_and_dark(10), fewer = bright_and_dark(5);
+  TrainingSetCopy editor(data);
+  editor.write(at::tensor({7}, at::kLong), at::ones({1, 3, 8, 8}), at::tensor({0}, at::kLong),
+               Role::poison);
+  const NamedTensors record = editor.record();
+  const auto refused = [&](const ImageStore& set, const NamedTensors& given) {
+    TrainingSetCopy copy(set);
+    try {
+      copy.restore(given, "x.attack.safetensors");
+    } catch (const base::HostError& e) {
+      return e.code() == base::ExitCode::environment;
+    }
+    return false;
+  };
+  EXPECT_TRUE(refused(fewer, record));
+  for (std::size_t i = 0; i < record.size(); ++i) {
+    NamedTensors changed = record;
+    changed[i].second = at::zeros({2}, record[i].second.options());
+    EXPECT_TRUE(refused(data, changed)) << record[i].first;
+    changed[i].second = record[i].second.to(at::kDouble);
+    EXPECT_TRUE(refused(data, changed)) << record[i].first;
+    changed.erase(changed.begin() + static_cast<std::ptrdiff_t>(i));
+    EXPECT_TRUE(refused(data, changed)) << record[i].first;
+  }
+}
+
+TEST(TrainingSetCopy, LeavesTheCleanSetAlone) {
+  const ImageStore data = bright_and_dark(10);
+  const at::Tensor all = at::arange(10, at::kLong), before = data.pixels(all).clone();
+  TrainingSetCopy editor(data);
+  editor.write(at::tensor({7, 2}, at::kLong), at::ones({2, 3, 8, 8}), at::tensor({0, 0}, at::kLong),
+               Role::poison);
+  const ImageStore poisoned = with_poison(data, editor.record());
+  EXPECT_TRUE(data.pixels(all).equal(before));
+  EXPECT_EQ(poisoned.pixels(at::tensor({7}, at::kLong)).min().item<int>(), 255);
+  EXPECT_EQ(poisoned.labels()[7].item<int>(), 0);
+  EXPECT_TRUE(poisoned.pixels(at::tensor({6}, at::kLong)).equal(before.slice(0, 6, 7)));
+}
+
+}  // namespace
+}  // namespace backstop::engine

@@ -1,0 +1,223 @@
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <tuple>
+#include <utility>
+
+#include "host/base/error.hpp"
+#include "host/recipe/override.hpp"
+#include "host/recipe/recipe.hpp"
+#include "host/recipe/resolve.hpp"
+#include "host/recipe/write.hpp"
+
+namespace backstop::recipe {
+namespace {
+
+constexpr std::size_t kMostRecipes = 10000;
+/// Each dot may be a level of nesting, and toml++ ends a table of too many with the stack.
+constexpr std::ptrdiff_t kMostDots = 2000;
+
+std::string read(const std::string& file) {
+  const auto fail = [&](const std::string& why) -> std::string {
+    throw base::HostError(base::ExitCode::usage, "cannot read recipe " + file + ": " + why);
+  };
+  std::ifstream in(file, std::ios::binary);
+  if (!in) return fail(std::strerror(errno));
+  std::string text;
+  char buffer[4096];
+  while (in.read(buffer, sizeof buffer) || in.gcount() > 0)
+    text.append(buffer, static_cast<std::size_t>(in.gcount()));
+  if (in.bad()) return fail(std::strerror(errno));
+  return text;
+}
+
+/// One line of [matrix].
+struct Axis {
+  Path path;
+  toml::source_region place;
+  toml::array* values;
+};
+
+toml::source_region in_override(const std::string& label) {
+  return {{}, {}, std::make_shared<const std::string>(label)};
+}
+
+/// Turns the text of a recipe into one checked recipe for every combination of its [matrix].
+class Expansion {
+ public:
+  Expansion(const std::string& file, const catalog::Catalog& catalog, CheckedRecipe& out)
+      : file_(file), catalog_(catalog), out_(out) {}
+
+  void run(const std::vector<std::string>& overrides) {
+    for (const auto& text : overrides) {
+      Problem problem;
+      if (auto parsed = Override::parse(text, problem))
+        overrides_.push_back(std::move(*parsed));
+      else
+        report(in_override(std::string(kOverrideLabel) + text), std::move(problem));
+    }
+    try {
+      // Parsed anew for each combination, because a copied node does not know its place any more.
+      for (std::size_t i = 0; i < combinations_; ++i) check(toml::parse(out_.source, file_), i);
+    } catch (const toml::parse_error& error) {
+      std::string why(error.description());
+      constexpr std::string_view kPrefix = "Error while ";
+      if (why.starts_with(kPrefix)) why.erase(0, kPrefix.size());
+      report(error.source(), {"not valid TOML: " + why, ""});
+    }
+    std::stable_sort(out_.diagnostics.begin(), out_.diagnostics.end(),
+                     [](const Diagnostic& a, const Diagnostic& b) {
+                       return std::tie(a.line, a.column) < std::tie(b.line, b.column);
+                     });
+    if (out_.has_errors()) out_.recipes.clear();
+  }
+
+ private:
+  void report(const toml::source_region& place, Problem problem) {
+    add(diagnostic_at(place, file_, std::move(problem)));
+  }
+
+  /// The recipes of a [matrix] share most of their problems.
+  void add(Diagnostic diagnostic) {
+    const auto same = [&](const Diagnostic& d) {
+      return std::tie(d.line, d.column, d.file, d.message) ==
+             std::tie(diagnostic.line, diagnostic.column, diagnostic.file, diagnostic.message);
+    };
+    if (std::none_of(out_.diagnostics.begin(), out_.diagnostics.end(), same))
+      out_.diagnostics.push_back(std::move(diagnostic));
+  }
+
+  /// Checks combination number `index` of the product, whose size it finds out on the way.
+  void check(toml::table recipe, std::size_t index) {
+    Changes changes;
+    for (const auto& each : overrides_) {
+      if (auto problem = each.apply(recipe, changes))
+        report(in_override(each.label), std::move(*problem));
+    }
+    toml::table matrix = take_matrix(recipe);
+    std::vector<Axis> axes;
+    find_axes(matrix, {}, axes);
+    // The first line changes slowest.
+    std::stable_sort(axes.begin(), axes.end(), [](const Axis& a, const Axis& b) {
+      return std::tie(a.place.begin.line, a.place.begin.column) <
+             std::tie(b.place.begin.line, b.place.begin.column);
+    });
+    combinations_ = 1;
+    for (const auto& axis : axes) {
+      combinations_ *= axis.values->size();
+      if (combinations_ <= kMostRecipes) continue;
+      report(axis.place, {"[matrix] makes more than " + std::to_string(kMostRecipes) + " recipes",
+                          "split it into several recipes"});
+      combinations_ = 1;
+      return;
+    }
+    for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
+      auto& values = *axis->values;
+      toml::node& value = *values.get(index % values.size());
+      index /= values.size();
+      if (auto problem = set_value(recipe, axis->path, std::move(value), changes))
+        report(axis->place, std::move(*problem));
+    }
+    std::vector<Diagnostic> found;
+    Recipe resolved{resolve(recipe, changes, file_, catalog_, found)};
+    for (auto& each : found) add(std::move(each));
+    if (!out_.has_errors()) out_.recipes.push_back(std::move(resolved));
+  }
+
+  toml::table take_matrix(toml::table& recipe) {
+    toml::table matrix;
+    if (auto* node = recipe.get("matrix")) {
+      if (auto* table = node->as_table())
+        matrix = std::move(*table);
+      else
+        report(node->source(), {"`matrix` is not a table", "write [matrix]"});
+      recipe.erase("matrix");
+    }
+    return matrix;
+  }
+
+  /// `attack.target = [...]` makes tables in [matrix], `"attack.target" = [...]` does not; both are
+  /// meant alike.
+  void find_axes(toml::table& table, const Path& prefix, std::vector<Axis>& axes) {
+    for (auto&& [key, node] : table) {
+      const auto tail = parse_path(key.str());
+      if (!tail || (prefix.empty() && tail->front() == "matrix")) {
+        report(key.source(), {"`" + std::string(key.str()) + "` in [matrix] is no key of a recipe",
+                              "keys are dotted, as in \"attack.target\" or \"defense.0.epochs\""});
+        continue;
+      }
+      Path path = prefix;
+      path.insert(path.end(), tail->begin(), tail->end());
+      if (auto* inner = node.as_table()) {
+        find_axes(*inner, path, axes);
+        continue;
+      }
+      auto* values = node.as_array();
+      if (!values || values->empty()) {
+        report(node.source(), {"`" + std::string(key.str()) + "` in [matrix] is " +
+                                   (values ? "an empty array" : value_text(node)) +
+                                   ", it must be an array of the values to run",
+                               ""});
+        continue;
+      }
+      axes.push_back({std::move(path), key.source(), values});
+    }
+  }
+
+  const std::string& file_;
+  const catalog::Catalog& catalog_;
+  CheckedRecipe& out_;
+  std::vector<Override> overrides_;
+  std::size_t combinations_ = 1;
+};
+
+}  // namespace
+
+bool CheckedRecipe::has_errors() const {
+  return std::any_of(diagnostics.begin(), diagnostics.end(), [](const Diagnostic& each) {
+    return each.severity == Diagnostic::Severity::error;
+  });
+}
+
+CheckedRecipe check_recipe(const std::string& file, const std::vector<std::string>& overrides,
+                           const catalog::Catalog& catalog) {
+  return check_recipe_text(read(file), file, overrides, catalog);
+}
+
+CheckedRecipe check_recipe_text(std::string text, const std::string& file,
+                                const std::vector<std::string>& overrides,
+                                const catalog::Catalog& catalog) {
+  CheckedRecipe checked;
+  checked.source = std::move(text);
+  std::ptrdiff_t dots = std::count(checked.source.begin(), checked.source.end(), '.');
+  for (const auto& each : overrides) dots += std::count(each.begin(), each.end(), '.');
+  if (dots > kMostDots)
+    throw base::HostError(base::ExitCode::usage, "recipe " + file + " has " + std::to_string(dots) +
+                                                     " dots, at most " + std::to_string(kMostDots) +
+                                                     " are allowed");
+  Expansion(file, catalog, checked).run(overrides);
+  return checked;
+}
+
+CheckedRecipe check_dataset(const catalog::Manifest& plugin, toml::table given,
+                            const std::vector<std::string>& overrides,
+                            const catalog::Catalog& catalog) {
+  CheckedRecipe checked;
+  Changes changes;
+  for (const auto& text : overrides) {
+    Problem problem;
+    const auto parsed = Override::parse(text, problem);
+    const auto failed = parsed ? parsed->apply(given, changes) : std::optional(problem);
+    if (failed)
+      checked.diagnostics.push_back(
+          diagnostic_at(in_override(std::string(kOverrideLabel) + text), {}, *failed));
+  }
+  toml::table table = resolve_dataset(plugin, given, changes, catalog, checked.diagnostics);
+  if (!checked.has_errors())
+    checked.recipes.push_back({toml::table{{"dataset", std::move(table)}}});
+  return checked;
+}
+
+}  // namespace backstop::recipe

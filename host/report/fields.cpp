@@ -1,0 +1,19 @@
+#include "host/report/fields.hpp"
+
+#include <nlohmann/json.hpp>
+
+namespace backstop::report {
+
+std::optional<double> number_in(const nlohmann::json& object, const char* key) {
+  const auto found = object.find(key);
+  if (found == object.end() || !found->is_number()) return std::nullopt;
+  return found->get<double>();
+}
+
+const nlohmann::json& section_of(const nlohmann::json& object, const char* section) {
+  static const nlohmann::json kEmpty = nlohmann::json::object();
+  const auto found = object.find(section);
+  return found == object.end() || found->is_null() ? kEmpty : *found;
+}
+
+}  // namespace backstop::report
