@@ -9,7 +9,7 @@ using backstop::testing::FakeModel;
 using backstop::testing::FakeParams;
 
 TEST(OutlierPruning, SilencesTheChannelThatStandsOut) {
-  FakeModel model{4, 2};  // one linear layer, of 4 inputs
+  FakeModel model{4, 2};  // one linear layer with 4 inputs
   const at::Tensor weight = model.layers()[0].weight.detach();
   weight.fill_(1);
   weight.select(1, 2).fill_(10);

@@ -33,7 +33,7 @@ class PrunedTuning final : public backstop::Defense {
   }
 
  private:
-  /// How many channels of the layer were silenced.
+  /// Returns how many channels of the layer were silenced.
   std::int64_t prune(backstop::Model& model, const backstop::Layer& layer) const {
     if (layer.kind == backstop::LayerKind::batch_norm) return 0;
     const bool outputs = layer.kind == backstop::LayerKind::convolution;

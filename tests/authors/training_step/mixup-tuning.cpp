@@ -2,8 +2,8 @@
 //
 //   x = s * x1 + (1 - s) * x2,  loss = s * CE(f(x), y1) + (1 - s) * CE(f(x), y2)
 //
-// with one s a batch, even in 0 .. 1, which is their Beta(1, 1). One in five clean images is held
-// out, to say what the fine-tuning did to the model's accuracy without a look at the test set.
+// with one s per batch, uniform in [0, 1], which is their Beta(1, 1). One in five clean images is
+// held out, to measure the fine-tuned model's accuracy without looking at the test set.
 #include <cstdint>
 
 #include <ATen/core/Tensor.h>
@@ -53,7 +53,7 @@ class MixupTuning final : public backstop::Defense {
     backstop::TrainingOptions options = options_;
     options.step = &step;
     ctx.trainer().fit(model, rest, options);
-    if (held == 0) return;  // fewer than five images: all of them were trained on
+    if (held == 0) return;  // fewer than five images: none is held out
     const auto& held_out = ctx.subset(clean, order.narrow(0, 0, held));
     ctx.metric("held_out_accuracy", ctx.trainer().accuracy(model, held_out));
   }
