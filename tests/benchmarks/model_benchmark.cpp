@@ -74,7 +74,7 @@ engine::Classifier model(std::int64_t width, const engine::Compute& compute,
                          std::int64_t classes = 10) {
   at::Generator generator = engine::make_generator(1);
   const engine::Architecture architecture{"preact-resnet18", width, 3, classes};
-  return {architecture, engine::Normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, compute,
+  return {architecture, engine::Normalization{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, compute,
           generator};
 }
 
@@ -97,9 +97,9 @@ void training_step(benchmark::State& state) {
   const auto optimizer = sgd(classifier);
   auto parameters = classifier.trainable_parameters();
   const at::Tensor x =
-      set.batch(at::arange(batch), classifier.normalisation(), {}, compute.bfloat16);
+      set.batch(at::arange(batch), classifier.normalization(), {}, compute.bfloat16);
   for (auto _ : state) {
-    const at::Tensor loss = at::cross_entropy_loss(classifier.forward_normalised(x), set.labels());
+    const at::Tensor loss = at::cross_entropy_loss(classifier.forward_normalized(x), set.labels());
     for (at::Tensor& parameter : parameters) parameter.mutable_grad().reset();
     loss.backward();
     optimizer->step();
@@ -201,7 +201,7 @@ BENCHMARK(convolving)
     ->UseRealTime();
 
 /// Arguments: channels, side of the image, own kernels, backward pass as well.
-void normalisation(benchmark::State& state) {
+void normalization(benchmark::State& state) {
   settings(state.range(2) != 0, true);
   const std::int64_t channels = state.range(0), side = state.range(1);
   torch::nn::BatchNorm2d norm(channels);
@@ -220,7 +220,7 @@ void normalisation(benchmark::State& state) {
   // Forth: x, y; back: x, dy, dx.
   count_bytes(state, static_cast<double>(x.numel()) * 2 * (backward ? 5 : 2));
 }
-BENCHMARK(normalisation)
+BENCHMARK(normalization)
     ->ArgNames({"channels", "side", "own", "backward"})
     ->ArgsProduct({{64}, {32}, {0, 1}, {0, 1}})
     ->ArgsProduct({{16}, {32}, {0, 1}, {0, 1}})
@@ -229,17 +229,17 @@ BENCHMARK(normalisation)
     ->MeasureProcessCPUTime()
     ->UseRealTime();
 
-/// A batch of 256 augmented images, normalised, channels last. Argument: bfloat16.
+/// A batch of 256 augmented images, normalized, channels last. Argument: bfloat16.
 void augmentation(benchmark::State& state) {
   const engine::ImageStore set = images(10'000);
   at::Generator generator = engine::make_generator(1);
-  const engine::Normalisation normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
+  const engine::Normalization normalization{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
   const bool bfloat16 = state.range(0) != 0;
   for (auto _ : state) {
     const at::Tensor positions = at::randint(set.size(), {256}, generator, at::kLong);
     const engine::Draws draws =
         engine::draw_augmentation(engine::Augmentation{4, true}, 256, generator);
-    benchmark::DoNotOptimize(set.batch(positions, normalisation, draws, bfloat16));
+    benchmark::DoNotOptimize(set.batch(positions, normalization, draws, bfloat16));
   }
   state.SetItemsProcessed(state.iterations() * 256);
   count_bytes(state, 256.0 * 3 * 32 * 32 * (bfloat16 ? 3 : 5));
@@ -284,7 +284,7 @@ BENCHMARK_CAPTURE(triggering, blended, "blended")
     ->UseRealTime();
 
 /// SGD with momentum on all weights of a preact-resnet18. Arguments: width, own kernels.
-void optimiser_step(benchmark::State& state) {
+void optimizer_step(benchmark::State& state) {
   engine::Classifier classifier = model(state.range(0), settings(state.range(1) != 0, false));
   double bytes = 0;
   for (at::Tensor parameter : classifier.trainable_parameters()) {
@@ -295,7 +295,7 @@ void optimiser_step(benchmark::State& state) {
   for (auto _ : state) optimizer->step();
   count_bytes(state, 5 * bytes);  // weights and momentum, read and written; gradients, read
 }
-BENCHMARK(optimiser_step)
+BENCHMARK(optimizer_step)
     ->ArgNames({"width", "own"})
     ->ArgsProduct({{16, 64}, {0, 1}})
     ->Unit(benchmark::kMicrosecond)

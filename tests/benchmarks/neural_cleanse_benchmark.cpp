@@ -33,9 +33,9 @@ void search(benchmark::State& state) {
                                           {"kernels", state.range(3) ? "own" : "libtorch"}},
                               kWidth);
   const engine::Architecture architecture{"preact-resnet18", kWidth, 3, kClasses};
-  const engine::Normalisation normalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
+  const engine::Normalization normalization{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
   at::Generator generator = engine::make_generator(1);
-  engine::Classifier model(architecture, normalisation, compute, generator);
+  engine::Classifier model(architecture, normalization, compute, generator);
   model.set_trainable(state.range(2) == 0 ? Part::none : Part::whole);
   model.set_training(false);
   const engine::ImageStore clean(at::randint(256, {kImages, 3, 32, 32}, generator, at::kByte),

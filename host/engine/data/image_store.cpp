@@ -13,12 +13,12 @@ namespace {
 
 using Table = std::array<std::array<float, 256>, 3>;
 
-Table lookup_table(const Normalisation& normalisation) {
+Table lookup_table(const Normalization& normalization) {
   Table table{};
   for (std::size_t c = 0; c < 3; ++c) {
     for (std::size_t v = 0; v < 256; ++v) {
       const double x =
-          (static_cast<double>(v) / 255 - normalisation.mean[c]) / normalisation.deviation[c];
+          (static_cast<double>(v) / 255 - normalization.mean[c]) / normalization.deviation[c];
       table[c][v] = static_cast<float>(x);
     }
   }
@@ -32,7 +32,7 @@ const std::int64_t* data_or_null(const at::Tensor& t) {
 /// One pass over the pixels: row lookup, shift, flip, table, channels-last store. [CPU]
 template <typename Out>
 void gather(const at::Tensor& images, const at::Tensor& changed, const at::Tensor& rows,
-            const Draws& draws, const Normalisation& normalisation, Out* out) {
+            const Draws& draws, const Normalization& normalization, Out* out) {
   const std::int64_t channels = images.size(1), height = images.size(2), width = images.size(3);
   const std::int64_t stored = images.size(0), bytes = channels * height * width;
   const auto* pixels = images.data_ptr<std::uint8_t>();
@@ -41,7 +41,7 @@ void gather(const at::Tensor& images, const at::Tensor& changed, const at::Tenso
   const auto* dy = data_or_null(draws.dy);
   const auto* dx = data_or_null(draws.dx);
   const auto* flip = draws.flip.defined() ? draws.flip.data_ptr<bool>() : nullptr;
-  const Table values = lookup_table(normalisation);
+  const Table values = lookup_table(normalization);
   std::array<std::array<Out, 256>, 3> table;
   for (std::size_t c = 0; c < 3; ++c)
     for (std::size_t v = 0; v < 256; ++v) table[c][v] = static_cast<Out>(values[c][v]);
@@ -138,16 +138,16 @@ ImageStore ImageStore::changed(const at::Tensor& positions, const at::Tensor& im
   return result;
 }
 
-at::Tensor ImageStore::batch(const at::Tensor& positions, const Normalisation& normalisation,
+at::Tensor ImageStore::batch(const at::Tensor& positions, const Normalization& normalization,
                              const Draws& draws, bool bfloat16) const {
   const auto type = bfloat16 ? at::kBFloat16 : at::kFloat;
   const at::Tensor chosen = rows(positions);
   at::Tensor out = at::empty({chosen.numel(), channels(), height(), width()},
                              at::TensorOptions(type).memory_format(at::MemoryFormat::ChannelsLast));
   if (bfloat16) {
-    gather(images_, changed_, chosen, draws, normalisation, out.data_ptr<at::BFloat16>());
+    gather(images_, changed_, chosen, draws, normalization, out.data_ptr<at::BFloat16>());
   } else {
-    gather(images_, changed_, chosen, draws, normalisation, out.data_ptr<float>());
+    gather(images_, changed_, chosen, draws, normalization, out.data_ptr<float>());
   }
   return out;
 }

@@ -20,7 +20,7 @@ struct Augmentation {
 };
 
 /// Maps a pixel of each channel to what the model gets: (v / 255 - mean) / deviation.
-struct Normalisation {
+struct Normalization {
   std::array<double, 3> mean{0, 0, 0};
   std::array<double, 3> deviation{1, 1, 1};
 };
@@ -59,9 +59,9 @@ class ImageStore final : public ImageSet {
                                    const at::Tensor& labels) const;
   /// uint8 [m, C, H, W].
   [[nodiscard]] at::Tensor pixels(const at::Tensor& positions) const;
-  /// Normalised, augmented images for the model, [m, C, H, W] in channels-last, bfloat16 or
+  /// Normalized, augmented images for the model, [m, C, H, W] in channels-last, bfloat16 or
   /// float32; of a set on the CPU.
-  [[nodiscard]] at::Tensor batch(const at::Tensor& positions, const Normalisation& normalisation,
+  [[nodiscard]] at::Tensor batch(const at::Tensor& positions, const Normalization& normalization,
                                  const Draws& draws, bool bfloat16) const;
 
  private:

@@ -26,19 +26,19 @@ TEST(ImageStore, GivesPixelsBetweenZeroAndOne) {
 TEST(ImageStore, FusedBatchEqualsThePlainWay) {
   for (const std::int64_t channels : {1, 3}) {
     const ImageStore store = random_store(20, channels, 9);
-    const Normalisation normalisation{{0.5, 0.4, 0.3}, {0.2, 0.25, 0.3}};
+    const Normalization normalization{{0.5, 0.4, 0.3}, {0.2, 0.25, 0.3}};
     at::Generator generator = make_generator(1);
     const Draws draws = draw_augmentation({3, true}, 7, generator);
     const at::Tensor positions = at::tensor({4, 0, 19, 3, 3, 8, 11}, at::kLong);
-    const at::Tensor batch = store.batch(positions, normalisation, draws, false);
+    const at::Tensor batch = store.batch(positions, normalization, draws, false);
     at::Tensor plain = apply_augmentation(store.images(positions), draws);
     for (std::int64_t c = 0; c < channels; ++c) {
       const auto i = static_cast<std::size_t>(c);
-      plain.select(1, c).sub_(normalisation.mean[i]).div_(normalisation.deviation[i]);
+      plain.select(1, c).sub_(normalization.mean[i]).div_(normalization.deviation[i]);
     }
     EXPECT_TRUE(batch.allclose(plain, 1e-5, 1e-5)) << channels << " channels";
     EXPECT_TRUE(batch.is_contiguous(at::MemoryFormat::ChannelsLast));
-    EXPECT_TRUE(store.batch(positions, normalisation, draws, true)
+    EXPECT_TRUE(store.batch(positions, normalization, draws, true)
                     .to(at::kFloat)
                     .allclose(plain, 1e-2, 1e-2));
   }

@@ -285,17 +285,17 @@ Data load_data(const PluginObject& plugin, const toml::table& table, std::int64_
   const auto store = [&](Split split, const Samples& samples) {
     return store_of(plugin, split, samples, choice, names, seed, ctx, device);
   };
-  Normalisation normalisation;
+  Normalization normalization;
   for (std::size_t c = 0; c < 3; ++c) {
-    normalisation.mean[c] = statistics.mean[c];
-    normalisation.deviation[c] = statistics.deviation[c];
+    normalization.mean[c] = statistics.mean[c];
+    normalization.deviation[c] = statistics.deviation[c];
   }
   std::vector<std::string> chosen_names;
   for (const std::int64_t label : choice.classes)
     chosen_names.push_back(names[static_cast<std::size_t>(label)]);
   return {store(Split::train, train),
           store(Split::test, test),
-          normalisation,
+          normalization,
           chosen_names.empty() ? names : chosen_names,
           joint_fingerprint(train_print, test_print),
           {{"image_size", choice.image_size},

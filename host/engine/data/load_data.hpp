@@ -14,7 +14,7 @@ namespace backstop::engine {
 
 struct Data {
   ImageStore train, test;
-  Normalisation normalisation;
+  Normalization normalization;
   std::vector<std::string> class_names;
   std::string fingerprint;  ///< of all images and labels, before anything is chosen
   /// What was chosen of them, for a stage's key: image_size (0: as it is), classes (labels of the

@@ -192,7 +192,7 @@ NormAffine::NormAffine(const Tensor& statistics, const Tensor& weight, const Ten
   }
 }
 
-bool can_normalise(const torch::nn::BatchNorm2dImpl& norm, const Tensor& x) {
+bool can_normalize(const torch::nn::BatchNorm2dImpl& norm, const Tensor& x) {
   constexpr std::int64_t kLanes = 16;
   const auto type = x.scalar_type();
   return own_kernels() && x.is_cpu() && (type == at::kFloat || type == at::kBFloat16) &&
@@ -219,7 +219,7 @@ Tensor batch_norm_relu(const Tensor& x, const Tensor& weight, const Tensor& bias
 }
 
 Tensor batch_norm_relu(torch::nn::BatchNorm2dImpl& norm, const Tensor& x) {
-  if (!can_normalise(norm, x)) return norm.forward(x).relu_();
+  if (!can_normalize(norm, x)) return norm.forward(x).relu_();
   return batch_norm_relu(x, norm.weight, norm.bias, statistics_of(norm, x));
 }
 

@@ -1,4 +1,4 @@
-// Batch normalisation with the ReLU behind it, in fewer passes over memory than LibTorch's two
+// Batch normalization with the ReLU behind it, in fewer passes over memory than LibTorch's two
 // operators: docs/performance.md has what that saves.
 #pragma once
 
@@ -18,9 +18,9 @@ at::Tensor batch_norm_relu(torch::nn::BatchNorm2dImpl& norm, const at::Tensor& x
 // -- the same in its parts, for who computes some of them elsewhere --
 
 /// Whether x is computed here.
-bool can_normalise(const torch::nn::BatchNorm2dImpl& norm, const at::Tensor& x);
+bool can_normalize(const torch::nn::BatchNorm2dImpl& norm, const at::Tensor& x);
 
-/// What a channel is normalised by.
+/// What a channel is normalized by.
 struct Statistics {
   at::Tensor values;      ///< float32 [2, C]: mean, 1 / sqrt(variance + epsilon)
   bool of_batch = false;  ///< they depend on x

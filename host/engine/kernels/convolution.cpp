@@ -45,7 +45,7 @@ Tensor product(const Tensor& x, const Tensor& weight, std::int64_t stride, kerne
   return y;
 }
 
-/// The normalisation, with its ReLU, of what a convolution takes in; undefined: there is none.
+/// The normalization, with its ReLU, of what a convolution takes in; undefined: there is none.
 struct Before {
   Tensor weight, bias;
   Statistics statistics;
@@ -153,19 +153,19 @@ bool can_infer(const torch::nn::Conv2dImpl& conv, const torch::nn::BatchNorm2dIm
          norm.weight.scalar_type() == at::kFloat;
 }
 
-Tensor infer(torch::nn::Conv2dImpl& conv, const Tensor& x, const Neighbours& neighbours) {
+Tensor infer(torch::nn::Conv2dImpl& conv, const Tensor& x, const Neighbors& neighbors) {
   kernels::Affine before, after;
   kernels::Around around;
-  if (neighbours.before != nullptr) {
-    before = affine_of(*neighbours.before, x);
+  if (neighbors.before != nullptr) {
+    before = affine_of(*neighbors.before, x);
     around.before = &before;
   }
-  if (neighbours.after != nullptr) {
-    after = affine_of(*neighbours.after, x);
+  if (neighbors.after != nullptr) {
+    after = affine_of(*neighbors.after, x);
     around.after = &after;
   }
-  around.relu = neighbours.relu;
-  const Tensor& add = neighbours.add;
+  around.relu = neighbors.relu;
+  const Tensor& add = neighbors.add;
   return product(x.to(at::kBFloat16), conv.weight, (*conv.options.stride())[0], around,
                  add.defined() ? add.to(at::kBFloat16) : add);
 }
@@ -178,9 +178,9 @@ Tensor convolution(torch::nn::Conv2dImpl& conv, const Tensor& x, const Tensor& a
                                c10::optional<Tensor>(), false);
 }
 
-Tensor normalised_convolution(torch::nn::BatchNorm2dImpl& norm, torch::nn::Conv2dImpl& conv,
+Tensor normalized_convolution(torch::nn::BatchNorm2dImpl& norm, torch::nn::Conv2dImpl& conv,
                               const Tensor& x, const Tensor& add) {
-  if (!fits(conv, x) || !can_normalise(norm, x) || x.scalar_type() != at::kBFloat16)
+  if (!fits(conv, x) || !can_normalize(norm, x) || x.scalar_type() != at::kBFloat16)
     return convolution(conv, batch_norm_relu(norm, x), add);
   const Statistics statistics = statistics_of(norm, x);
   return AmxConvolution::apply(x, conv.weight, (*conv.options.stride())[0],

@@ -15,11 +15,11 @@ at::Tensor convolution(torch::nn::Conv2dImpl& conv, const at::Tensor& x,
 /// What conv(relu(norm(x))) + add gives, with its gradients and the effect on running statistics:
 /// batch_norm_relu() and convolution() in one, which writes down nothing between the two where both
 /// are computed here and x is bfloat16.
-at::Tensor normalised_convolution(torch::nn::BatchNorm2dImpl& norm, torch::nn::Conv2dImpl& conv,
+at::Tensor normalized_convolution(torch::nn::BatchNorm2dImpl& norm, torch::nn::Conv2dImpl& conv,
                                   const at::Tensor& x, const at::Tensor& add = {});
 
 /// What stands before and behind a convolution.
-struct Neighbours {
+struct Neighbors {
   torch::nn::BatchNorm2dImpl* before = nullptr;  ///< with a ReLU
   torch::nn::BatchNorm2dImpl* after = nullptr;
   at::Tensor add = {};  ///< as what comes out
@@ -33,6 +33,6 @@ bool can_infer(const torch::nn::Conv2dImpl& conv, const torch::nn::BatchNorm2dIm
 
 /// relu(after(conv(relu(before(x)))) + add) in one pass over memory; sums are float32 until the
 /// end.
-at::Tensor infer(torch::nn::Conv2dImpl& conv, const at::Tensor& x, const Neighbours& neighbours);
+at::Tensor infer(torch::nn::Conv2dImpl& conv, const at::Tensor& x, const Neighbors& neighbors);
 
 }  // namespace backstop::engine

@@ -295,7 +295,7 @@ std::vector<Tap> forward_taps(const Shape& s, const Grid& grid) {
   std::vector<Tap> taps;
   for (Index ky = 0; ky < s.kernel; ++ky) {
     for (Index first = 0; first < std::min(s.stride, s.kernel); ++first) {
-      for (Index kx = first; kx < s.kernel; kx += s.stride) {  // neighbours in their phase
+      for (Index kx = first; kx < s.kernel; kx += s.stride) {  // neighbors in their phase
         const Index y = floor_divide(ky - s.padding(), s.stride),
                     x = floor_divide(kx - s.padding(), s.stride);
         const Index top = ky - s.padding() - y * s.stride, left = kx - s.padding() - x * s.stride;
@@ -311,7 +311,7 @@ std::vector<Tap> backward_taps(const Shape& s, const Grid& grid, Index top, Inde
   std::vector<Tap> taps;
   for (Index ky = 0; ky < s.kernel; ++ky) {
     if ((top - ky + s.padding()) % s.stride != 0) continue;
-    for (Index kx = s.kernel - 1; kx >= 0; --kx) {  // neighbours from left to right
+    for (Index kx = s.kernel - 1; kx >= 0; --kx) {  // neighbors from left to right
       if ((left - kx + s.padding()) % s.stride != 0) continue;
       taps.push_back(
           {0, (top - ky + s.padding()) / s.stride * grid.row + (left - kx + s.padding()) / s.stride,
@@ -321,7 +321,7 @@ std::vector<Tap> backward_taps(const Shape& s, const Grid& grid, Index top, Inde
   return taps;
 }
 
-/// A product's depth. Taps that are neighbours, with all their channels, are one run of numbers,
+/// A product's depth. Taps that are neighbors, with all their channels, are one run of numbers,
 /// cut into steps of 32; the last step of a run may look beyond it, where weights are zero. Where
 /// channels are many, some of them are taken for all taps before the next, so that the pixels that
 /// a block of tiles looks at stay in the nearest cache.

@@ -1,6 +1,6 @@
 // A convolution's three products on AMX, float32 weights times bfloat16 images, channels last. Sums
 // are float32; an output pixel's does not depend on the number of threads, nor, where all numbers
-// are finite, on its neighbours in the batch.
+// are finite, on its neighbors in the batch.
 #pragma once
 
 #include <cstdint>

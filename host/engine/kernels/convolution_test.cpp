@@ -144,7 +144,7 @@ torch::nn::BatchNorm2d random_norm(std::int64_t channels, bool training) {
   return norm;
 }
 
-TEST_P(Convolution, WithItsNeighboursGivesWhatTheyGiveOneByOne) {
+TEST_P(Convolution, WithItsNeighborsGivesWhatTheyGiveOneByOne) {
   const at::NoGradGuard no_grad;
   const auto& s = GetParam();
   auto conv = layer();
@@ -158,15 +158,15 @@ TEST_P(Convolution, WithItsNeighboursGivesWhatTheyGiveOneByOne) {
   };
   for (int which = 0; which < 16; ++which) {
     const bool first = which & 1, second = which & 2, more = which & 4, relu = which & 8;
-    Neighbours neighbours;
-    if (first) neighbours.before = before.get();
-    if (second) neighbours.after = after.get();
-    if (more) neighbours.add = add;
-    neighbours.relu = relu;
+    Neighbors neighbors;
+    if (first) neighbors.before = before.get();
+    if (second) neighbors.after = after.get();
+    if (more) neighbors.add = add;
+    neighbors.relu = relu;
     const at::Tensor expected = plainly(first, second, more, relu);
     const AutocastGuard precision(c10::kCPU, true);
     ASSERT_TRUE(can_infer(*conv, *before, x_));
-    const at::Tensor is = infer(*conv, x_, neighbours);
+    const at::Tensor is = infer(*conv, x_, neighbors);
     EXPECT_TRUE(is.is_contiguous(at::MemoryFormat::ChannelsLast));
     EXPECT_LT(distance(is, expected), 8e-3) << first << second << more << relu;
   }
@@ -178,7 +178,7 @@ TEST_P(Convolution, WithItsNeighboursGivesWhatTheyGiveOneByOne) {
   EXPECT_FALSE(can_infer(*conv, *before, x_));
 }
 
-TEST_P(Convolution, OfWhatIsNormalisedGivesTheDigitsOfTheTwoOneByOne) {
+TEST_P(Convolution, OfWhatIsNormalizedGivesTheDigitsOfTheTwoOneByOne) {
   for (int which = 0; which < 4; ++which) {
     const bool training = which & 1, adds = which & 2;
     std::vector<std::vector<at::Tensor>> results;
@@ -190,7 +190,7 @@ TEST_P(Convolution, OfWhatIsNormalisedGivesTheDigitsOfTheTwoOneByOne) {
       at::Tensor y;
       {
         const AutocastGuard precision(c10::kCPU, true);
-        y = together ? normalised_convolution(*norm, *conv, x, add)
+        y = together ? normalized_convolution(*norm, *conv, x, add)
                      : convolution(*conv, batch_norm_relu(*norm, x), add);
       }
       y.backward(gradient_.to(at::kBFloat16));
@@ -203,7 +203,7 @@ TEST_P(Convolution, OfWhatIsNormalisedGivesTheDigitsOfTheTwoOneByOne) {
   }
 }
 
-TEST_P(Convolution, OfWhatIsNormalisedCanBeDifferentiatedTwice) {
+TEST_P(Convolution, OfWhatIsNormalizedCanBeDifferentiatedTwice) {
   for (const bool training : {true, false}) {
     std::vector<std::vector<at::Tensor>> second;
     for (const bool together : {true, false}) {
@@ -213,7 +213,7 @@ TEST_P(Convolution, OfWhatIsNormalisedCanBeDifferentiatedTwice) {
       at::Tensor y;
       {
         const AutocastGuard precision(c10::kCPU, true);
-        y = together ? normalised_convolution(*norm, *conv, x)
+        y = together ? normalized_convolution(*norm, *conv, x)
                      : convolution(*conv, batch_norm_relu(*norm, x));
       }
       const auto first =
@@ -228,7 +228,7 @@ TEST_P(Convolution, OfWhatIsNormalisedCanBeDifferentiatedTwice) {
   }
 }
 
-TEST_P(Convolution, OfWhatIsNormalisedLearnsWhatItIsAsked) {
+TEST_P(Convolution, OfWhatIsNormalizedLearnsWhatItIsAsked) {
   auto conv = layer();
   auto norm = random_norm(GetParam().in, false);
   norm->weight.set_requires_grad(false);
@@ -237,7 +237,7 @@ TEST_P(Convolution, OfWhatIsNormalisedLearnsWhatItIsAsked) {
   at::Tensor y;
   {
     const AutocastGuard precision(c10::kCPU, true);
-    y = normalised_convolution(*norm, *conv, x);
+    y = normalized_convolution(*norm, *conv, x);
   }
   y.backward(gradient_.to(at::kBFloat16));
   EXPECT_TRUE(conv->weight.grad().defined());

@@ -47,10 +47,10 @@ struct PreActBlockImpl : nn::Module {
   at::Tensor forward(const at::Tensor& x) {
     if (can_infer(*conv1, *bn1, x)) return inferred(x);
     if (shortcut.is_empty())
-      return normalised_convolution(*bn2, *conv2, normalised_convolution(*bn1, *conv1, x), x);
+      return normalized_convolution(*bn2, *conv2, normalized_convolution(*bn1, *conv1, x), x);
     const at::Tensor a = bn_relu(bn1, x);
     const at::Tensor same = convolution(*shortcut[0]->as<nn::Conv2dImpl>(), a);
-    return normalised_convolution(*bn2, *conv2, convolve(conv1, a), same);
+    return normalized_convolution(*bn2, *conv2, convolve(conv1, a), same);
   }
 
   at::Tensor inferred(const at::Tensor& x) {
@@ -82,7 +82,7 @@ struct BasicBlockImpl : nn::Module {
 
   at::Tensor forward(const at::Tensor& x) {
     if (can_infer(*conv1, *bn1, x)) return inferred(x);
-    const at::Tensor y = bn2->forward(normalised_convolution(*bn1, *conv2, convolve(conv1, x)));
+    const at::Tensor y = bn2->forward(normalized_convolution(*bn1, *conv2, convolve(conv1, x)));
     return y.add_(downsample.is_empty() ? x : smaller(x)).relu_();
   }
 

@@ -31,10 +31,10 @@ struct Architecture {
   std::int64_t pixels = 32 * 32;  ///< of an image, height times width; only an mlp depends on it
 };
 
-/// A body that turns normalised images into features, and a linear head.
+/// A body that turns normalized images into features, and a linear head.
 class Network : public torch::nn::Module {
  public:
-  /// [n, C, H, W], normalised, to [n, feature_size]; reports every stage when `sink` is given.
+  /// [n, C, H, W], normalized, to [n, feature_size]; reports every stage when `sink` is given.
   virtual at::Tensor body(at::Tensor images, ActivationSink* sink) = 0;
   [[nodiscard]] virtual const char* head_name() const = 0;
   [[nodiscard]] const std::vector<std::string_view>& stages() const { return stages_; }

@@ -32,14 +32,14 @@ std::string shape_text(const at::Tensor& tensor) {
 
 }  // namespace
 
-Classifier::Classifier(Architecture architecture, const Normalisation& normalisation,
+Classifier::Classifier(Architecture architecture, const Normalization& normalization,
                        const Compute& compute, at::Generator& generator)
     : architecture_(std::move(architecture)),
-      normalisation_(normalisation),
+      normalization_(normalization),
       compute_(compute),
       network_(make_network(architecture_)),
-      mean_(channel_vector(normalisation.mean, architecture_.channels, compute.device)),
-      deviation_(channel_vector(normalisation.deviation, architecture_.channels, compute.device)),
+      mean_(channel_vector(normalization.mean, architecture_.channels, compute.device)),
+      deviation_(channel_vector(normalization.deviation, architecture_.channels, compute.device)),
       feature_size_(network_->head()->options.in_features()) {
   reset_weights(*network_, Part::whole, generator);
   settle();
@@ -47,7 +47,7 @@ Classifier::Classifier(Architecture architecture, const Normalisation& normalisa
 
 Classifier::Classifier(const Classifier& other)
     : architecture_(other.architecture_),
-      normalisation_(other.normalisation_),
+      normalization_(other.normalization_),
       compute_(other.compute_),
       network_(make_network(architecture_)),
       mean_(other.mean_),
@@ -92,11 +92,11 @@ void Classifier::settle() {
   set_training(training_);
 }
 
-at::Tensor Classifier::normalise(const at::Tensor& images) const {
+at::Tensor Classifier::normalize(const at::Tensor& images) const {
   return ((images - mean_) / deviation_).contiguous(at::MemoryFormat::ChannelsLast);
 }
 
-at::Tensor Classifier::features_normalised(const at::Tensor& images, ActivationSink* sink) {
+at::Tensor Classifier::features_normalized(const at::Tensor& images, ActivationSink* sink) {
   if (at::GradMode::is_enabled()) CostMeter::count_samples(images.size(0));
   const AutocastGuard precision(compute_.device.type(), compute_.bfloat16);
   return network_->body(images, sink).to(at::kFloat);
@@ -106,20 +106,20 @@ at::Tensor Classifier::classify(const at::Tensor& features) {
   return network_->head()->forward(features);
 }
 
-at::Tensor Classifier::forward_normalised(const at::Tensor& images) {
-  return classify(features_normalised(images));
+at::Tensor Classifier::forward_normalized(const at::Tensor& images) {
+  return classify(features_normalized(images));
 }
 
 at::Tensor Classifier::forward(const at::Tensor& images) {
-  return forward_normalised(normalise(images));
+  return forward_normalized(normalize(images));
 }
 
 at::Tensor Classifier::observe(const at::Tensor& images, ActivationSink& sink) {
-  return classify(features_normalised(normalise(images), &sink));
+  return classify(features_normalized(normalize(images), &sink));
 }
 
 at::Tensor Classifier::features(const at::Tensor& images) {
-  return features_normalised(normalise(images));
+  return features_normalized(normalize(images));
 }
 
 void Classifier::set_training(bool training) {

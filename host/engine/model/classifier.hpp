@@ -1,4 +1,4 @@
-// The host's model: a network with its normalisation, precision and device around it.
+// The host's model: a network with its normalization, precision and device around it.
 #pragma once
 
 #include <map>
@@ -17,7 +17,7 @@ namespace backstop::engine {
 class Classifier final : public Model {
  public:
   /// Weights are drawn from `generator`.
-  Classifier(Architecture architecture, const Normalisation& normalisation, const Compute& compute,
+  Classifier(Architecture architecture, const Normalization& normalization, const Compute& compute,
              at::Generator& generator);
   /// A copy that shares nothing with `other`.
   Classifier(const Classifier& other);
@@ -43,16 +43,16 @@ class Classifier final : public Model {
   void* query(std::string_view) noexcept override { return nullptr; }
 
   /// Images in [0, 1] as the network takes them: less the mean, by the deviation, channels-last.
-  [[nodiscard]] at::Tensor normalise(const at::Tensor& images) const;
-  /// Logits of images that are normalised already, as ImageStore::batch makes them.
-  at::Tensor forward_normalised(const at::Tensor& images);
-  at::Tensor features_normalised(const at::Tensor& images, ActivationSink* sink = nullptr);
-  [[nodiscard]] const Normalisation& normalisation() const { return normalisation_; }
+  [[nodiscard]] at::Tensor normalize(const at::Tensor& images) const;
+  /// Logits of images that are normalized already, as ImageStore::batch makes them.
+  at::Tensor forward_normalized(const at::Tensor& images);
+  at::Tensor features_normalized(const at::Tensor& images, ActivationSink* sink = nullptr);
+  [[nodiscard]] const Normalization& normalization() const { return normalization_; }
   [[nodiscard]] const Architecture& architecture() const { return architecture_; }
   [[nodiscard]] const Compute& compute() const { return compute_; }
   /// Parameters that ask for gradients.
   [[nodiscard]] std::vector<at::Tensor> trainable_parameters() const;
-  /// Sets the weights of masked channels to zero again, after an optimiser moved them.
+  /// Sets the weights of masked channels to zero again, after an optimizer moved them.
   void hold_masks();
 
   /// Parameters and buffers by name, as in PyTorch; contiguous, on the CPU.
@@ -66,7 +66,7 @@ class Classifier final : public Model {
   void settle();  ///< memory format, device and the list of layers, after tensors were replaced
 
   Architecture architecture_;
-  Normalisation normalisation_;
+  Normalization normalization_;
   Compute compute_;
   std::shared_ptr<Network> network_;
   at::Tensor mean_, deviation_;  ///< [1, C, 1, 1] on the device

@@ -20,7 +20,7 @@ Classifier make(const std::string& name, std::int64_t width = 4, bool bfloat16 =
   at::Generator generator = make_generator(seed);
   Compute compute;
   compute.bfloat16 = bfloat16;
-  return {architecture, Normalisation{{0.5, 0.4, 0.3}, {0.2, 0.25, 0.3}}, compute, generator};
+  return {architecture, Normalization{{0.5, 0.4, 0.3}, {0.2, 0.25, 0.3}}, compute, generator};
 }
 
 std::vector<std::string> names(const Classifier& model) {
@@ -181,13 +181,13 @@ TEST_P(EveryArchitecture, LeavesTheGlobalGeneratorAlone) {
   EXPECT_EQ(before.differences(TorchState::now()), std::vector<std::string>{});
 }
 
-TEST(Classifier, NormalisesWithTheDatasetsStatistics) {
+TEST(Classifier, NormalizesWithTheDatasetsStatistics) {
   Classifier model = make("small-cnn");
   const at::Tensor images = at::rand({3, 3, 16, 16});
   const at::Tensor mean = at::tensor({0.5, 0.4, 0.3}, at::kFloat).view({1, 3, 1, 1});
   const at::Tensor deviation = at::tensor({0.2, 0.25, 0.3}, at::kFloat).view({1, 3, 1, 1});
   EXPECT_TRUE(model
-                  .forward_normalised(
+                  .forward_normalized(
                       ((images - mean) / deviation).contiguous(at::MemoryFormat::ChannelsLast))
                   .allclose(model.forward(images), 1e-5, 1e-6));
 }

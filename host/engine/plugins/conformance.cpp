@@ -87,7 +87,7 @@ class Exercise {
         context_({"check", request.plugin->manifest.name}, kSeed,
                  Compute{c10::kCPU, false, at::get_num_threads()}, Augmentation{2, true}, &recorder,
                  setting.interrupted) {
-    context_.set_model(architecture(), kNormalisation);
+    context_.set_model(architecture(), kNormalization);
   }
 
   /// Everything that the plugin computed.
@@ -121,7 +121,7 @@ class Exercise {
 
  private:
   static constexpr std::uint64_t kSeed = 1;
-  static constexpr Normalisation kNormalisation{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
+  static constexpr Normalization kNormalization{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
 
   [[nodiscard]] Architecture architecture() const {
     return {"small-cnn", 8, setting_.channels, kClasses};
@@ -164,7 +164,7 @@ class Exercise {
 
   Classifier make_model() {
     at::Generator generator = make_generator(kSeed + 2);
-    return {architecture(), kNormalisation, Compute{c10::kCPU, false, at::get_num_threads()},
+    return {architecture(), kNormalization, Compute{c10::kCPU, false, at::get_num_threads()},
             generator};
   }
 

@@ -76,14 +76,14 @@ Model& StageContext::clone(const Model& model) {
 }
 
 Model& StageContext::new_model(at::Generator& generator) {
-  return models_.emplace_back(architecture_, normalisation_, compute_, generator);
+  return models_.emplace_back(architecture_, normalization_, compute_, generator);
 }
 
 Model& StageContext::load_model(std::string_view path) {
   const std::string file(path);
   TensorFile weights = read_safetensors(file);
   at::Generator unused = make_generator(0);
-  Classifier& model = models_.emplace_back(architecture_, normalisation_, compute_, unused);
+  Classifier& model = models_.emplace_back(architecture_, normalization_, compute_, unused);
   model.load_state(weights.tensors, file);
   return model;
 }

@@ -62,9 +62,9 @@ class StageContext final : public Context {
   /// Says them as warnings of the stage; valid as long as the context.
   [[nodiscard]] Complaints complaints();
   /// What the plugin's own models, and the classes of its own image sets, are like.
-  void set_model(const Architecture& architecture, const Normalisation& normalisation) {
+  void set_model(const Architecture& architecture, const Normalization& normalization) {
     architecture_ = architecture;
-    normalisation_ = normalisation;
+    normalization_ = normalization;
   }
 
  private:
@@ -75,7 +75,7 @@ class StageContext final : public Context {
   CostMeter cost_;
   HostTrainer trainer_;
   Architecture architecture_;
-  Normalisation normalisation_;
+  Normalization normalization_;
   nlohmann::json metrics_ = nlohmann::json::object();
   NamedTensors artifacts_;
   NamedTensors pictures_;

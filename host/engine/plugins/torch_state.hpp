@@ -16,7 +16,7 @@ namespace backstop::engine {
 
 /// Runs convolutions and matrix products in bfloat16 while it lives, on the thread that made it.
 /// Clears the cache of casted weights at its end: LibTorch would otherwise use stale ones after the
-/// next optimiser step.
+/// next optimizer step.
 class AutocastGuard {
  public:
   AutocastGuard(c10::DeviceType device, bool enabled);

@@ -275,7 +275,7 @@ json Run::key_of(const Task& task) const {
   return {{"dataset", task.data.fingerprint},
           {"choice", task.data.choice},
           {"augmentation", {task.augmentation.crop_padding, task.augmentation.horizontal_flip}},
-          {"normalisation", {task.data.normalisation.mean, task.data.normalisation.deviation}}};
+          {"normalisation", {task.data.normalization.mean, task.data.normalization.deviation}}};
 }
 
 json Run::common_key() const {
@@ -375,8 +375,8 @@ TensorFile Run::model_file(const Classifier& model) const {
            {"width", std::to_string(a.width)},
            {"channels", std::to_string(a.channels)},
            {"classes", std::to_string(a.classes)},
-           {"mean", list(model.normalisation().mean)},
-           {"deviation", list(model.normalisation().deviation)}}};
+           {"mean", list(model.normalization().mean)},
+           {"deviation", list(model.normalization().deviation)}}};
 }
 
 // --- attack ---
@@ -435,7 +435,7 @@ Architecture Run::architecture(const Task& task) const {
 
 Classifier Run::new_model() {
   at::Generator generator = engine::make_generator(seed_for(seed_, "model"));
-  return {architecture(source()), source().data.normalisation, compute_, generator};
+  return {architecture(source()), source().data.normalization, compute_, generator};
 }
 
 void Run::make_trigger(const PluginObject& attack, StageContext& ctx, TrainingSetCopy& editor) {
@@ -458,7 +458,7 @@ void Run::make_trigger(const PluginObject& attack, StageContext& ctx, TrainingSe
 Stage Run::train_attack(const PluginObject& attack) {
   const Task& task = source();
   StageContext ctx = context({"attack", kUndefended}, "attack", task.augmentation);
-  ctx.set_model(architecture(task), task.data.normalisation);
+  ctx.set_model(architecture(task), task.data.normalization);
   auto& plugin = attack.as<Attack>();
   const Threat threat = this->threat();
   Classifier model = new_model();
@@ -531,7 +531,7 @@ Stage Run::train_attack(const PluginObject& attack) {
 /// alone.
 void Run::load_attack(const PluginObject& attack) {
   StageContext ctx = context({"attack", kUndefended}, "attack/load");
-  ctx.set_model(architecture(source()), source().data.normalisation);
+  ctx.set_model(architecture(source()), source().data.normalization);
   const TensorState state(backdoored_->state);
   call(attack, "load", ctx, [&] { attack.as<Attack>().load(ctx, threat(), state); });
   triggered_.emplace(trigger_test_set(attack, *task_, ctx));
@@ -590,7 +590,7 @@ json Run::start_metrics(StageContext& ctx, Classifier& model) {
 Stage Run::defend(const PluginObject& plugin, const StageLabel& label, const toml::table& table) {
   // One sequence of draws for all defenses: they are compared on the same clean images and batches.
   StageContext ctx = context(label, "defense", task_->augmentation);
-  ctx.set_model(architecture(*task_), source().data.normalisation);
+  ctx.set_model(architecture(*task_), source().data.normalization);
   Classifier model = new_model();
   model.load_state(backdoored_->model.tensors, "the backdoored model");
   if (pretraining_) {

@@ -17,7 +17,7 @@ bool same_shapes(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>
 }  // namespace
 
 bool RecordedWork::operator()(const std::vector<at::Tensor>& inputs) {
-  // cuDNN chooses its algorithms, libraries take their memory and optimisers make their buffers in
+  // cuDNN chooses its algorithms, libraries take their memory and optimizers make their buffers in
   // the first calls; a recording may do none of it.
   constexpr int kFirstCalls = 3;
   if (recorder_ == nullptr) {

@@ -71,7 +71,7 @@ TEST(RecordedWork, HasNoRecorderOnTheCpu) {
 at::Tensor trained(std::unique_ptr<Recorder> recorder) {
   at::Generator generator = make_generator(1);
   const Architecture architecture{"small-cnn", 4, 3, 2};
-  Classifier classifier(architecture, Normalisation{}, Compute{}, generator);
+  Classifier classifier(architecture, Normalization{}, Compute{}, generator);
   classifier.set_training(true);
   auto parameters = classifier.trainable_parameters();
   OptimizerOptions options;
@@ -85,7 +85,7 @@ at::Tensor trained(std::unique_ptr<Recorder> recorder) {
     const at::Tensor images =
         apply_augmentation(set.images(inputs[0]), {inputs[1], inputs[2], inputs[3]});
     const at::Tensor loss =
-        at::cross_entropy_loss(classifier.forward_normalised(classifier.normalise(images)),
+        at::cross_entropy_loss(classifier.forward_normalized(classifier.normalize(images)),
                                set.labels().index_select(0, inputs[0]));
     for (at::Tensor& parameter : parameters) parameter.mutable_grad().reset();
     loss.backward();

@@ -90,8 +90,8 @@ namespace {
 at::Tensor prepared(const Classifier& model, const ImageStore& set, const at::Tensor& positions,
                     const Draws& draws) {
   if (set.labels().is_cpu())
-    return set.batch(positions, model.normalisation(), draws, model.compute().bfloat16);
-  return model.normalise(apply_augmentation(set.images(positions), draws));
+    return set.batch(positions, model.normalization(), draws, model.compute().bfloat16);
+  return model.normalize(apply_augmentation(set.images(positions), draws));
 }
 
 at::Tensor batch_loss(Classifier& model, const ImageStore& set, const at::Tensor& positions,
@@ -100,7 +100,7 @@ at::Tensor batch_loss(Classifier& model, const ImageStore& set, const at::Tensor
   if (step != nullptr)
     return step->loss(model,
                       {apply_augmentation(set.images(positions), draws), labels, positions, epoch});
-  return at::cross_entropy_loss(model.forward_normalised(prepared(model, set, positions, draws)),
+  return at::cross_entropy_loss(model.forward_normalized(prepared(model, set, positions, draws)),
                                 labels);
 }
 
@@ -204,14 +204,14 @@ at::Tensor HostTrainer::evaluate(Model& model, const ImageSet& images, std::int6
 
 at::Tensor HostTrainer::logits(Model& model, const ImageSet& images) {
   return evaluate(model, images, model.classes(), [](Classifier& classifier, const at::Tensor& x) {
-    return classifier.forward_normalised(x);
+    return classifier.forward_normalized(x);
   });
 }
 
 at::Tensor HostTrainer::features(Model& model, const ImageSet& images) {
   return evaluate(model, images, model.feature_size(),
                   [](Classifier& classifier, const at::Tensor& x) {
-                    return classifier.features_normalised(x);
+                    return classifier.features_normalized(x);
                   });
 }
 

@@ -39,7 +39,7 @@ class HostTrainer final : public Trainer {
   void stop_if_cancelled() const;
 
  private:
-  using Head = std::function<at::Tensor(Classifier&, const at::Tensor& normalised)>;
+  using Head = std::function<at::Tensor(Classifier&, const at::Tensor& normalized)>;
   /// What `head` gives for all images, [n, columns].
   at::Tensor evaluate(Model& model, const ImageSet& images, std::int64_t columns, const Head& head);
 

@@ -43,7 +43,7 @@ struct Fixture {
     at::Generator generator = make_generator(11);
     const Architecture architecture{"small-cnn", 4, 3, 2};
     context.set_model(architecture, {});
-    model.emplace(architecture, Normalisation{}, Compute{}, generator);
+    model.emplace(architecture, Normalization{}, Compute{}, generator);
   }
   StageContext context;
   std::optional<Classifier> model;
