@@ -64,12 +64,14 @@ std::string read_file(const fs::path& path) {
   return text;
 }
 
-void link_or_copy(const fs::path& from, const fs::path& to) {
-  std::error_code error;
-  fs::remove(to, error);
-  fs::create_hard_link(from, to, error);
-  if (error) fs::copy_file(from, to, fs::copy_options::overwrite_existing, error);
-  if (error) cannot_write(to, error.value());
+void copy_file(const fs::path& from, const fs::path& to) {
+  std::ifstream stream(from, std::ios::binary);
+  if (!stream)
+    throw HostError(ExitCode::environment,
+                    "cannot read " + from.string() + ": " + std::strerror(errno));
+  write_file(to, [&](std::ostream& out) {
+    if (stream.peek() != std::ifstream::traits_type::eof()) out << stream.rdbuf();
+  });
 }
 
 LineFile::LineFile(fs::path path) : path_(std::move(path)), stream_(path_, std::ios::app) {

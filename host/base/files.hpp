@@ -20,8 +20,8 @@ void write_file(const std::filesystem::path& path, std::string_view text);
 
 std::string read_file(const std::filesystem::path& path);
 
-/// Hard link, or a copy where the file system has none; replaces what is there.
-void link_or_copy(const std::filesystem::path& from, const std::filesystem::path& to);
+/// Copies a file; what was at `to` stays until the copy is whole.
+void copy_file(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Appends whole lines, each on disk (in the system's cache) when write() returns.
 class LineFile {

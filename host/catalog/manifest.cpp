@@ -28,8 +28,8 @@ const Names kReservedKeys = {"name",         "plugin",       "file",           "
                              "test_limit",   "augmentation", "poison_ratio",   "target",
                              "labels",       "training",     "clean_fraction", "clean_images",
                              "measure_every"};
-const Names kManifestKeys = {"name",      "kind",  "version",    "summary",     "license",
-                             "reference", "needs", "parameters", "augmentation"};
+const Names kManifestKeys = {"name",      "kind",  "version",    "summary",      "license",
+                             "reference", "needs", "parameters", "augmentation", "poisons"};
 const Names kParameterKeys = {"type",
                               "list",
                               "default",
@@ -628,6 +628,10 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
                                     ", expected a table");
     }
   }
+  if (reader.find("poisons") != nullptr && kind != Kind::attack) {
+    reader.problem("poisons", "goes with kind `attack` only");
+  }
+  manifest.poisons = reader.get<bool>("poisons", "a boolean").value_or(true);
   if (const toml::node* augmentation = reader.find("augmentation"); augmentation && kind) {
     read_augmentation(*augmentation, manifest, problems);
   }

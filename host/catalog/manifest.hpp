@@ -57,6 +57,7 @@ struct Manifest {
   std::string reference;              ///< paper or public source; may be empty
   std::vector<std::string> needs;     ///< "clean-data", "training-data", "feature-maps", ...
   std::vector<Parameter> parameters;  ///< in the author's order
+  bool poisons = true;                ///< kind = "attack": it changes the training set
   /// kind = "dataset": what its training images may go through, `[augmentation]`.
   std::int64_t crop_padding = 0;  ///< pixels, of images `crop_image_size` pixels wide
   /// Images of another size get a proportional padding. 0: any size gets the same padding.

@@ -12,18 +12,9 @@ namespace {
 
 using Files = std::set<std::filesystem::path>;
 
-void find_plugins(const toml::node& node, catalog::Kind kind, const catalog::Catalog& catalog,
-                  Files& files) {
-  if (const auto* list = node.as_array())
-    for (const auto& item : *list) find_plugins(item, kind, catalog, files);
-  const auto* table = node.as_table();
-  if (table == nullptr) return;
-  if (const auto name = (*table)["plugin"].value<std::string>())
-    if (const auto* entry = catalog.find(kind, *name); entry != nullptr && !entry->built_in)
-      files.insert(entry->path);
-  // What a plugin's table holds beside plain values are schedulers.
-  for (const auto& item : *table)
-    find_plugins(item.second, catalog::Kind::scheduler, catalog, files);
+void find_plugins(const recipe::PluginUse& use, Files& files) {
+  if (use.plugin != nullptr && !use.plugin->built_in) files.insert(use.plugin->path);
+  for (const auto& scheduler : use.schedulers) find_plugins(scheduler, files);
 }
 
 void probe(const std::filesystem::path& file) {
@@ -54,15 +45,14 @@ void probe(const std::filesystem::path& file) {
 
 }  // namespace
 
-void probe_plugins(const std::vector<recipe::Recipe>& recipes, const catalog::Catalog& catalog) {
+void probe_plugins(const std::vector<recipe::Recipe>& recipes) {
   Files files;
   for (const auto& recipe : recipes) {
-    for (const auto& [section, kind] :
-         {std::pair("dataset", catalog::Kind::dataset), std::pair("attack", catalog::Kind::attack),
-          std::pair("defense", catalog::Kind::defense)})
-      if (const auto* node = recipe.table.get(section)) find_plugins(*node, kind, catalog, files);
-    if (const auto node = recipe.table["pretraining"]["dataset"])
-      find_plugins(*node.node(), catalog::Kind::dataset, catalog, files);
+    if (recipe.pretraining) find_plugins(recipe.pretraining->use, files);
+    find_plugins(recipe.dataset.use, files);
+    find_plugins(recipe.attack.use, files);
+    find_plugins(recipe.attack.training.scheduler, files);
+    for (const auto& defense : recipe.defenses) find_plugins(defense.use, files);
   }
   for (const auto& file : files) probe(file);
 }

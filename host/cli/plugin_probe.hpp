@@ -3,13 +3,12 @@
 
 #include <vector>
 
-#include "host/catalog/catalog.hpp"
 #include "host/recipe/recipe.hpp"
 
 namespace backstop::cli {
 
 /// Tries every plugin that the recipes use and that did not come with this program. Throws
 /// HostError(plugin) naming the file and what happened.
-void probe_plugins(const std::vector<recipe::Recipe>& recipes, const catalog::Catalog& catalog);
+void probe_plugins(const std::vector<recipe::Recipe>& recipes);
 
 }  // namespace backstop::cli

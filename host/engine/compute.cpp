@@ -71,18 +71,16 @@ c10::Device resolve_device(const std::string& text) {
 
 }  // namespace
 
-Compute resolve_compute(const toml::table& compute, std::int64_t width) {
+Compute resolve_compute(const recipe::ComputeUse& compute, std::int64_t width) {
   Compute result;
-  result.device = resolve_device(compute["device"].ref<std::string>());
-  const auto precision = compute["precision"].ref<std::string>();
+  result.device = resolve_device(compute.device);
   result.bfloat16 =
-      precision == "bfloat16" ||
-      (precision == "auto" && width >= kSmallestFastWidth &&
+      compute.precision == "bfloat16" ||
+      (compute.precision == "auto" && width >= kSmallestFastWidth &&
        (result.device.is_cuda() ? gpu_has_bfloat16(result.device) : !native_bfloat16().empty()));
-  const auto threads = static_cast<int>(compute["threads"].ref<std::int64_t>());
-  result.threads = threads > 0 ? threads : available_cores();
+  result.threads = compute.threads > 0 ? static_cast<int>(compute.threads) : available_cores();
   at::set_num_threads(result.threads);
-  result.own_kernels = compute["kernels"].ref<std::string>() == "own";
+  result.own_kernels = compute.own_kernels;
   use_own_kernels(result.own_kernels);
   if (result.device.is_cuda()) {
     at::globalContext().setDeterministicCuDNN(true);

@@ -7,7 +7,8 @@
 
 #include <c10/core/Device.h>
 #include <nlohmann/json.hpp>
-#include <toml++/toml.h>
+
+#include "host/recipe/recipe.hpp"
 
 namespace backstop::engine {
 
@@ -22,7 +23,7 @@ struct Compute {
 /// (AMX or AVX-512 BF16) or the GPU computes it natively and `width` is at least
 /// kSmallestFastWidth; all cores this process may use. Sets the number of threads and
 /// use_own_kernels(). Throws HostError(environment) for a device that is not there.
-Compute resolve_compute(const toml::table& compute, std::int64_t width);
+Compute resolve_compute(const recipe::ComputeUse& compute, std::int64_t width);
 
 /// Below this width oneDNN computes bfloat16 with reference kernels that are slower than float32.
 inline constexpr std::int64_t kSmallestFastWidth = 16;

@@ -37,9 +37,8 @@ class RunObserver {
 
 struct RunRequest {
   const std::vector<recipe::Recipe>* recipes = nullptr;
-  const catalog::Catalog* catalog = nullptr;
   std::filesystem::path out = "runs";
-  bool fresh = false;                             ///< train again what is already there
+  bool fresh = false;                             ///< ignore cached stages and retrain
   const std::atomic<int>* interrupted = nullptr;  ///< a signal's number, or 0
   RunObserver* observer = nullptr;
 };
@@ -62,8 +61,7 @@ struct ImageRequest {
 };
 
 struct DataRequest {
-  const toml::table* dataset = nullptr;  ///< resolved: plugin and its parameters
-  const catalog::Catalog* catalog = nullptr;
+  const recipe::PluginUse* dataset = nullptr;
   std::filesystem::path sheet;  ///< where the contact sheet goes; empty: none
   std::vector<ImageRequest> images;
   const std::atomic<int>* interrupted = nullptr;  ///< a signal's number, or 0
@@ -113,7 +111,6 @@ struct ConformanceRequest {
   /// Each uses the plugin: the first with the parameters to test it with, the others with one
   /// parameter at an end of its range.
   const std::vector<recipe::Recipe>* recipes = nullptr;
-  const catalog::Catalog* catalog = nullptr;
 };
 
 struct ConformanceOutcome {

@@ -10,6 +10,7 @@
 #include "host/recipe/override.hpp"
 #include "host/recipe/recipe.hpp"
 #include "host/recipe/resolve.hpp"
+#include "host/recipe/typed.hpp"
 #include "host/recipe/write.hpp"
 
 namespace backstop::recipe {
@@ -39,6 +40,12 @@ struct Axis {
   toml::source_region place;
   toml::array* values;
 };
+
+std::string path_text(const Path& path) {
+  std::string text;
+  for (const auto& key : path) text += (text.empty() ? "" : ".") + key_text(key);
+  return text;
+}
 
 toml::source_region in_override(const std::string& label) {
   return {{}, {}, std::make_shared<const std::string>(label)};
@@ -113,17 +120,23 @@ class Expansion {
       combinations_ = 1;
       return;
     }
+    std::string group;
     for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
       auto& values = *axis->values;
       toml::node& value = *values.get(index % values.size());
       index /= values.size();
+      if (values.size() > 1 && axis->path != Path{"seed"} && axis->path != Path{"name"})
+        group =
+            path_text(axis->path) + " = " + value_text(value) + (group.empty() ? "" : ", " + group);
       if (auto problem = set_value(recipe, axis->path, std::move(value), changes))
         report(axis->place, std::move(*problem));
     }
     std::vector<Diagnostic> found;
-    Recipe resolved{resolve(recipe, changes, file_, catalog_, found)};
+    toml::table resolved = resolve(recipe, changes, file_, catalog_, found);
     for (auto& each : found) add(std::move(each));
-    if (!out_.has_errors()) out_.recipes.push_back(std::move(resolved));
+    if (out_.has_errors()) return;
+    out_.recipes.push_back(typed(std::move(resolved), catalog_));
+    out_.groups.push_back(std::move(group));
   }
 
   toml::table take_matrix(toml::table& recipe) {
@@ -201,7 +214,7 @@ CheckedRecipe check_recipe_text(std::string text, const std::string& file,
   return checked;
 }
 
-CheckedRecipe check_dataset(const catalog::Manifest& plugin, toml::table given,
+CheckedRecipe check_dataset(const catalog::PluginEntry& plugin, toml::table given,
                             const std::vector<std::string>& overrides,
                             const catalog::Catalog& catalog) {
   CheckedRecipe checked;
@@ -214,9 +227,10 @@ CheckedRecipe check_dataset(const catalog::Manifest& plugin, toml::table given,
       checked.diagnostics.push_back(
           diagnostic_at(in_override(std::string(kOverrideLabel) + text), {}, *failed));
   }
-  toml::table table = resolve_dataset(plugin, given, changes, catalog, checked.diagnostics);
+  const toml::table table =
+      resolve_dataset(plugin.manifest, given, changes, catalog, checked.diagnostics);
   if (!checked.has_errors())
-    checked.recipes.push_back({toml::table{{"dataset", std::move(table)}}});
+    checked.recipes.emplace_back().dataset.use = plugin_use(plugin, table, catalog);
   return checked;
 }
 

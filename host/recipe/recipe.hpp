@@ -2,6 +2,8 @@
 // resolved: every default is spelled out.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,39 +15,111 @@
 
 namespace backstop::recipe {
 
-/// A resolved recipe. Every key below is present unless marked optional, with the type given;
-/// floats are TOML floats even where the recipe wrote an integer.
-///
-///   schema = 1; name (string); scenario ("standalone" | "transfer"); seed (integer >= 0)
-///   [pretraining.dataset]  with the scenario "transfer": as [dataset]
-///   [dataset]            plugin; image_size (integer, optional: resize); classes (integers or
-///                        strings, optional: labels or names, in their new order); per_class,
-///                        limit, test_limit (integers, 0: all); the plugin's parameters, which
-///                        take the place of the host's keys of the same name
-///   [dataset.augmentation]  crop_padding (integer, pixels); horizontal_flip (boolean)
-///   [model]              architecture ("preact-resnet18" | "resnet18" | "small-cnn" | "mlp");
-///                        width (integer); file (path, optional: start from these weights
-///                        instead of training)
-///   [attack]             plugin; poison_ratio (float, 0 .. 1); target (integer >= 0);
-///                        labels ("all-to-one" | "all-to-all"); the plugin's parameters
-///   [attack.training]    epochs, batch_size (integers); optimizer (table); scheduler (table)
-///   [[defense]]          name (unique, not "no defense"; default: the plugin's name); plugin;
-///                        clean_fraction (float, 0 < x <= 1) or clean_images (integer >= 1),
-///                        exactly one of them, where the manifest's needs name "clean-data";
-///                        measure_every (integer, epochs); the plugin's parameters. Always an
-///                        array, empty where there is none
-///   [compute]            device ("auto" | "cpu" | "cuda" | "cuda:N");
-///                        precision ("auto" | "float32" | "bfloat16");
-///                        threads (integer, 0: all cores)
-///   [expect]             optional: "ROW".METRIC = { minimum = x, maximum = y }, ROW "no defense"
-///                        or a defense's name, METRIC one of kMetrics
-///
-/// An optimizer table: name; for sgd momentum, weight_decay, nesterov; for adam and adamw beta1,
-/// beta2, epsilon, weight_decay. A scheduler table: plugin and that plugin's parameters.
+enum class Scenario { standalone, transfer, encoder };
+std::string_view to_string(Scenario scenario);
+
+/// A plugin with the parameters that the recipe gives it.
+struct PluginUse {
+  const catalog::PluginEntry* plugin = nullptr;  ///< of the catalog that checked the recipe
+  toml::table parameters;                        ///< the manifest's own, resolved
+  std::string key;                    ///< a nested scheduler: the parameter that it is given for
+  std::vector<PluginUse> schedulers;  ///< one for each scheduler among the parameters
+
+  [[nodiscard]] const std::string& name() const { return plugin->manifest.name; }
+  [[nodiscard]] bool needs(std::string_view what) const;
+};
+
+/// `{ name = "sgd", ... }`; see OptimizerOptions of the SDK.
+struct OptimizerUse {
+  std::string name = "sgd";  ///< sgd, adam or adamw
+  double momentum = 0.9, weight_decay = 5e-4;
+  bool nesterov = false;
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+};
+
+struct TrainingUse {
+  std::int64_t epochs = 0, batch_size = 0;
+  OptimizerUse optimizer;
+  PluginUse scheduler;
+};
+
+/// `[dataset]` and `[pretraining.dataset]`. A parameter of the plugin's own takes the place of the
+/// host's key of the same name, which then has the value that leaves the dataset as it is.
+struct DatasetUse {
+  PluginUse use;
+  std::int64_t image_size = 0;             ///< pixels; 0: as the dataset has them
+  std::vector<std::int64_t> class_labels;  ///< classes by label, or
+  std::vector<std::string> class_names;    ///< by name; both empty: all
+  std::int64_t per_class = 0;              ///< training images of each class; 0: all
+  std::int64_t limit = 0, test_limit = 0;  ///< images of each split; 0: all
+  std::int64_t crop_padding = 0;           ///< pixels
+  bool horizontal_flip = false;
+};
+
+/// Constants of the normalization (v / 255 - mean) / deviation, one or three numbers.
+struct NormalizationUse {
+  std::vector<double> mean, deviation;
+};
+
+struct ModelUse {
+  std::string architecture;
+  std::int64_t width = 0;
+  std::optional<std::string> file;                ///< start from these weights instead of training
+  std::optional<NormalizationUse> normalization;  ///< of the model in `file`
+};
+
+struct AttackUse {
+  PluginUse use;
+  std::optional<std::string> file;  ///< what the attack has learned and poisoned
+  double poison_ratio = 0;          ///< 0 .. 1
+  std::int64_t target = 0;
+  bool all_to_all = false;
+  TrainingUse training;
+};
+
+struct DefenseUse {
+  PluginUse use;
+  std::string name;                          ///< its row's, unique
+  std::optional<std::int64_t> clean_images;  ///< that it is given; or
+  double clean_fraction = 0;                 ///< that share of the training set; both 0: none
+  std::int64_t measure_every = 1;            ///< epochs; 0: only at the end
+};
+
+struct ComputeUse {
+  std::string device;        ///< auto, cpu, cuda or cuda:N
+  std::string precision;     ///< auto, float32 or bfloat16
+  std::int64_t threads = 0;  ///< 0: all cores
+  bool own_kernels = true;
+};
+
+/// One bound of `[expect]`.
+struct Expectation {
+  std::string row, metric;
+  std::optional<double> minimum, maximum;
+};
+
+/// A resolved recipe: every default is filled in.
 struct Recipe {
-  /// Its keys' source positions hold the order above; to_toml() writes tables in that order.
+  std::string name;
+  Scenario scenario = Scenario::standalone;
+  std::int64_t seed = 0;
+  std::optional<DatasetUse> pretraining;  ///< with every scenario but standalone
+  DatasetUse dataset;
+  ModelUse model;
+  AttackUse attack;
+  std::vector<DefenseUse> defenses;
+  ComputeUse compute;
+  std::vector<Expectation> expectations;
+  /// The same as TOML. Its keys' source positions hold the documented order, in which to_toml()
+  /// writes them.
   toml::table table;
 };
+
+/// The row of the backdoored model itself.
+inline constexpr const char* kUndefended = "no defense";
+/// A row's name as the name of its files: every byte of ASCII but letters, digits, dots and dashes
+/// becomes a dash.
+std::string file_name_of(std::string row);
 
 /// What `[expect]` can bound, all shares in 0 .. 1; the last is "no defense"'s clean accuracy minus
 /// the row's.
@@ -56,6 +130,8 @@ inline constexpr std::string_view kMetrics[] = {"clean_accuracy", "attack_succes
 struct CheckedRecipe {
   /// What `[matrix]` expands to, one without it; empty when there is an error.
   std::vector<Recipe> recipes;
+  /// For each recipe what sets it apart from the others, the seed aside: "attack.size = 5".
+  std::vector<std::string> groups;
   std::vector<Diagnostic> diagnostics;
   std::string source;  ///< the recipe's text, for render()
   [[nodiscard]] bool has_errors() const;
@@ -74,8 +150,8 @@ CheckedRecipe check_recipe_text(std::string text, const std::string& name,
                                 const catalog::Catalog& catalog);
 
 /// The parameters of a dataset's plugin without a recipe, for `backstop data`: `given` with
-/// `overrides` of its keys. The recipe that results has a [dataset] alone.
-CheckedRecipe check_dataset(const catalog::Manifest& plugin, toml::table given,
+/// `overrides` of its keys. Of the recipe that results only `dataset.use` is filled in.
+CheckedRecipe check_dataset(const catalog::PluginEntry& plugin, toml::table given,
                             const std::vector<std::string>& overrides,
                             const catalog::Catalog& catalog);
 

@@ -187,8 +187,10 @@ class Checker {
   Parameters dataset_keys(const toml::table& given, const catalog::Manifest* plugin,
                           const Scope& scope) const;
   void chosen_classes(const toml::table& given, const toml::table& resolved, const Scope& scope);
+  void normalization(const toml::table& recipe, const toml::table& model, const Scope& top);
   toml::array defenses(const toml::table& recipe, const Scope& top);
   toml::table defense(const toml::table& given, const Scope& scope);
+  void add_row(const std::string& name, const toml::source_region& place);
   toml::table expectations(const toml::table& recipe, const Scope& top);
   toml::table metrics(const toml::table& given, const Scope& scope);
   toml::table bounds(const toml::table& given, const Parameters& parameters, const Scope& scope);
@@ -199,7 +201,7 @@ class Checker {
   std::vector<Diagnostic>& diagnostics_;
   std::string architecture_;  ///< of [model]
   std::string scenario_;
-  std::vector<std::string> rows_{"no defense"};  ///< what [expect] may name
+  std::vector<std::string> rows_{kUndefended};  ///< what [expect] may name
 };
 
 /// `region`, unless a manifest's default has it or an override made the table: those have no place
@@ -657,9 +659,31 @@ toml::table Checker::defense(const toml::table& given, const Scope& scope) {
   else if (std::find(rows_.begin(), rows_.end(), text) != rows_.end())
     report(place, "two defenses are called " + in_quotes(text), "give one of them another `name`");
   else
-    rows_.push_back(text);
+    add_row(text, place);
   resolved.insert(ordered_key("name", 0), text);
   return resolved;
+}
+
+/// Two rows must not share a file in the run's folder, either.
+void Checker::add_row(const std::string& name, const toml::source_region& place) {
+  constexpr std::size_t kLongest = 200;  // bytes; file systems allow 255, with an extension
+  const std::string file = file_name_of(name);
+  if (file.size() > kLongest)
+    report(place, "`name` has " + std::to_string(file.size()) + " bytes, at most " +
+                      std::to_string(kLongest) + " are allowed");
+  const std::string undefended = file_name_of(kUndefended);
+  if (file == undefended || file == undefended + ".attack")
+    report(place,
+           in_quotes(name) + " and \"no defense\" would share the file models/" + file +
+               ".safetensors",
+           "give the defense another `name`");
+  for (const auto& row : rows_)
+    if (row != kUndefended && file_name_of(row) == file)
+      report(place,
+             in_quotes(name) + " and " + in_quotes(row) + " would share the file models/" + file +
+                 ".safetensors",
+             "spaces and signs become dashes in file names; give one of them another `name`");
+  rows_.push_back(name);
 }
 
 toml::array Checker::defenses(const toml::table& recipe, const Scope& top) {
@@ -791,6 +815,29 @@ bool is_device(std::string_view text) {
          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
+/// `mean` and `deviation` of [model].
+void Checker::normalization(const toml::table& recipe, const toml::table& model, const Scope& top) {
+  const auto* given = recipe["model"].as_table();
+  if (given == nullptr) return;
+  for (const auto& [key, other] :
+       {std::pair("mean", "deviation"), std::pair("deviation", "mean")}) {
+    const toml::node* node = given->get(key);
+    if (node == nullptr) continue;
+    const auto& place = place_of(*node, top);
+    if (!given->contains(other))
+      report(place, "`" + std::string(key) + "` is given, but `" + other + "` is not",
+             "a normalization is (v / 255 - mean) / deviation");
+    if (const auto* list = model[key].as_array(); list && list->size() != 1 && list->size() != 3)
+      report(place, "`" + std::string(key) +
+                        "` must have one number, or one for each of three "
+                        "channels, got " +
+                        std::to_string(list->size()));
+    if (!given->contains("file"))
+      report(place, "`" + std::string(key) + "` is given, but `file` is not",
+             "a model that is trained here is normalized with the dataset's constants");
+  }
+}
+
 toml::table Checker::recipe(const toml::table& given) {
   const Scope top{};
   scenario_ = given["scenario"].value_or(std::string("standalone"));
@@ -814,6 +861,7 @@ toml::table Checker::recipe(const toml::table& given) {
       ordered_key("dataset", index++),
       plugin_section(catalog::Kind::dataset, given, "augmentation", sections().augmentation, top));
   toml::table model = host_section(given, "model", sections().model, top);
+  normalization(given, model, top);
   architecture_ = model["architecture"].value_or(std::string());
   resolved.insert(ordered_key("model", index++), std::move(model));
   resolved.insert(

@@ -77,6 +77,18 @@ catalog::Parameter above_minimum(catalog::Parameter made) {
   return made;
 }
 
+/// One number, or one for each channel.
+catalog::Parameter constants(std::string key, std::string help, bool positive) {
+  catalog::Parameter made =
+      optional(parameter(std::move(key), catalog::ParameterType::floating, std::move(help)));
+  made.list = true;
+  if (positive) {
+    made.minimum = 0;
+    made.minimum_exclusive = true;
+  }
+  return made;
+}
+
 std::vector<catalog::Parameter> bounds(double minimum) {
   const auto bound = [&](const char* key, const char* help) {
     return optional(within(parameter(key, catalog::ParameterType::floating, help), minimum, 1));
@@ -119,6 +131,11 @@ Sections make_sections() {
       choice("architecture", {"preact-resnet18", "resnet18", "small-cnn", "mlp"}, "The network"),
       integer("width", 64, 1, 1024, "Channels of the network's first stage"),
       std::move(file),
+      constants("mean",
+                "Normalization of the model in `file`, where the file does not record it: "
+                "mean of each channel of pixels in [0, 1]",
+                false),
+      constants("deviation", "and its standard deviation", true),
   };
   catalog::Parameter learnt = optional(
       parameter("file", catalog::ParameterType::path,

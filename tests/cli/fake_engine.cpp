@@ -51,8 +51,8 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_describe(
 extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
     const backstop::engine::RunRequest& request, backstop::engine::RunOutcome& outcome) {
   for (const auto& recipe : *request.recipes) {
-    const auto name = recipe.table["name"].value_or(std::string());
-    const auto seed = recipe.table["seed"].value_or(std::int64_t{0});
+    const auto& name = recipe.name;
+    const auto seed = recipe.seed;
     const auto folder = request.out / name / std::to_string(seed);
     auto& observer = *request.observer;
     outcome.runs.push_back(folder);

@@ -74,7 +74,7 @@ TEST_F(Datasets, LabelsChooseLikeNames) {
   ASSERT_EQ(run_with("classes = [2, 0], image_size = 16").code, 0);
   EXPECT_EQ(dataset()["classes"], (nlohmann::json{"blue", "red"}));
   const Outcome outcome = run_with("classes = [\"blue\", \"red\"], image_size = 16");
-  EXPECT_THAT(outcome.err, HasSubstr("[attack] no defense: already there"));
+  EXPECT_THAT(outcome.err, HasSubstr("[attack] badnets: already there"));
 }
 
 TEST_F(Datasets, PerClassThenLimit) {
@@ -91,11 +91,11 @@ TEST_F(Datasets, SameFilesGiveTheSameFingerprintAndOthersAnother) {
   const std::string before = dataset()["fingerprint"];
   const Outcome again = run_with("");
   EXPECT_EQ(dataset()["fingerprint"], before);
-  EXPECT_THAT(again.err, HasSubstr("[attack] no defense: already there"));
+  EXPECT_THAT(again.err, HasSubstr("[attack] badnets: already there"));
   write("train.txt", "112012012012012012012012012012");
   const Outcome changed = run_with("");
   EXPECT_NE(dataset()["fingerprint"], before);
-  EXPECT_THAT(changed.err, HasSubstr("[attack] no defense: started"));
+  EXPECT_THAT(changed.err, HasSubstr("[attack] badnets: started"));
 }
 
 TEST_F(Datasets, AnotherChoiceIsTrainedAnew) {
@@ -105,7 +105,7 @@ TEST_F(Datasets, AnotherChoiceIsTrainedAnew) {
         "image_size = 16, test_limit = 3", "image_size = 16, classes = [0, 2, 1]"}) {
     const Outcome outcome = run_with(keys);
     ASSERT_EQ(outcome.code, 0) << outcome.err;
-    EXPECT_THAT(outcome.err, HasSubstr("[attack] no defense: started")) << keys;
+    EXPECT_THAT(outcome.err, HasSubstr("[attack] badnets: started")) << keys;
   }
 }
 

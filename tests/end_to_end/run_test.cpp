@@ -185,7 +185,7 @@ TEST_F(WholeRun, ChangingADefenseKeepsTheBackdooredModel) {
   ASSERT_EQ(run().code, 0);
   const Outcome outcome = run({"--set", "defense.0.epochs=1"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_THAT(outcome.err, HasSubstr("[attack] no defense: already there"));
+  EXPECT_THAT(outcome.err, HasSubstr("[attack] badnets: already there"));
   EXPECT_THAT(outcome.err, HasSubstr("[defense] plain: started"));
   EXPECT_THAT(outcome.err, HasSubstr("[defense] super: already there"));
 }
@@ -238,7 +238,7 @@ TEST_F(WholeRun, StartsFromAModelFile) {
   const auto loaded = row(numbers(runs().at(1)), "no defense");
   EXPECT_EQ(loaded["metrics"], trained["metrics"]);
   EXPECT_EQ(loaded["cost"]["samples_seen"], 0);
-  EXPECT_THAT(outcome.err, HasSubstr("its trigger does not: it is made anew from the seed"));
+  EXPECT_THAT(outcome.err, HasSubstr("its trigger is made anew from the seed"));
   EXPECT_EQ(row(numbers(runs().at(1)), "plain")["metrics"],
             row(numbers(runs().at(0)), "plain")["metrics"]);
 }
@@ -356,7 +356,7 @@ TEST_F(WholeRun, InterruptInADefenseKeepsTheBackdooredModel) {
   EXPECT_EQ(results["rows"].size(), 1u) << "what was finished is in the results";
   const Outcome again = run();
   EXPECT_EQ(again.code, 0);
-  EXPECT_THAT(again.err, HasSubstr("[attack] no defense: already there"));
+  EXPECT_THAT(again.err, HasSubstr("[attack] badnets: already there"));
 }
 
 }  // namespace

@@ -97,7 +97,7 @@ TEST_F(Transfer, KeepsTheBackdooredModelForOtherTasks) {
   ASSERT_EQ(transfer().code, 0);
   const Outcome other = transfer({"--set", "dataset.classes=3"});
   ASSERT_EQ(other.code, 0) << other.err;
-  EXPECT_THAT(other.err, AllOf(HasSubstr("[attack] no defense: already there"),
+  EXPECT_THAT(other.err, AllOf(HasSubstr("[attack] badnets: already there"),
                                HasSubstr("[defense] plain: started")));
 }
 

@@ -30,13 +30,9 @@ nlohmann::json to_json(const recipe::Diagnostic& diagnostic) {
 }
 
 std::string plan(const recipe::Recipe& recipe) {
-  const auto& table = recipe.table;
-  const auto text = [](auto node) { return node.value_or(std::string("?")); };
-  const auto* defenses = table["defense"].as_array();
-  const auto before = table["pretraining"]["dataset"]["plugin"].value<std::string>();
-  return text(table["scenario"]) + ": " + text(table["attack"]["plugin"]) + " on " +
-         (before ? *before + ", then " : "") + text(table["dataset"]["plugin"]) + ", " +
-         base::count_of(defenses ? defenses->size() : 0, "defense");
+  return std::string(to_string(recipe.scenario)) + ": " + recipe.attack.use.name() + " on " +
+         (recipe.pretraining ? recipe.pretraining->use.name() + ", then " : "") +
+         recipe.dataset.use.name() + ", " + base::count_of(recipe.defenses.size(), "defense");
 }
 
 base::ExitCode check(const Invocation& invocation) {

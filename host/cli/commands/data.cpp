@@ -40,8 +40,9 @@ void add_options(boost::program_options::options_description& options) {
 // -- the plugin's parameters --
 
 recipe::CheckedRecipe parameters(const Invocation& invocation, const catalog::Catalog& catalog) {
-  const catalog::Manifest& manifest =
-      catalog.require(catalog::Kind::dataset, invocation.arguments[0]).manifest;
+  const catalog::PluginEntry& plugin =
+      catalog.require(catalog::Kind::dataset, invocation.arguments[0]);
+  const catalog::Manifest& manifest = plugin.manifest;
   toml::table given;
   if (const auto root = invocation.one("root")) {
     const auto& own = manifest.parameters;
@@ -53,7 +54,7 @@ recipe::CheckedRecipe parameters(const Invocation& invocation, const catalog::Ca
     given.insert("root", *root);
   }
   recipe::CheckedRecipe checked =
-      recipe::check_dataset(manifest, std::move(given), invocation.all("set"), catalog);
+      recipe::check_dataset(plugin, std::move(given), invocation.all("set"), catalog);
   for (auto& diagnostic : checked.diagnostics)
     if (diagnostic.message.starts_with("`root` is missing"))
       diagnostic.hint = "say where its files are with --root DIR";
@@ -219,12 +220,10 @@ std::string text_of(const json& report, const catalog::Manifest& manifest, bool 
   return text;
 }
 
-json parameters_of(const toml::table& dataset) {
+json parameters_of(const recipe::PluginUse& dataset) {
   std::ostringstream text;
-  text << toml::json_formatter(dataset);
-  json parameters = json::parse(text.str());
-  parameters.erase("plugin");
-  return parameters;
+  text << toml::json_formatter(dataset.parameters);
+  return json::parse(text.str());
 }
 
 base::ExitCode data(const Invocation& invocation) {
@@ -232,9 +231,9 @@ base::ExitCode data(const Invocation& invocation) {
   const recipe::CheckedRecipe checked = parameters(invocation, catalog);
   print_diagnostics(checked, invocation.color_err);
   if (const base::ExitCode code = exit_code_of(checked); code != base::ExitCode::done) return code;
-  const toml::table& dataset = *checked.recipes[0].table["dataset"].as_table();
+  const recipe::PluginUse& dataset = checked.recipes[0].dataset.use;
 
-  probe_plugins(checked.recipes, catalog);
+  probe_plugins(checked.recipes);
   engine::DataRequest request;
   request.sheet = sheet_in(invocation);
   request.images = images_in(invocation);
@@ -243,7 +242,6 @@ base::ExitCode data(const Invocation& invocation) {
   spdlog::set_level(spdlog::level::info);
   ConsoleObserver observer({});
   request.dataset = &dataset;
-  request.catalog = &catalog;
   request.interrupted = &catch_signals();
   request.observer = &observer;
   engine::DataOutcome outcome;
@@ -255,8 +253,7 @@ base::ExitCode data(const Invocation& invocation) {
   }
   if (!outcome.error.empty()) throw base::HostError(outcome.code, outcome.error, outcome.hint);
   json& report = outcome.report;
-  const catalog::Manifest& manifest =
-      catalog.require(catalog::Kind::dataset, invocation.arguments[0]).manifest;
+  const catalog::Manifest& manifest = dataset.plugin->manifest;
   report["parameters"] = parameters_of(dataset);
   if (invocation.has("json"))
     print_json(report, true);

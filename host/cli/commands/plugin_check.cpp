@@ -247,7 +247,6 @@ Verdict in_engine(const Subject& subject, const char* test) {
   request.test = test;
   request.plugin = subject.catalog.find(subject.entry.manifest.kind, subject.entry.manifest.name);
   request.recipes = &recipes;
-  request.catalog = &subject.catalog;
   engine::ConformanceOutcome outcome;
   engine_function<void(const engine::ConformanceRequest&, engine::ConformanceOutcome&)>(
       engine::kEngineCheckPlugin)(request, outcome);

@@ -1,8 +1,4 @@
 // backstop run: checks the recipe, loads the engine and lets it work.
-#include <map>
-#include <set>
-#include <sstream>
-
 #include <boost/program_options/value_semantic.hpp>
 
 #include "host/base/text.hpp"
@@ -31,47 +27,6 @@ void add_options(boost::program_options::options_description& options) {
   add("verbose,v", "say more");
 }
 
-// -- groups of a [matrix] --
-
-using FlatRecipe = std::map<std::string, std::string>;
-
-void flatten(const toml::node& node, const std::string& path, FlatRecipe& flat) {
-  const auto below = [&path](std::string_view key) {
-    return (path.empty() ? "" : path + ".") + std::string(key);
-  };
-  if (const auto* table = node.as_table()) {
-    for (const auto& [key, value] : *table) flatten(value, below(key.str()), flat);
-  } else if (const auto* array = node.as_array(); array && array->is_homogeneous<toml::table>()) {
-    for (std::size_t i = 0; i < array->size(); ++i)
-      flatten((*array)[i], below(std::to_string(i)), flat);
-  } else {
-    std::ostringstream text;
-    text << toml::toml_formatter(
-        node, toml::toml_formatter::default_flags & ~toml::format_flags::allow_literal_strings);
-    flat[path] = text.str();
-  }
-}
-
-/// For each recipe what sets it apart from the others, the seed aside: "attack.size = 5".
-std::vector<std::string> groups_of(const std::vector<recipe::Recipe>& recipes) {
-  std::vector<FlatRecipe> flat(recipes.size());
-  std::map<std::string, std::set<std::string>> values;
-  for (std::size_t i = 0; i < recipes.size(); ++i) {
-    flatten(recipes[i].table, "", flat[i]);
-    for (const auto& [key, value] : flat[i]) values[key];
-  }
-  std::vector<std::string> groups(recipes.size());
-  for (auto& [key, seen] : values) {
-    if (key == "seed" || key == "name") continue;
-    for (auto& one : flat) seen.insert(one[key]);
-    if (seen.size() == 1) continue;
-    for (std::size_t i = 0; i < flat.size(); ++i)
-      if (const auto& value = flat[i][key]; !value.empty())
-        groups[i].append(groups[i].empty() ? "" : ", ").append(key).append(" = ").append(value);
-  }
-  return groups;
-}
-
 base::ExitCode run(const Invocation& invocation) {
   const bool json = invocation.has("json");
   const std::string out = invocation.one("out").value_or("runs");
@@ -85,11 +40,10 @@ base::ExitCode run(const Invocation& invocation) {
   spdlog::set_level(invocation.has("verbose") ? spdlog::level::debug : quiet);
   auto& engine_run =
       engine_function<void(const engine::RunRequest&, engine::RunOutcome&)>(engine::kEngineRun);
-  probe_plugins(checked.recipes, catalog);
-  ConsoleObserver observer({json, invocation.color_out, groups_of(checked.recipes)});
+  probe_plugins(checked.recipes);
+  ConsoleObserver observer({json, invocation.color_out, checked.groups});
   engine::RunRequest request;
   request.recipes = &checked.recipes;
-  request.catalog = &catalog;
   request.out = out;
   request.fresh = invocation.has("fresh");
   request.interrupted = &catch_signals();

@@ -123,13 +123,10 @@ class Report {
  public:
   explicit Report(const DataRequest& request)
       : request_(request),
-        compute_(resolve_compute(
-            toml::table{
-                {"device", "cpu"}, {"precision", "float32"}, {"threads", 0}, {"kernels", "own"}},
-            1)),
-        name_((*request.dataset)["plugin"].ref<std::string>()),
+        compute_(resolve_compute({"cpu", "float32", 0, true}, 1)),
+        name_(request.dataset->name()),
         ctx_({"data", name_}, 0, compute_, {}, request.observer, request.interrupted),
-        plugin_(*request.catalog, catalog::Kind::dataset, *request.dataset, ctx_.complaints()) {}
+        plugin_(*request.dataset, ctx_.complaints()) {}
 
   json make();
 

@@ -30,49 +30,37 @@ struct Choice {
   std::int64_t per_class = 0, limit = 0, test_limit = 0;
 };
 
-/// A parameter of the plugin's own takes the place of the host's key of that name.
-const toml::node* host_key(const PluginObject& plugin, const toml::table& table,
-                           std::string_view key) {
-  for (const catalog::Parameter& parameter : plugin.entry().manifest.parameters)
-    if (parameter.key == key) return nullptr;
-  return table.get(key);
-}
-
-std::int64_t integer_or_0(const toml::node* node) {
-  return node == nullptr ? 0 : node->value_or(std::int64_t{0});
-}
-
-std::int64_t label_of(const PluginObject& plugin, const toml::node& wanted,
+/// The label of a class that the recipe names by its label.
+std::int64_t label_of(const PluginObject& plugin, std::int64_t label,
                       const std::vector<std::string>& names) {
-  const auto classes = std::ssize(names);
-  if (const auto label = wanted.value_exact<std::int64_t>()) {
-    if (*label < classes) return *label;
-    throw base::HostError(base::ExitCode::usage,
-                          "dataset.classes holds " + std::to_string(*label) + ", " +
-                              name_of(plugin) + " has " + std::to_string(classes) + " classes",
-                          "choose labels in 0 .. " + std::to_string(classes - 1));
-  }
-  const std::string name = wanted.value_or(std::string());
-  const auto found = std::find(names.begin(), names.end(), name);
-  if (found != names.end()) return found - names.begin();
+  if (label >= 0 && label < std::ssize(names)) return label;
+  throw base::HostError(base::ExitCode::usage,
+                        "dataset.classes holds " + std::to_string(label) + ", but " +
+                            name_of(plugin) + " has " + std::to_string(names.size()) + " classes",
+                        "choose labels in 0 .. " + std::to_string(std::ssize(names) - 1));
+}
+
+/// The same of one that it names by its name.
+std::int64_t label_of(const PluginObject& plugin, const std::string& name,
+                      const std::vector<std::string>& names) {
+  const auto position = std::find(names.begin(), names.end(), name);
+  if (position != names.end()) return position - names.begin();
   const auto meant = base::nearest(name, names);
   throw base::HostError(
       base::ExitCode::usage,
-      "dataset.classes holds \"" + name + "\", " + name_of(plugin) + " has no class of that name",
+      "dataset.classes holds \"" + name + "\", but " + name_of(plugin) +
+          " has no class of that name",
       meant ? "did you mean \"" + *meant + "\"?"
             : "`backstop data " + plugin.entry().manifest.name + "` shows its classes");
 }
 
-Choice choice_in(const PluginObject& plugin, const toml::table& table,
+Choice choice_in(const PluginObject& plugin, const recipe::DatasetUse& use,
                  const std::vector<std::string>& names) {
-  Choice choice;
-  choice.image_size = integer_or_0(host_key(plugin, table, "image_size"));
-  choice.per_class = integer_or_0(host_key(plugin, table, "per_class"));
-  choice.limit = table["limit"].ref<std::int64_t>();
-  choice.test_limit = table["test_limit"].ref<std::int64_t>();
-  if (const toml::node* classes = host_key(plugin, table, "classes"))
-    for (const toml::node& wanted : *classes->as_array())
-      choice.classes.push_back(label_of(plugin, wanted, names));
+  Choice choice{use.image_size, {}, use.per_class, use.limit, use.test_limit};
+  for (const std::int64_t label : use.class_labels)
+    choice.classes.push_back(label_of(plugin, label, names));
+  for (const std::string& name : use.class_names)
+    choice.classes.push_back(label_of(plugin, name, names));
   return choice;
 }
 
@@ -265,7 +253,7 @@ at::Tensor resized(const at::Tensor& images, const at::Tensor& rows, std::int64_
   return result;
 }
 
-Data load_data(const PluginObject& plugin, const toml::table& table, std::int64_t seed,
+Data load_data(const PluginObject& plugin, const recipe::DatasetUse& use, std::int64_t seed,
                StageContext& ctx, c10::Device device) {
   const Samples train = load_split(plugin, Split::train, ctx);
   const std::string train_print = fingerprint_of(plugin, Split::train, train, ctx);
@@ -281,7 +269,7 @@ Data load_data(const PluginObject& plugin, const toml::table& table, std::int64_
   if (train.images.sizes().slice(1) != test.images.sizes().slice(1))
     bad_dataset(plugin, "has training and test images of different sizes");
 
-  const Choice choice = choice_in(plugin, table, names);
+  const Choice choice = choice_in(plugin, use, names);
   const auto store = [&](Split split, const Samples& samples) {
     return store_of(plugin, split, samples, choice, names, seed, ctx, device);
   };

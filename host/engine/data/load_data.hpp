@@ -22,10 +22,10 @@ struct Data {
   nlohmann::json choice;
 };
 
-/// `table` is the resolved recipe's `[dataset]`; its draws follow from `seed`. Nothing that is not
-/// chosen is copied: the plugin's tensors may be mapped files larger than memory. Throws HostError,
-/// also when the plugin returns what the interface does not allow.
-Data load_data(const PluginObject& plugin, const toml::table& table, std::int64_t seed,
+/// What `use` chooses of `plugin`'s images is drawn from `seed`. Nothing that is not chosen is
+/// copied: the plugin's tensors may be mapped files larger than memory. Throws HostError, also when
+/// the plugin returns what the interface does not allow.
+Data load_data(const PluginObject& plugin, const recipe::DatasetUse& use, std::int64_t seed,
                StageContext& ctx, c10::Device device);
 
 std::string_view to_string(Split split);

@@ -190,7 +190,13 @@ void Classifier::hold_masks() {
 }
 
 void Classifier::copy_from(const Model& other) {
-  const auto& from = static_cast<const Classifier&>(other);
+  const auto* host = dynamic_cast<const Classifier*>(&other);
+  if (host == nullptr) throw Error("a model can be copied from one that the host made only");
+  const Classifier& from = *host;
+  if (from.normalization_.mean != normalization_.mean ||
+      from.normalization_.deviation != normalization_.deviation)
+    throw Error("the other model was trained on images that were normalized with other constants",
+                "give both models the same normalization: [model] `mean` and `deviation`");
   load_state(from.state(), "the other model");
   masks_ = from.masks_;
 }

@@ -115,8 +115,7 @@ class Exercise {
   }
 
   PluginObject make(const recipe::Recipe& recipe) {
-    return {*request_.catalog, request_.plugin->manifest.kind, table_in(recipe),
-            context_.complaints()};
+    return {use_of(recipe), context_.complaints()};
   }
 
  private:
@@ -127,16 +126,16 @@ class Exercise {
     return {"small-cnn", 8, setting_.channels, kClasses};
   }
 
-  const toml::table& table_in(const recipe::Recipe& recipe) const {
+  [[nodiscard]] const recipe::PluginUse& use_of(const recipe::Recipe& recipe) const {
     switch (request_.plugin->manifest.kind) {
       case catalog::Kind::attack:
-        return *recipe.table["attack"].as_table();
+        return recipe.attack.use;
       case catalog::Kind::defense:
-        return *recipe.table["defense"][0].as_table();
+        return recipe.defenses.front().use;
       case catalog::Kind::scheduler:
-        return *recipe.table["attack"]["training"]["scheduler"].as_table();
+        return recipe.attack.training.scheduler;
       case catalog::Kind::dataset:
-        return *recipe.table["dataset"].as_table();
+        return recipe.dataset.use;
     }
     throw base::HostError(base::ExitCode::bug, "no such kind of plugin");
   }

@@ -7,6 +7,7 @@
 
 #include "backstop/error.hpp"
 #include "host/engine/plugins/torch_state.hpp"
+#include "host/recipe/typed.hpp"
 
 namespace backstop::engine {
 
@@ -74,13 +75,12 @@ double GuardedScheduler::rate(const TrainingPosition& position) const {
                     std::to_string(position.iteration) + ", a rate is finite and not negative");
 }
 
-PluginObject::PluginObject(const catalog::Catalog& catalog, catalog::Kind kind,
-                           const toml::table& table, const Complaints& complaints)
-    : entry_(&catalog.require(kind, table["plugin"].ref<std::string>())) {
+PluginObject::PluginObject(const recipe::PluginUse& use, const Complaints& complaints)
+    : entry_(use.plugin) {
   // The library's static constructors are the plugin's code too.
   const TorchStateGuard guard(*entry_, complaints);
   descriptor_ = &catalog::load_library(*entry_);
-  params_ = std::make_unique<RecipeParams>(catalog, entry_->manifest, table, complaints);
+  params_ = std::make_unique<RecipeParams>(use, complaints);
   backstop_error error{};
   error.struct_size = sizeof error;
   const Params* params = params_.get();
@@ -109,18 +109,13 @@ PluginObject::PluginObject(PluginObject&& other) noexcept
       params_(std::move(other.params_)),
       object_(std::exchange(other.object_, nullptr)) {}
 
-RecipeParams::RecipeParams(const catalog::Catalog& catalog, const catalog::Manifest& manifest,
-                           const toml::table& table, const Complaints& complaints)
-    : table_(table), plugin_(manifest.name) {
-  for (const catalog::Parameter& parameter : manifest.parameters) {
+RecipeParams::RecipeParams(const recipe::PluginUse& use, const Complaints& complaints)
+    : table_(use.parameters), plugin_(use.name()) {
+  for (const auto& scheduler : use.schedulers)
+    schedulers_.try_emplace(scheduler.key, PluginObject(scheduler, complaints), complaints);
+  for (const catalog::Parameter& parameter : use.plugin->manifest.parameters) {
     const toml::node* node = table_.get(parameter.key);
-    if (node == nullptr) continue;
-    if (parameter.type == catalog::ParameterType::scheduler)
-      schedulers_.try_emplace(
-          parameter.key,
-          PluginObject(catalog, catalog::Kind::scheduler, *node->as_table(), complaints),
-          complaints);
-    if (!parameter.list) continue;
+    if (node == nullptr || !parameter.list) continue;
     for (const toml::node& item : *node->as_array()) {
       if (item.is_integer()) integers_[parameter.key].push_back(*item.value<std::int64_t>());
       if (item.is_number()) numbers_[parameter.key].push_back(*item.value<double>());
@@ -186,21 +181,20 @@ OptimizerOptions RecipeParams::optimizer(std::string_view key) const {
   if (table == nullptr)
     throw Error("`" + plugin_ + "` asks for an optimizer `" + std::string(key) +
                 "`, which the recipe does not give");
-  return optimizer_options(*table);
+  return optimizer_options(recipe::optimizer_use(*table));
 }
 
-OptimizerOptions optimizer_options(const toml::table& table) {
+OptimizerOptions optimizer_options(const recipe::OptimizerUse& optimizer) {
   OptimizerOptions options;
-  const auto name = table["name"].value_or<std::string_view>("sgd");
-  options.kind = name == "adam"    ? OptimizerKind::adam
-                 : name == "adamw" ? OptimizerKind::adamw
-                                   : OptimizerKind::sgd;
-  options.momentum = table["momentum"].value_or(options.momentum);
-  options.weight_decay = table["weight_decay"].value_or(options.weight_decay);
-  options.beta1 = table["beta1"].value_or(options.beta1);
-  options.beta2 = table["beta2"].value_or(options.beta2);
-  options.epsilon = table["epsilon"].value_or(options.epsilon);
-  options.nesterov = table["nesterov"].value_or(options.nesterov);
+  options.kind = optimizer.name == "adam"    ? OptimizerKind::adam
+                 : optimizer.name == "adamw" ? OptimizerKind::adamw
+                                             : OptimizerKind::sgd;
+  options.momentum = optimizer.momentum;
+  options.weight_decay = optimizer.weight_decay;
+  options.beta1 = optimizer.beta1;
+  options.beta2 = optimizer.beta2;
+  options.epsilon = optimizer.epsilon;
+  options.nesterov = optimizer.nesterov;
   return options;
 }
 

@@ -16,6 +16,7 @@
 #include "host/base/error.hpp"
 #include "host/catalog/catalog.hpp"
 #include "host/catalog/library.hpp"
+#include "host/recipe/recipe.hpp"
 
 namespace backstop::engine {
 
@@ -63,10 +64,8 @@ class RecipeParams;
 /// One object of a plugin. Destroyed through the plugin; the library stays loaded.
 class PluginObject {
  public:
-  /// Makes the object of `kind`'s plugin that `table["plugin"]` names, with the table's parameters.
-  /// Throws HostError.
-  PluginObject(const catalog::Catalog& catalog, catalog::Kind kind, const toml::table& table,
-               const Complaints& complaints);
+  /// Makes the plugin's object with the parameters that it is used with. Throws HostError.
+  PluginObject(const recipe::PluginUse& use, const Complaints& complaints);
   ~PluginObject();
   PluginObject(PluginObject&&) noexcept;
   PluginObject& operator=(PluginObject&&) = delete;
@@ -100,8 +99,7 @@ class GuardedScheduler final : public Scheduler {
 /// The parameters of a resolved recipe's table.
 class RecipeParams final : public Params {
  public:
-  RecipeParams(const catalog::Catalog& catalog, const catalog::Manifest& manifest,
-               const toml::table& table, const Complaints& complaints);
+  RecipeParams(const recipe::PluginUse& use, const Complaints& complaints);
 
   bool has(std::string_view key) const override;
   bool boolean(std::string_view key) const override;
@@ -126,7 +124,6 @@ class RecipeParams final : public Params {
   std::map<std::string, GuardedScheduler, std::less<>> schedulers_;
 };
 
-/// `{ name = "sgd", ... }` of a resolved recipe.
-OptimizerOptions optimizer_options(const toml::table& table);
+OptimizerOptions optimizer_options(const recipe::OptimizerUse& optimizer);
 
 }  // namespace backstop::engine

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "host/engine/plugins/torch_state.hpp"
+#include "host/engine/store/model_file.hpp"
 
 namespace backstop::engine {
 
@@ -81,10 +82,12 @@ Model& StageContext::new_model(at::Generator& generator) {
 
 Model& StageContext::load_model(std::string_view path) {
   const std::string file(path);
-  TensorFile weights = read_safetensors(file);
+  const ModelFile content = read_model_file(file);
+  require_same_model(content.facts, architecture_, file);
   at::Generator unused = make_generator(0);
-  Classifier& model = models_.emplace_back(architecture_, normalization_, compute_, unused);
-  model.load_state(weights.tensors, file);
+  Classifier& model = models_.emplace_back(
+      architecture_, content.facts.normalization.value_or(normalization_), compute_, unused);
+  model.load_state(content.weights, file);
   return model;
 }
 
@@ -143,7 +146,8 @@ NamedTensors TrainingSetCopy::record() const {
           {"roles", at::cat(roles_).index_select(0, order)}};
 }
 
-void TrainingSetCopy::restore(const NamedTensors& record, const std::string& file) try {
+void TrainingSetCopy::restore(const NamedTensors& record, const Threat& threat,
+                              const std::string& file) try {
   const at::Tensor& positions = tensor_named(record, "positions");
   const at::Tensor& images = tensor_named(record, "images");
   const at::Tensor& labels = tensor_named(record, "labels");
@@ -158,8 +162,11 @@ void TrainingSetCopy::restore(const NamedTensors& record, const std::string& fil
   if (!sound) throw Error("positions, images, labels and roles do not fit each other");
   for (const Role role : {Role::poison, Role::cover}) {
     const at::Tensor rows = roles.eq(static_cast<std::int64_t>(role)).nonzero().squeeze(1);
-    write(positions.index_select(0, rows), images.index_select(0, rows).to(at::kFloat).div(255),
-          labels.index_select(0, rows), role);
+    const at::Tensor at = positions.index_select(0, rows), given = labels.index_select(0, rows);
+    write(at, images.index_select(0, rows).to(at::kFloat).div(255), given, role);
+    const at::Tensor true_labels = clean_.labels().to(at::kCPU).index_select(0, at);
+    if (role == Role::poison && !given.equal(threat.targets(true_labels)))
+      throw Error("its poisoned images have other labels than the recipe's target");
   }
   static_cast<void>(this->record());
 } catch (const Error& e) {

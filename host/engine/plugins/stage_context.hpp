@@ -103,9 +103,12 @@ class TrainingSetCopy final : public TrainingSetEditor {
   /// positions int64 [m], images uint8 [m, C, H, W], labels int64 [m], roles uint8 [m]; by
   /// position.
   [[nodiscard]] NamedTensors record() const;
+  /// Whether nothing was written.
+  [[nodiscard]] bool empty() const { return positions_.empty(); }
   /// Writes what record() gave. It may come from anybody: throws HostError(environment), which
-  /// names `file`, when it does not fit the training set.
-  void restore(const NamedTensors& record, const std::string& file);
+  /// names `file`, when it does not fit the training set or its poison has other labels than
+  /// `threat` states.
+  void restore(const NamedTensors& record, const Threat& threat, const std::string& file);
 
  private:
   const ImageStore& clean_;

@@ -7,6 +7,7 @@
 
 #include "host/base/hash.hpp"
 #include "host/catalog/catalog.hpp"
+#include "host/recipe/recipe.hpp"
 #include "host/report/csv.hpp"
 #include "host/report/html.hpp"
 
@@ -34,14 +35,6 @@ std::string time_for_name() {
       std::chrono::duration_cast<std::chrono::milliseconds>(now.time_since_epoch());
   const std::string milliseconds = std::to_string(1000 + since_epoch.count() % 1000);
   return utc(now, "%Y%m%dT%H%M%S.") + milliseconds.substr(1) + "Z";
-}
-
-/// A row's name as a file's: what is neither letter, digit, dot nor dash becomes a dash.
-std::string file_name(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(),
-      [](unsigned char c) { return std::isalnum(c) == 0 && c != '.' && c != '-'; }, '-');
-  return text;
 }
 
 /// Names without ".png", sorted.
@@ -116,24 +109,26 @@ void RunDirectory::keep_stage(const std::string& row, const fs::path& stage_fold
   for (const auto& [folder, file] :
        {std::pair{"models", kModelFile}, std::pair{"artifacts", kArtifactsFile}}) {
     base::make_folder(path_ / folder);
-    base::link_or_copy(stage_folder / file, path_ / folder / (file_name(row) + ".safetensors"));
+    base::copy_file(stage_folder / file,
+                    path_ / folder / (recipe::file_name_of(row) + ".safetensors"));
   }
 }
 
 void RunDirectory::keep_attack(const std::string& row, const fs::path& stage_folder) {
-  base::link_or_copy(stage_folder / kAttackFile,
-                     path_ / "models" / (file_name(row) + ".attack.safetensors"));
+  base::copy_file(stage_folder / kAttackFile,
+                  path_ / "models" / (recipe::file_name_of(row) + ".attack.safetensors"));
 }
 
 void RunDirectory::write_trigger(const std::string& name, const std::string& title,
                                  const at::Tensor& clean, const at::Tensor& triggered) {
   base::make_folder(path_ / "triggers");
-  write_trigger_picture(path_ / "triggers" / (file_name(name) + ".png"), title, clean, triggered);
+  write_trigger_picture(path_ / "triggers" / (recipe::file_name_of(name) + ".png"), title, clean,
+                        triggered);
 }
 
 void RunDirectory::write_picture(const std::string& row, const std::vector<SheetRow>& rows) {
   base::make_folder(path_ / "pictures");
-  write_contact_sheet(path_ / "pictures" / (file_name(row) + ".png"), row, rows);
+  write_contact_sheet(path_ / "pictures" / (recipe::file_name_of(row) + ".png"), row, rows);
 }
 
 }  // namespace backstop::engine

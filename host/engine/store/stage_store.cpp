@@ -1,5 +1,7 @@
 #include "host/engine/store/stage_store.hpp"
 
+#include <sstream>
+
 #include <unistd.h>
 
 #include "host/base/error.hpp"
@@ -13,10 +15,28 @@ namespace fs = std::filesystem;
 
 namespace {
 
+constexpr const char* kKeyFile = "key.json";
 constexpr const char* kRecordFile = "stage.json";
 // What comes before the tensors' names in kAttackFile.
 constexpr std::string_view kStatePrefix = "state.", kPoisonPrefix = "poison.";
 constexpr const char* kPicturesFile = "pictures.safetensors";
+
+/// All files of a stage but the list of their sums.
+constexpr const char* kFiles[] = {kKeyFile,    kRecordFile,    kModelFile,
+                                  kAttackFile, kArtifactsFile, kPicturesFile};
+
+/// The first file that is not what the list of sums says, if there is one.
+std::string damaged_file(const fs::path& folder) {
+  std::istringstream sums(base::read_file(folder / kSumsFile));
+  std::map<std::string, std::string> listed;
+  for (std::string sum, file; sums >> sum >> file;) listed[file] = sum;
+  for (const char* file : kFiles) {
+    const fs::path path = folder / file;
+    if (!fs::is_regular_file(path) || base::sha256_of_file(path) != listed[file])
+      return path.string();
+  }
+  return {};
+}
 
 NamedTensors with_prefixes(const NamedTensors& state, const NamedTensors& poison) {
   NamedTensors all;
@@ -31,7 +51,9 @@ NamedTensors with_prefixes(const NamedTensors& state, const NamedTensors& poison
 
 AttackFile read_attack_file(const fs::path& path) {
   AttackFile file;
-  for (auto& [name, tensor] : read_safetensors(path).tensors) {
+  TensorFile content = read_safetensors(path);
+  file.record = std::move(content.metadata);
+  for (auto& [name, tensor] : content.tensors) {
     if (name.starts_with(kStatePrefix))
       file.state.emplace_back(name.substr(kStatePrefix.size()), std::move(tensor));
     else if (name.starts_with(kPoisonPrefix))
@@ -52,20 +74,20 @@ fs::path StageStore::folder_of(const std::string& kind, const nlohmann::json& ke
   return root_ / (kind + "-" + base::sha256_of_text(key.dump()).substr(0, 24));
 }
 
-std::optional<Stage> StageStore::load(const fs::path& folder) const {
-  if (!fs::exists(folder / kRecordFile)) return std::nullopt;
-  const auto record = nlohmann::json::parse(base::read_file(folder / kRecordFile), nullptr, false);
-  if (!record.is_object() || !record.contains("row") || !record.contains("epochs"))
-    throw base::HostError(base::ExitCode::environment,
-                          "the kept stage " + (folder / kRecordFile).string() + " is damaged",
-                          "delete that folder, or run with --fresh");
+std::optional<Stage> StageStore::load(const fs::path& folder, std::string& damage) const {
+  damage.clear();
+  if (!fs::exists(folder / kSumsFile)) return std::nullopt;  // written last
+  damage = damaged_file(folder);
+  if (!damage.empty()) return std::nullopt;
+  const auto record = nlohmann::json::parse(base::read_file(folder / kRecordFile));
   Stage stage;
-  stage.row = record["row"];
-  stage.epochs = record["epochs"];
+  stage.row = record.at("row");
+  stage.epochs = record.at("epochs");
   stage.model = read_safetensors(folder / kModelFile);
   AttackFile attack = read_attack_file(folder / kAttackFile);
   stage.state = std::move(attack.state);
   stage.poison = std::move(attack.poison);
+  stage.attack_record = std::move(attack.record);
   stage.artifacts = read_safetensors(folder / kArtifactsFile).tensors;
   stage.pictures = read_safetensors(folder / kPicturesFile).tensors;
   return stage;
@@ -78,11 +100,17 @@ void StageStore::save(const fs::path& folder, const nlohmann::json& key, const S
   base::make_folder(unfinished);
   try {
     write_safetensors(unfinished / kModelFile, stage.model.tensors, stage.model.metadata);
-    write_safetensors(unfinished / kAttackFile, with_prefixes(stage.state, stage.poison));
+    write_safetensors(unfinished / kAttackFile, with_prefixes(stage.state, stage.poison),
+                      stage.attack_record);
     write_safetensors(unfinished / kArtifactsFile, stage.artifacts);
     write_safetensors(unfinished / kPicturesFile, stage.pictures);
-    const nlohmann::json record = {{"key", key}, {"row", stage.row}, {"epochs", stage.epochs}};
+    base::write_file(unfinished / kKeyFile, key.dump(2) + "\n");
+    const nlohmann::json record = {{"row", stage.row}, {"epochs", stage.epochs}};
     base::write_file(unfinished / kRecordFile, record.dump(2) + "\n");
+    std::string sums;
+    for (const char* file : kFiles)
+      sums += base::sha256_of_file(unfinished / file) + "  " + file + "\n";
+    base::write_file(unfinished / kSumsFile, sums);
     fs::remove_all(folder);
     fs::rename(unfinished, folder);
   } catch (const fs::filesystem_error& e) {

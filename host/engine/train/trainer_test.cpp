@@ -13,7 +13,7 @@
 #include "backstop/error.hpp"
 #include "host/engine/plugins/stage_context.hpp"
 #include "host/engine/plugins/torch_state.hpp"
-#include "host/engine/train/measure.hpp"
+#include "host/engine/run/measure.hpp"
 
 namespace backstop::engine {
 namespace {

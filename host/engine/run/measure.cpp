@@ -1,4 +1,4 @@
-#include "host/engine/train/measure.hpp"
+#include "host/engine/run/measure.hpp"
 
 #include <ATen/ATen.h>
 

@@ -1,0 +1,142 @@
+#include "host/engine/run/attack_stage.hpp"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "host/engine/data/image_quality.hpp"
+#include "host/engine/plugins/torch_state.hpp"
+#include "host/engine/run/measurements.hpp"
+#include "host/engine/run/trigger.hpp"
+#include "host/engine/store/model_file.hpp"
+
+namespace backstop::engine {
+
+namespace {
+
+using nlohmann::json;
+
+/// Prepares the trigger and poisons the training set, or reads both from the attack's file.
+void make_trigger(const PluginObject& attack, const AttackInputs& inputs, StageContext& ctx,
+                  TrainingSetCopy& editor) {
+  auto& plugin = attack.as<Attack>();
+  const ImageStore& train = inputs.source->data.train;
+  if (inputs.attack_file) {
+    const std::string file = inputs.attack_file->path.string();
+    const AttackFile learned = read_attack_file(file);
+    require_same_attack(learned.record, inputs);
+    const TensorState state(learned.state);
+    call(attack, "load", ctx, [&] { plugin.load(ctx, inputs.threat, state); });
+    editor.restore(learned.poison, inputs.threat, file);
+    return;
+  }
+  call(attack, "prepare", ctx, [&] { plugin.prepare(ctx, inputs.threat, train); });
+  call(attack, "poison", ctx, [&] { plugin.poison(ctx, inputs.threat, editor); });
+  if (!inputs.model_file) return;
+  if (editor.empty() && attack.entry().manifest.poisons)
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("attack `{}` poisons the training set while it trains the model: with "
+                    "`model.file` alone the defenses would get clean training data",
+                    attack.entry().manifest.name),
+        "give `attack.file` too; a run leaves it beside the model, as "
+        "models/no-defense.attack.safetensors");
+  ctx.log(LogLevel::warning,
+          "the model comes from a file, but its trigger is made anew from the seed; name the file "
+          "of what the attack has learned with `attack.file`");
+}
+
+/// The attack's own training, under the recipe's schedule.
+void train(const PluginObject& attack, const AttackInputs& inputs, StageContext& ctx,
+           Classifier& model, const ImageStore& poisoned, TrainingSetCopy& editor) {
+  const GuardedScheduler scheduler(PluginObject(inputs.scheduler.use, ctx.complaints()),
+                                   ctx.complaints());
+  TrainingOptions options;
+  options.epochs = inputs.training.epochs;
+  options.batch_size = inputs.training.batch_size;
+  options.scheduler = &scheduler;
+  options.optimizer = optimizer_options(inputs.training.optimizer);
+  call(attack, "train", ctx,
+       [&] { attack.as<Attack>().train(ctx, inputs.threat, model, poisoned, editor, options); });
+}
+
+std::int64_t images_with(const NamedTensors& poison, Role role) {
+  return tensor_named(poison, "roles")
+      .eq(static_cast<std::int64_t>(role))
+      .sum()
+      .item<std::int64_t>();
+}
+
+}  // namespace
+
+Stage train_attack(const AttackInputs& inputs, const StageServices& services) {
+  const DatasetInput& source = *inputs.source;
+  StageContext ctx(services.label, seed_for(inputs.seed, "attack"), inputs.compute,
+                   source.augmentation, services.observer, services.interrupted);
+  ctx.set_model(inputs.architecture, inputs.normalization);
+  const PluginObject attack(inputs.attack.use, ctx.complaints());
+  at::Generator generator = engine::make_generator(seed_for(inputs.seed, "model"));
+  Classifier model(inputs.architecture, inputs.normalization, inputs.compute, generator);
+  TrainingSetCopy editor(source.data.train);
+  make_trigger(attack, inputs, ctx, editor);
+  const ImageStore poisoned = with_poison(source.data.train, editor.record());
+
+  std::optional<TriggeredSet> triggered;
+  const auto apply_trigger = [&] {
+    triggered.emplace(
+        triggered_set(attack, source, inputs.encoder ? nullptr : &inputs.threat, ctx));
+  };
+  if (!inputs.encoder) apply_trigger();
+  Measurements measurements(ctx, services.observer, source.data.test,
+                            [&] { return inputs.encoder ? nullptr : &*triggered; });
+  if (inputs.model_file) {
+    const std::string file = inputs.model_file->path.string();
+    model.load_state(read_model_file(file).weights, file);
+    measurements.before_training(model, 0, nullptr);
+  } else {
+    measurements.before_training(model, inputs.training.epochs, nullptr);
+    // The trigger may be learned on the way.
+    measurements.follow(model, 1, [&] {
+      if (!inputs.encoder) apply_trigger();
+    });
+    train(attack, inputs, ctx, model, poisoned, editor);
+    if (!inputs.encoder) apply_trigger();
+  }
+
+  Stage stage;
+  stage.poison = editor.record();
+  TensorState state;
+  call(attack, "save", ctx, [&] { attack.as<Attack>().save(state); });
+  stage.state = state.tensors();
+  stage.attack_record = attack_record(inputs);
+  stage.row = {{"name", recipe::kUndefended},
+               {"plugin", nullptr},
+               {"given", {{"clean_images", 0}, {"training_images", 0}}}};
+  stage.row.update(measurements.after_training(model));
+  {
+    const CostMeter::Evaluation pause(ctx.cost());
+    if (inputs.encoder) apply_trigger();
+    stage.row["trigger"] = image_quality(source.data.test, triggered->images);
+  }
+  stage.row["extra"] = ctx.metrics();
+  stage.row["extra"]["poisoned_images"] = images_with(stage.poison, Role::poison);
+  stage.row["extra"]["cover_images"] = images_with(stage.poison, Role::cover);
+  stage.row["cost"] = ctx.cost().stop();
+  stage.epochs = measurements.events();
+  stage.model = {model.state(), record_of(model)};
+  stage.artifacts = ctx.artifacts();
+  stage.pictures = ctx.pictures();
+  return stage;
+}
+
+TriggeredSet trigger_of(const Stage& stage, const AttackInputs& inputs, const DatasetInput& task,
+                        bool own_classes, const StageServices& services) {
+  StageContext ctx(services.label, seed_for(inputs.seed, "attack/load"), inputs.compute, {},
+                   services.observer, services.interrupted);
+  ctx.set_model(inputs.architecture, inputs.normalization);
+  const PluginObject attack(inputs.attack.use, ctx.complaints());
+  const TensorState state(stage.state);
+  call(attack, "load", ctx, [&] { attack.as<Attack>().load(ctx, inputs.threat, state); });
+  return triggered_set(attack, task, own_classes ? &inputs.threat : nullptr, ctx);
+}
+
+}  // namespace backstop::engine
