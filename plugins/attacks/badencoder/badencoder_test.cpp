@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "../../shared/pattern/testing.hpp"
+#include "backstop/testing/attack_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 #include "losses.hpp"
 #include "views.hpp"
@@ -92,6 +93,11 @@ at::Tensor cosine(const at::Tensor& a, const at::Tensor& b) {
 }
 
 }  // namespace
+
+// A FakeModel has no body to inject anything into.
+BACKSTOP_TEST_ATTACK(BadEncoder, {.recipe = "encoder = \"supervised\"\ninjection_epochs = 0",
+                                  .poisons = false,
+                                  .all_to_all = false});
 
 TEST(NtXent, IsTheFormulaByHand) {
   const at::Tensor codes = drawn({4, 3}, 1).sub(0.5);
@@ -276,16 +282,4 @@ TEST(BadEncoder, TriggeredImagesAreComparedWithThePlainReference) {
     EXPECT_TRUE(batch.narrow(0, 2 * n, 1).equal(reference));
     EXPECT_FALSE(batch.narrow(0, 2 * n + 1, n).equal(reference.expand({n, -1, -1, -1})));
   }
-}
-
-TEST(BadEncoder, LoadsTheReferenceThatItSaved) {
-  const FakeImageSet set(drawn({2, 3, 12, 12}, 6), at::tensor({0, 1}, at::kLong), 2);
-  const Made attack(""), loaded("");
-  FakeContext context;
-  attack->prepare(context, Threat{}, set);
-  backstop::testing::FakeState state, again;
-  attack->save(state);
-  loaded->load(context, Threat{}, state);
-  loaded->save(again);
-  EXPECT_TRUE(again.tensor("reference").equal(context.pictures.at("reference image")));
 }
