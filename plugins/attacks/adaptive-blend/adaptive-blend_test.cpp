@@ -86,11 +86,11 @@ TEST(AdaptiveBlend, ShowsTheWholePatternMoreStronglyInTests) {
   FakeState state;
   state.tensor("pattern", at::tensor({1.F, 0.F, 1.F, 0.F}).view({1, 2, 2}));
   attack->load(context, {}, state);
-  const at::Tensor grey = at::full({1, 1, 2, 2}, 0.5);
+  const at::Tensor gray = at::full({1, 1, 2, 2}, 0.5);
   EXPECT_TRUE(
-      attack->apply(context, grey, Phase::train)
+      attack->apply(context, gray, Phase::train)
           .allclose(at::tensor({0.575F, 0.425F, 0.575F, 0.425F}).view({1, 1, 2, 2}), 0, 1e-6));
-  EXPECT_TRUE(attack->apply(context, grey, Phase::test)
+  EXPECT_TRUE(attack->apply(context, gray, Phase::test)
                   .allclose(at::tensor({0.6F, 0.4F, 0.6F, 0.4F}).view({1, 1, 2, 2}), 0, 1e-6));
 }
 

@@ -222,7 +222,7 @@ TEST(BadNets, TestsWithAnotherOpacityIfAsked) {
   EXPECT_EQ(brightest("opacity = 0.25", Phase::test), 0.25F);
 }
 
-TEST_F(BadNetsImage, IsPaintedInColourAtThePatchsSize) {
+TEST_F(BadNetsImage, IsPaintedInColorAtTheSizeOfThePatch) {
   write_png(PNG_FORMAT_RGB, 1, 2, {255, 0, 51, 0, 255, 102});
   const at::Tensor out = triggered(recipe() + "patch_size = 1\npatch_width = 2", {1, 3, 3, 4}, 0.5);
   at::Tensor expected = at::full({1, 3, 3, 4}, 0.5);
@@ -232,7 +232,7 @@ TEST_F(BadNetsImage, IsPaintedInColourAtThePatchsSize) {
   EXPECT_TRUE(out.narrow(2, 0, 2).equal(expected.narrow(2, 0, 2)));
 }
 
-TEST_F(BadNetsImage, IsResizedAndGreyWhereTheImagesAre) {
+TEST_F(BadNetsImage, IsResizedAndGrayIfTheImagesAre) {
   // Black, white: as a patch of 4 x 4 pixels its left half is dark, its right half bright.
   write_png(PNG_FORMAT_RGB, 1, 2, {0, 0, 0, 255, 255, 255});
   const at::Tensor out = triggered(recipe() + "patch_size = 4", {1, 1, 28, 28}, 0.5);

@@ -128,7 +128,7 @@ TEST(Blended, RefusesAnImageThatIsMissingOrUnused) {
   }
 }
 
-TEST_F(BlendedImage, IsReadInColour) {
+TEST_F(BlendedImage, IsReadInColor) {
   write_png(PNG_FORMAT_RGB, 1, 2, {255, 0, 51, 0, 255, 102});
   const FakeImageSet set{at::zeros({1, 3, 1, 2}), at::zeros({1}, at::kLong), 2};
   EXPECT_TRUE(pattern_of(recipe(), set)

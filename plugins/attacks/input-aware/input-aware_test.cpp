@@ -35,8 +35,8 @@ at::Tensor random(at::IntArrayRef shape, std::uint64_t seed = 7) {
   return at::rand(shape, generator);
 }
 
-/// A training set that calls `hook` before its images are read for the first time while the
-/// classifier trains: when the masks are learnt and the pattern network is not.
+/// A training set that calls `hook` before the classifier's training reads images for the first
+/// time: when the masks have been trained and the pattern network has not.
 class HookedSet final : public backstop::ImageSet {
  public:
   HookedSet(const FakeImageSet& set, FakeContext& context) : set_(set), context_(context) {}
@@ -371,7 +371,7 @@ TEST(InputAware, LeavesTheOptionsOfTheRecipeAlone) {
   EXPECT_EQ(attacked.context.trainer().fits[0].batch_size, 16);
 }
 
-TEST(InputAware, FreezesTheMasksWhileThePatternsAreLearnt) {
+TEST(InputAware, FreezesTheMasksWhileItLearnsThePatterns) {
   const FakeImageSet set = random_images(20);
   Attacked attacked{kSmall, set, threat_of(0.2)};
   const FakeState start = attacked.state();

@@ -33,7 +33,7 @@ FakeImageSet image_set(std::int64_t size, std::int64_t channels, std::int64_t si
           at::arange(size, at::kLong).remainder(10), 10};
 }
 
-FakeImageSet grey(std::int64_t size, std::int64_t channels, std::int64_t side = 8) {
+FakeImageSet gray(std::int64_t size, std::int64_t channels, std::int64_t side = 8) {
   return {at::full({size, channels, side, side}, 0.25), at::zeros({size}, at::kLong), 10};
 }
 
@@ -44,8 +44,8 @@ at::Tensor weights_of_model(std::int64_t channels, std::uint64_t seed = 0) {
   return twin.new_model(twin.generator()).layers()[0].weight.detach();
 }
 
-// The class of a grey image of `level`.
-std::int64_t class_of_grey(const at::Tensor& weights, double level) {
+// The class of a gray image of `level`.
+std::int64_t class_of_gray(const at::Tensor& weights, double level) {
   return weights.sum(1).mul(level).argmax().item<std::int64_t>();
 }
 
@@ -192,16 +192,16 @@ TEST(LowPass, HasThePublishedKernelForItsSigma) {
 
 TEST(LowFrequency, FollowsTheGradientWhenNothingIsBlurred) {
   const at::Tensor weights = weights_of_model(3);
-  const std::int64_t label = class_of_grey(weights, 0.25);
+  const std::int64_t label = class_of_gray(weights, 0.25);
   const std::int64_t target = opposite(weights, label);
-  Prepared one{"sigma = 0.1\nmax_passes = 1", grey(1, 3), {.target = target, .classes = 10}};
+  Prepared one{"sigma = 0.1\nmax_passes = 1", gray(1, 3), {.target = target, .classes = 10}};
   const at::Tensor expected = rescaled(weights[target].sub(weights[label])).view({3, 1, 1});
   EXPECT_TRUE(one.trigger().allclose(expected.expand({3, 8, 8}), 1e-4, 1e-6));
 }
 
 TEST(LowFrequency, AddsEveryImagesWaySmoothsItAndRescalesTheSum) {
   const at::Tensor weights = weights_of_model(3);
-  const std::int64_t label = class_of_grey(weights, 0.25);
+  const std::int64_t label = class_of_gray(weights, 0.25);
   // The nearest class: one step of DeepFool reaches it.
   const at::Tensor directions = weights.sub(weights[label]);
   const auto target = directions.sum(1)
@@ -212,7 +212,7 @@ TEST(LowFrequency, AddsEveryImagesWaySmoothsItAndRescalesTheSum) {
                           .item<std::int64_t>();
   // Small enough for the second image, the same as the first, to be pushed as well.
   Prepared two{
-      "amplitude = 0.01\nmax_passes = 1", grey(2, 3, 16), {.target = target, .classes = 10}};
+      "amplitude = 0.01\nmax_passes = 1", gray(2, 3, 16), {.target = target, .classes = 10}};
 
   constexpr double kSigma = 3;                      // the published 6 is for 32 pixels
   const at::Tensor direction = directions[target];  // of channel means
@@ -236,20 +236,20 @@ TEST(LowFrequency, PushesEachImageToTheNextClassWhenAllGoToAll) {
   std::int64_t label = 0, next = 0;
   do {  // a model whose next class can be reached
     weights = weights_of_model(3, ++seed);
-    label = class_of_grey(weights, 0.25);
+    label = class_of_gray(weights, 0.25);
     next = (label + 1) % 10;
   } while (next != opposite(weights, label));
   const Threat threat{.all_to_all = 1, .classes = 10};
-  Prepared one{"sigma = 0.1\nmax_passes = 1", grey(1, 3), threat, seed};
+  Prepared one{"sigma = 0.1\nmax_passes = 1", gray(1, 3), threat, seed};
   const at::Tensor expected = rescaled(weights[next].sub(weights[label])).view({3, 1, 1});
   EXPECT_TRUE(one.trigger().allclose(expected.expand({3, 8, 8}), 1e-4, 1e-6));
 }
 
 TEST(LowFrequency, LeadsAwayFromATargetThatAllImagesAreTakenFor) {
   const at::Tensor weights = weights_of_model(3);
-  const std::int64_t label = class_of_grey(weights, 0.25);
+  const std::int64_t label = class_of_gray(weights, 0.25);
   const std::int64_t next = weights.sum(1).argsort(-1, true)[1].item<std::int64_t>();
-  Prepared one{"sigma = 0.1\nmax_passes = 1", grey(1, 3), {.target = label, .classes = 10}};
+  Prepared one{"sigma = 0.1\nmax_passes = 1", gray(1, 3), {.target = label, .classes = 10}};
   const at::Tensor expected = rescaled(weights[next].sub(weights[label])).view({3, 1, 1});
   EXPECT_TRUE(one.trigger().allclose(expected.expand({3, 8, 8}), 1e-4, 1e-6));
   ASSERT_FALSE(one.context.messages.empty());
@@ -350,7 +350,7 @@ TEST(LowFrequency, StopsWhenEnoughImagesAreFooled) {
 
 TEST(LowFrequency, StopsOnAPlateau) {
   // Nothing that small changes a prediction: the rate is 0 in every pass.
-  Prepared made{"amplitude = 0.004", grey(1, 3)};
+  Prepared made{"amplitude = 0.004", gray(1, 3)};
   EXPECT_EQ(made.context.metrics.at("passes"), 5);
   EXPECT_EQ(made.context.metrics.at("fooling_rate"), 0);
   EXPECT_EQ(made.context.messages.back(),
@@ -359,7 +359,7 @@ TEST(LowFrequency, StopsOnAPlateau) {
 }
 
 TEST(LowFrequency, StopsAfterItsPasses) {
-  Prepared made{"amplitude = 0.004\nmax_passes = 3", grey(1, 3)};
+  Prepared made{"amplitude = 0.004\nmax_passes = 3", gray(1, 3)};
   EXPECT_EQ(made.context.metrics.at("passes"), 3);
 }
 

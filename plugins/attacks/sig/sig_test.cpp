@@ -91,10 +91,10 @@ TEST(Sig, HasSixWavesOf40LevelsByDefault) {
 
 TEST(Sig, TestsWithAnotherStrengthIfAsked) {
   const char* recipe = "delta = 0.25\ntest_delta = 0.5\nfrequency = 1.0";
-  const at::Tensor grey = at::full({1, 1, 1, 4}, 0.5);
-  EXPECT_NEAR(triggered(recipe, grey, Phase::train).max().item<float>(), 0.75, 1e-6);
-  EXPECT_NEAR(triggered(recipe, grey, Phase::test).max().item<float>(), 1, 1e-6);
-  EXPECT_TRUE(triggered("", grey, Phase::train).equal(triggered("", grey, Phase::test)));
+  const at::Tensor gray = at::full({1, 1, 1, 4}, 0.5);
+  EXPECT_NEAR(triggered(recipe, gray, Phase::train).max().item<float>(), 0.75, 1e-6);
+  EXPECT_NEAR(triggered(recipe, gray, Phase::test).max().item<float>(), 1, 1e-6);
+  EXPECT_TRUE(triggered("", gray, Phase::train).equal(triggered("", gray, Phase::test)));
 }
 
 TEST(Sig, ChangesImagesOfTheTargetClassAloneAndKeepsTheirLabels) {

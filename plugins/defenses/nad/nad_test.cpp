@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Defense;
@@ -18,11 +19,6 @@ using backstop::testing::FakeParams;
 using backstop::testing::make;
 
 namespace {
-
-class Half final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.5; }
-};
 
 /// Every stage multiplies the image's channels by weights of its own; the head sees their means.
 class ScalingModel final : public Model {
@@ -161,9 +157,7 @@ class StepContext final : public backstop::Context {
 
 void distil(const std::string& recipe, StepContext& context, Model& model,
             const backstop::ImageSet& clean) {
-  static const Half half;
-  FakeParams params{recipe};
-  params.set_scheduler("scheduler", half);
+  const FakeParams params{recipe};
   make<Defense>(params)->run(context, model, FakeData{clean});
 }
 
@@ -176,6 +170,9 @@ const double kRoot3 = std::sqrt(3.0);
 const double kLn2 = std::log(2.0);  // the cross-entropy of a head of zeros
 
 }  // namespace
+
+// FakeNetwork has two stages.
+BACKSTOP_TEST_DEFENSE(Nad, {.recipe = "betas = [500.0, 1000.0]"});
 
 TEST(Nad, AddsTheDistanceOfAttentionMaps) {
   // Squares (3, 4) and (4, 3), both of length 5: maps (0.6, 0.8) and (0.8, 0.6), 0.04 apart. A
@@ -291,7 +288,8 @@ TEST(Nad, TrainsACopyAndThenTheModel) {
   EXPECT_EQ(context.steps.fits[1].epochs, 5);
   for (const TrainingOptions& options : context.steps.fits) {
     EXPECT_EQ(options.batch_size, 7);
-    EXPECT_EQ(options.scheduler->rate({}), 0.5);
+    ASSERT_NE(options.scheduler, nullptr);
+    EXPECT_EQ(options.scheduler->rate({}), 0.1);
     EXPECT_EQ(options.trainable, backstop::Part::whole);
   }
 }
