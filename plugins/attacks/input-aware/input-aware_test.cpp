@@ -83,6 +83,8 @@ struct Attacked {
         editor(set),
         hooked(set, context),
         attack(make<Attack>(params)) {
+    options.epochs = 2;
+    options.batch_size = 16;
     if (start) {
       attack->load(context, threat, *start);
     } else {
@@ -109,7 +111,7 @@ struct Attacked {
 
   const Rising steady{1};
   const backstop::Scheduler* scheduler = &steady;
-  backstop::TrainingOptions options{.epochs = 2, .batch_size = 16};
+  backstop::TrainingOptions options;
   FakeParams params;
   FakeContext context;
   FakeModel model;

@@ -76,8 +76,8 @@ class Attack {
   /// Draws the trigger with ctx.generator(), or learns it from the clean training set.
   virtual void prepare(Context&, const Threat&, const ImageSet& /*training_set*/) {}
 
-  /// The images with their trigger: float32 [n, C, H, W] in [0, 1] to a new tensor of the same
-  /// shape, type and range. The same image gives the same result in every batch and every process.
+  /// The images with their trigger: float32 [n, C, H, W] in [0, 1] to the same shape and range.
+  /// `images` must not change. An image gives the same result in every batch and every process.
   virtual at::Tensor apply(Context& ctx, const at::Tensor& images, Phase phase) = 0;
 
   /// Changes the training set. By default, round(poison_ratio * size) images, drawn from all

@@ -47,8 +47,8 @@ class ActivationSink {
 
 /// Implemented by the host. Images are float32 [n, C, H, W] in [0, 1]: the model normalizes them
 /// itself, so gradients with respect to images are in pixel units. The host takes care of
-/// precision, memory format and device. Valid as long as the Context that it comes from. [run
-/// thread]
+/// precision, memory format and device. Valid until the call into the plugin returns.
+/// [run thread]
 class Model {
  public:
   /// Logits, float32 [n, classes].

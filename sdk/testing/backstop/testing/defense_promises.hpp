@@ -37,7 +37,7 @@ class FakeNetwork final : public Model, public HoldsMasks {
     add_batch_norm("bn1");
     add_convolution("conv2", kWidth);
     add_batch_norm("bn2");
-    layers_.push_back({.name = "head", .kind = LayerKind::linear});
+    layers_.push_back({"head", LayerKind::linear, {}, {}, {}, {}});
     replace_head(classes, generator);
     reset(Part::whole, generator);
   }
@@ -124,7 +124,8 @@ class FakeNetwork final : public Model, public HoldsMasks {
   static bool has_body(Part part) { return part == Part::body || part == Part::whole; }
 
   void add_convolution(std::string_view name, std::int64_t inputs) {
-    layers_.push_back({.name = name, .weight = at::zeros({kWidth, inputs, 3, 3})});
+    layers_.push_back(
+        {name, LayerKind::convolution, at::zeros({kWidth, inputs, 3, 3}), {}, {}, {}});
   }
   void add_batch_norm(std::string_view name) {
     layers_.push_back({.name = name,
@@ -198,9 +199,9 @@ class DefensePromises : public ::testing::TestWithParam<DefenseCase> {
           training(part(40, 1000)),
           context(training, seed) {
       context.trainer().learns = true;
-      context.cloner = [this](const Model& model) -> Model& {
+      context.cloner = [this](const Model& original) -> Model& {
         clones.push_back(network());
-        clones.back().copy_from(model);
+        clones.back().copy_from(original);
         return clones.back();
       };
     }

@@ -125,7 +125,8 @@ class FakeParams final : public Params {
     if (const auto set = schedulers_.find(std::string(key)); set != schedulers_.end())
       return *set->second;
     require_table(key, "scheduler");
-    return fixed_rate_;
+    static const FixedRate rate;  // outlives the training options that a test looks at later
+    return rate;
   }
   /// As in a recipe: what the recipe leaves out comes from the manifest's default, or, where the
   /// recipe names an optimizer, from OptimizerOptions. Throws Error for an unknown name, a key that
@@ -186,7 +187,6 @@ class FakeParams final : public Params {
   }
 
   toml::table table_;
-  FixedRate fixed_rate_;
   std::map<std::string, std::vector<std::int64_t>> integers_;
   std::map<std::string, std::vector<double>> numbers_;
   std::map<std::string, std::vector<std::string_view>> strings_;
@@ -353,6 +353,7 @@ class FakeTrainer final : public Trainer {
                   " epochs with a batch size of " + std::to_string(options.batch_size));
     if (images.size() == 0) throw Error("a training on no images");
     fits.push_back(options);
+    models.push_back(&model);
     sizes.push_back(images.size());
     sets.push_back(&images);
     if (options.step || learns) run(model, images, options);
@@ -374,11 +375,14 @@ class FakeTrainer final : public Trainer {
   }
   at::Tensor augment(const at::Tensor& images) override { return images; }
 
-  std::vector<TrainingOptions> fits;  ///< the options of every fit(), in order
-  std::vector<std::int64_t> sizes;    ///< the number of images of every fit()
-  std::vector<const ImageSet*>
-      sets;                         ///< the images of every fit(); valid as long as their owner is
-  std::vector<at::Tensor> batches;  ///< the positions of every batch that was run
+  // Of every fit(), in order; pointers are valid as long as what they point to.
+  std::vector<TrainingOptions> fits;
+  std::vector<Model*> models;
+  std::vector<const ImageSet*> sets;
+  std::vector<std::int64_t> sizes;  ///< number of images
+  // Of every batch that was run:
+  std::vector<at::Tensor> batches;  ///< positions
+  std::vector<double> losses;
   /// Makes fit() move the weights, without a TrainingStep too: by gradient descent with the
   /// scheduler's rate and the options' momentum, and no weight decay, whatever the optimizer's
   /// name.
@@ -429,7 +433,8 @@ class FakeTrainer final : public Trainer {
                     {images.images(positions), images.labels().index_select(0, positions),
                      positions, epoch},
                     options.step);
-        if (!std::isfinite(loss.item<double>())) throw Error("the loss is no longer finite");
+        losses.push_back(loss.item<double>());
+        if (!std::isfinite(losses.back())) throw Error("the loss is no longer finite");
         for (const at::Tensor& weight : weights) weight.mutable_grad().reset();
         loss.backward();
         if (options.step) options.step->before_update(model);
