@@ -1,6 +1,7 @@
-// Sizes, offsets and numbers of everything that plugins and host pass each other: a change of these
-// is another ABI (see ABI-CHANGES.md), and compiles nowhere until it is meant. Checked with the
-// real LibTorch and standard library; their virtual functions' order is checked by abidiff.
+// Sizes, offsets and numbers of everything that plugins and the host pass to each other. Changing
+// one makes another ABI (see ABI-CHANGES.md) and does not compile until this file is changed too.
+// They are checked with the real LibTorch and standard library; abidiff checks the order of virtual
+// functions.
 #include <cstddef>
 #include <span>
 #include <string>
@@ -55,7 +56,7 @@ AT(backstop_plugin_descriptor, kind, 12);
 AT(backstop_plugin_descriptor, create, 16);
 AT(backstop_plugin_descriptor, destroy, 24);
 
-// -- what the standard library and LibTorch contribute --
+// -- types of the standard library and LibTorch --
 
 SIZE(std::string, 32);
 SIZE(std::string_view, 16);
@@ -66,7 +67,7 @@ SIZE(at::Tensor, 8);
 namespace backstop {
 inline namespace v0 {
 
-// -- interfaces: whoever made an object ends it, so no destructor is virtual --
+// -- interfaces: the side that creates an object destroys it, so no destructor is virtual --
 
 INTERFACE(ActivationSink);
 INTERFACE(Attack);

@@ -1,5 +1,5 @@
-// Everything that crosses between a plugin and the host, reachable from one function: what abidiff
-// compares with baseline.abi. A new interface or option struct gets a parameter here.
+// One function from which abidiff reaches everything that crosses between a plugin and the host, to
+// compare it with baseline.abi. Add a parameter for every new interface or structure.
 #include "backstop/abi.h"
 #include "backstop/attack.hpp"
 #include "backstop/context.hpp"

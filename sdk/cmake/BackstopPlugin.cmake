@@ -1,36 +1,37 @@
 # backstop_add_plugin(NAME KIND attack|defense|scheduler|dataset SOURCES a.cpp ...
 #                     [MANIFEST NAME.toml] [LIBRARIES ...])
 #
-# Builds NAME.so into <build>/lib/backstop/plugins/<kind>s and installs it into the same folder below
-# the prefix. The manifest (NAME.toml beside the CMakeLists.txt unless said otherwise) is embedded,
-# everything but the entry function is hidden, undefined symbols fail at link time, and the library
-# is never unmapped, whoever loads it. Where find_package(backstop) found the program too, the test
-# plugin.NAME.check has it check the built file.
+# Builds NAME.so in <build>/lib/backstop/plugins/<kind>s and installs it to the same folder below
+# the prefix. The manifest (by default NAME.toml beside the CMakeLists.txt) is embedded, all symbols but
+# the entry function are hidden, undefined symbols are link errors, and the library is never
+# unmapped. If find_package(backstop) found the program too, the test plugin.NAME.check runs
+# `backstop plugin check` on the built file.
 #
 # backstop_add_plugin_test(NAME SOURCES NAME_test.cpp ...)
 #
-# A GoogleTest program that holds the plugin's own sources: its tests make the plugin's object with
-# backstop::testing::make() and drive it with the fakes of backstop/testing/fakes.hpp.
+# Builds a GoogleTest program that contains the plugin's own sources: its tests create the plugin's
+# object with backstop::testing::make() and drive it with the fakes of backstop/testing/fakes.hpp.
+# attack_promises.hpp and defense_promises.hpp beside it have ready-made tests.
 
 set(_BACKSTOP_CMAKE_DIR "${CMAKE_CURRENT_LIST_DIR}")
 set(_BACKSTOP_KINDS attack defense scheduler dataset)
 
-# Not in the functions: it would end with their scope.
+# At file level, because in a function it would only apply to its scope.
 enable_testing()
 
 function(backstop_add_plugin name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "KIND;MANIFEST" "SOURCES;LIBRARIES")
   if(NOT arg_KIND IN_LIST _BACKSTOP_KINDS)
-    message(FATAL_ERROR "backstop_add_plugin(${name}): KIND is \"${arg_KIND}\", it must be one of "
-                        "attack, defense, scheduler, dataset")
+    message(FATAL_ERROR "backstop_add_plugin(${name}): KIND must be attack, defense, scheduler "
+                        "or dataset, got \"${arg_KIND}\"")
   endif()
   if(NOT arg_SOURCES)
     message(FATAL_ERROR "backstop_add_plugin(${name}): SOURCES is missing")
   endif()
-  # Linking a shared library with either turns on flush-to-zero for the whole host.
+  # A shared library linked with either of them turns on flush-to-zero for the whole host.
   if("${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${CMAKE_BUILD_TYPE}}" MATCHES "-Ofast|-ffast-math")
-    message(FATAL_ERROR "backstop_add_plugin(${name}): build without -Ofast and -ffast-math, they "
-                        "change the arithmetic of the whole process")
+    message(FATAL_ERROR "backstop_add_plugin(${name}): build without -Ofast and -ffast-math: "
+                        "they change the arithmetic of the whole process")
   endif()
   if(NOT arg_MANIFEST)
     set(arg_MANIFEST "${name}.toml")
@@ -38,13 +39,14 @@ function(backstop_add_plugin name)
   cmake_path(ABSOLUTE_PATH arg_MANIFEST BASE_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
              OUTPUT_VARIABLE manifest_file)
   if(NOT EXISTS "${manifest_file}")
-    message(FATAL_ERROR "backstop_add_plugin(${name}): there is no manifest ${manifest_file}")
+    message(FATAL_ERROR "backstop_add_plugin(${name}): the manifest ${manifest_file} does not "
+                        "exist")
   endif()
   set(note "${CMAKE_CURRENT_BINARY_DIR}/${name}_note.cpp")
   configure_file("${_BACKSTOP_CMAKE_DIR}/note.cpp.in" "${note}" @ONLY)
   set_source_files_properties("${note}" PROPERTIES OBJECT_DEPENDS "${manifest_file}")
 
-  # Compiled once, for the plugin and for its test.
+  # Compiled once for both the plugin and its test.
   set(target "backstop_plugin_${name}")
   add_library(${target}_objects OBJECT ${arg_SOURCES})
   target_link_libraries(${target}_objects PUBLIC backstop::sdk ${arg_LIBRARIES})
@@ -89,7 +91,7 @@ function(backstop_add_plugin_test name)
   target_compile_definitions(${target} PRIVATE "BACKSTOP_MANIFEST=\"${manifest}\"")
   target_link_libraries(${target} PRIVATE ${plugin}_objects backstop::sdk_testing ${arg_LIBRARIES}
                                           GTest::gtest_main GTest::gmock)
-  # One ctest entry a program: every start costs half a second of LibTorch.
+  # One ctest entry per program: loading LibTorch takes half a second at every start.
   add_test(NAME "plugin.${name}" COMMAND ${target})
   set_tests_properties("plugin.${name}" PROPERTIES TIMEOUT 600)
 endfunction()

@@ -1,5 +1,6 @@
-// docs/plugin-authors.md against what it describes. Above each of its blocks of code stands the
-// file that the block comes from, <!-- FILE -->; the block's lines are lines of that file.
+// Checks docs/plugin-authors.md against the files that it describes. The line above each block of
+// code names the file that the block comes from, <!-- FILE -->; the block must be lines of that
+// file.
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -36,7 +37,7 @@ struct Block {
   int line = 0;
 };
 
-/// FILE of "<!-- FILE -->"; empty where the line is no such comment.
+/// FILE if the line is "<!-- FILE -->", otherwise empty.
 std::string named_in(std::string_view line) {
   constexpr std::string_view kBegin = "<!-- ", kEnd = " -->";
   if (!line.starts_with(kBegin) || !line.ends_with(kEnd)) return {};
@@ -59,7 +60,7 @@ std::vector<Block> blocks() {
     }
     before = line;
   }
-  EXPECT_FALSE(inside) << "the last block does not end";
+  EXPECT_FALSE(inside) << "the last block is not closed";
   return result;
 }
 
@@ -68,10 +69,10 @@ std::vector<Block> blocks() {
 TEST(Guide, ShowsNoCodeThatIsNotCompiled) {
   std::vector<std::string> sources;
   for (const auto& block : blocks()) {
-    if (block.language.empty()) continue;  // what is typed into a shell
+    if (block.language.empty()) continue;  // shell commands
     SCOPED_TRACE("line " + std::to_string(block.line));
     ASSERT_NE(block.source, "") << "the line above does not say <!-- FILE -->";
-    // Whole lines: the block begins where a line of the file begins.
+    // The block must begin at the beginning of a line.
     EXPECT_THAT("\n" + read(fs::path(BACKSTOP_ROOT) / block.source), HasSubstr("\n" + block.text))
         << block.source << " does not have these lines";
     sources.push_back(block.source);

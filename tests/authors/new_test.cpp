@@ -1,4 +1,4 @@
-// `backstop new`: what it writes, and what it says when it does not.
+// `backstop new`: the files that it writes, and its errors.
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
@@ -53,7 +53,7 @@ class New : public ::testing::Test {
   [[nodiscard]] engine::Outcome make(const std::string& kind, const std::string& name) const {
     return backstop({"new", kind, name, "--out", folder_.string()});
   }
-  /// The names of what is in the test's folder.
+  /// The names of the files and folders in the test's folder.
   [[nodiscard]] std::vector<std::string> left() const {
     std::vector<std::string> names;
     for (const auto& entry : fs::directory_iterator(folder_))
@@ -128,7 +128,7 @@ TEST_F(New, DefenseIsOneFileOfAtMost60Lines) {
 }
 
 TEST_F(New, NamesTheClassAfterThePlugin) {
-  // A class without a small letter could be a macro of somebody's: EOF is one.
+  // A name without a lower-case letter could clash with a macro, as EOF would.
   const std::map<std::string, std::string> classes = {{"my-defense", "MyDefense"},
                                                       {"class", "Class"},
                                                       {"top-5--error-", "Top5Error"},
@@ -259,7 +259,7 @@ TEST_F(New, SaysWhereItCannotWrite) {
 }
 
 TEST_F(New, LeavesNothingBehindWhenAFileCannotBeWritten) {
-  // The folder's name is short enough for a file system, that of NAME_test.cpp is not.
+  // The folder's name is short enough for the file system, but the name of NAME_test.cpp is not.
   const auto outcome = make("attack", std::string(248, 'a'));
   EXPECT_EQ(outcome.code, 4);
   EXPECT_THAT(outcome.err, AllOf(StartsWith("error: cannot write `"),

@@ -6,31 +6,23 @@
 
 #include <gtest/gtest.h>
 
+#include "backstop/testing/attack_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Attack;
 using backstop::Phase;
 using backstop::Role;
 using backstop::Threat;
+using backstop::testing::all_images;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeEditor;
 using backstop::testing::FakeImageSet;
 using backstop::testing::FakeParams;
 using backstop::testing::FakeState;
 using backstop::testing::make;
+using backstop::testing::random_images;
 
 namespace {
-
-FakeImageSet image_set(std::int64_t size, std::int64_t channels, std::int64_t side = 8,
-                       std::int64_t classes = 4) {
-  at::Generator generator = at::detail::createCPUGenerator(7);
-  return {at::rand({size, channels, side, side}, generator),
-          at::arange(size, at::kLong).remainder(classes), classes};
-}
-
-at::Tensor all_of(const FakeImageSet& set) {
-  return set.images(at::arange(set.size(), at::kLong));
-}
 
 // An attack, the set that it poisoned and what it wrote.
 struct Poisoned {
@@ -76,7 +68,7 @@ std::string refusal(const std::string& recipe, const Threat& threat = {}, std::i
   const FakeParams params{recipe};
   FakeContext context;
   try {
-    make<Attack>(params)->prepare(context, threat, image_set(10, 1, side));
+    make<Attack>(params)->prepare(context, threat, random_images(10, 1, side));
   } catch (const backstop::Error& e) {
     return e.what();
   }
@@ -85,6 +77,8 @@ std::string refusal(const std::string& recipe, const Threat& threat = {}, std::i
 
 }  // namespace
 
+BACKSTOP_TEST_ATTACK(AdaptiveBlend, {.whole_trigger = false});
+
 TEST(AdaptiveBlend, ShowsTheWholePatternMoreStronglyInTests) {
   const FakeParams params;
   FakeContext context;
@@ -92,11 +86,11 @@ TEST(AdaptiveBlend, ShowsTheWholePatternMoreStronglyInTests) {
   FakeState state;
   state.tensor("pattern", at::tensor({1.F, 0.F, 1.F, 0.F}).view({1, 2, 2}));
   attack->load(context, {}, state);
-  const at::Tensor grey = at::full({1, 1, 2, 2}, 0.5);
+  const at::Tensor gray = at::full({1, 1, 2, 2}, 0.5);
   EXPECT_TRUE(
-      attack->apply(context, grey, Phase::train)
+      attack->apply(context, gray, Phase::train)
           .allclose(at::tensor({0.575F, 0.425F, 0.575F, 0.425F}).view({1, 1, 2, 2}), 0, 1e-6));
-  EXPECT_TRUE(attack->apply(context, grey, Phase::test)
+  EXPECT_TRUE(attack->apply(context, gray, Phase::test)
                   .allclose(at::tensor({0.6F, 0.4F, 0.6F, 0.4F}).view({1, 1, 2, 2}), 0, 1e-6));
 }
 
@@ -104,8 +98,8 @@ TEST(AdaptiveBlend, TrainsWithHalfOfThePieces) {
   for (const std::int64_t side : {28, 32, 96}) {
     for (const std::int64_t channels : {1, 3}) {
       Poisoned run("", {.target = 2, .classes = 4, .poison_ratio = 0.25},
-                   image_set(40, channels, side));
-      const at::Tensor originals = all_of(run.set);
+                   random_images(40, channels, side));
+      const at::Tensor originals = all_images(run.set);
       const at::Tensor whole = run.attack->apply(run.context, originals, Phase::train);
       std::set<std::vector<bool>> kinds;
       for (const auto& [position, entry] : run.editor.written) {
@@ -119,8 +113,8 @@ TEST(AdaptiveBlend, TrainsWithHalfOfThePieces) {
 }
 
 TEST(AdaptiveBlend, TrainsWithEveryPieceEquallyOften) {
-  Poisoned run("", {.classes = 4, .poison_ratio = 0.5}, image_set(400, 1, 4));
-  const at::Tensor originals = all_of(run.set);
+  Poisoned run("", {.classes = 4, .poison_ratio = 0.5}, random_images(400, 1, 4));
+  const at::Tensor originals = all_images(run.set);
   const at::Tensor whole = run.attack->apply(run.context, originals, Phase::train);
   std::vector<int> shown(16, 0);
   for (const auto& [position, entry] : run.editor.written) {
@@ -132,8 +126,8 @@ TEST(AdaptiveBlend, TrainsWithEveryPieceEquallyOften) {
 
 TEST(AdaptiveBlend, MasksAsManyPiecesAsAsked) {
   const auto shown = [](const std::string& recipe, std::int64_t side) {
-    Poisoned run(recipe, {.classes = 4, .poison_ratio = 0.5}, image_set(8, 1, 12));
-    const at::Tensor originals = all_of(run.set);
+    Poisoned run(recipe, {.classes = 4, .poison_ratio = 0.5}, random_images(8, 1, 12));
+    const at::Tensor originals = all_images(run.set);
     const at::Tensor whole = run.attack->apply(run.context, originals, Phase::train);
     const auto& [position, entry] = *run.editor.written.begin();
     const auto pieces = changed_pieces(entry.image, originals[position], whole[position], side);
@@ -157,7 +151,7 @@ TEST(AdaptiveBlend, CutsImagesThatTheGridDoesNotDivide) {
 }
 
 TEST(AdaptiveBlend, AddsAsManyCoverImagesWithTheirTrueLabels) {
-  Poisoned run("", {.target = 2, .classes = 4, .poison_ratio = 0.3}, image_set(25, 3));
+  Poisoned run("", {.target = 2, .classes = 4, .poison_ratio = 0.3}, random_images(25, 3));
   EXPECT_EQ(run.count(Role::poison), 8U);  // round(7.5)
   EXPECT_EQ(run.count(Role::cover), 8U);
   EXPECT_EQ(run.editor.written.size(), 16U);  // no position twice
@@ -167,7 +161,7 @@ TEST(AdaptiveBlend, AddsAsManyCoverImagesWithTheirTrueLabels) {
 
 TEST(AdaptiveBlend, AddsAsManyCoverImagesAsAsked) {
   const auto covers = [](const std::string& recipe, double ratio) {
-    return Poisoned(recipe, {.classes = 4, .poison_ratio = ratio}, image_set(40, 1))
+    return Poisoned(recipe, {.classes = 4, .poison_ratio = ratio}, random_images(40, 1))
         .count(Role::cover);
   };
   EXPECT_EQ(covers("cover_rate = 0.0", 0.1), 0U);
@@ -176,15 +170,9 @@ TEST(AdaptiveBlend, AddsAsManyCoverImagesAsAsked) {
   EXPECT_EQ(covers("", 0.5), 20U);
 }
 
-TEST(AdaptiveBlend, PoisonsEveryClassWithTheNextOne) {
-  Poisoned run("", {.all_to_all = 1, .classes = 4, .poison_ratio = 0.5}, image_set(40, 1));
-  for (const auto& [position, entry] : run.editor.written)
-    EXPECT_EQ(entry.label, (position + (entry.role == Role::poison ? 1 : 0)) % 4);
-}
-
 TEST(AdaptiveBlend, DrawsFromTheContextsGenerator) {
   const auto images = [](std::uint64_t seed) {
-    Poisoned run("", {.classes = 4, .poison_ratio = 0.25}, image_set(20, 1), seed);
+    Poisoned run("", {.classes = 4, .poison_ratio = 0.25}, random_images(20, 1), seed);
     std::vector<at::Tensor> result;
     for (const auto& [position, entry] : run.editor.written) result.push_back(entry.image);
     return result;
@@ -195,37 +183,6 @@ TEST(AdaptiveBlend, DrawsFromTheContextsGenerator) {
   };
   EXPECT_TRUE(same(images(1), images(1)));
   EXPECT_FALSE(same(images(1), images(2)));
-}
-
-TEST(AdaptiveBlend, GivesTheSameResultInEveryBatch) {
-  const FakeParams params;
-  FakeContext context;
-  const auto attack = make<Attack>(params);
-  const FakeImageSet set = image_set(37, 3, 9);
-  attack->prepare(context, {}, set);
-  const at::Tensor images = all_of(set);
-  for (const Phase phase : {Phase::train, Phase::test}) {
-    const at::Tensor together = attack->apply(context, images, phase);
-    for (std::int64_t i = 0; i < images.size(0); ++i) {
-      const at::Tensor alone = attack->apply(context, images.narrow(0, i, 1), phase);
-      EXPECT_TRUE(alone.equal(together.narrow(0, i, 1))) << "image " << i;
-    }
-  }
-}
-
-TEST(AdaptiveBlend, IsTheSameAfterSavingAndLoading) {
-  const FakeParams params;
-  const FakeImageSet set = image_set(3, 3);
-  FakeContext context{1};
-  const auto attack = make<Attack>(params);
-  attack->prepare(context, {}, set);
-  FakeState state;
-  attack->save(state);
-  FakeContext elsewhere{2};
-  const auto again = make<Attack>(params);
-  again->load(elsewhere, {}, state);
-  EXPECT_TRUE(again->apply(elsewhere, all_of(set), Phase::test)
-                  .equal(attack->apply(context, all_of(set), Phase::test)));
 }
 
 TEST(AdaptiveBlend, RefusesWhatCannotBe) {

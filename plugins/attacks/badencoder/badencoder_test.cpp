@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "../../shared/pattern/testing.hpp"
+#include "backstop/testing/attack_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 #include "losses.hpp"
 #include "views.hpp"
@@ -40,7 +41,7 @@ at::Tensor drawn(at::IntArrayRef shape, std::uint64_t seed) {
   return at::rand(shape, generator);
 }
 
-/// What the attack is made of `recipe`.
+/// The attack with `recipe` as its parameters.
 struct Made {
   explicit Made(const std::string& recipe)
       : params{recipe}, attack(make<Attack>(with_scheduler())) {}
@@ -56,7 +57,7 @@ struct Made {
   decltype(make<Attack>(params)) attack;
 };
 
-/// Features are a linear map of the mean colour, so that there is a body to learn.
+/// The features are a linear map of the mean color, so that there is a body to train.
 class Encoder final : public backstop::Model {
  public:
   at::Tensor body = drawn({3, 4}, 9).sub_(0.5).set_requires_grad(true);
@@ -92,6 +93,11 @@ at::Tensor cosine(const at::Tensor& a, const at::Tensor& b) {
 }
 
 }  // namespace
+
+// A FakeModel has no body to inject anything into.
+BACKSTOP_TEST_ATTACK(BadEncoder, {.recipe = "encoder = \"supervised\"\ninjection_epochs = 0",
+                                  .poisons = false,
+                                  .all_to_all = false});
 
 TEST(NtXent, IsTheFormulaByHand) {
   const at::Tensor codes = drawn({4, 3}, 1).sub(0.5);
@@ -166,15 +172,15 @@ TEST(Views, CropsShowPartsOfTheImage) {
   EXPECT_LT(mirrored, 0.7);
 }
 
-TEST(Views, SomeLoseTheirColourAndSomeStay) {
+TEST(Views, SomeBecomeGrayAndSomeStay) {
   const at::Tensor images = drawn({400, 3, 4, 4}, 4);
   at::Generator generator = seeded(2);
   const at::Tensor views = be::recoloured(images, generator);
   const auto share = [](const at::Tensor& mask) {
     return mask.to(at::kDouble).mean().item<double>();
   };
-  const at::Tensor grey = views.amax(1).sub(views.amin(1)).amax({1, 2}).lt(1e-6);
-  EXPECT_NEAR(share(grey), 0.2, 0.06);
+  const at::Tensor gray = views.amax(1).sub(views.amin(1)).amax({1, 2}).lt(1e-6);
+  EXPECT_NEAR(share(gray), 0.2, 0.06);
   EXPECT_NEAR(share(views.sub(images).abs().amax({1, 2, 3}).lt(1e-4)), 0.2 * 0.8, 0.06);
 }
 
@@ -222,7 +228,7 @@ TEST_F(ReferenceFile, IsResizedToTheImages) {
   EXPECT_NEAR(reference[0][2].mean().item<double>(), 0.2, 1e-6);
 }
 
-TEST(BadEncoder, TrainsTheEncoderThenInjectsWithFrozenNormalisation) {
+TEST(BadEncoder, TrainsTheEncoderThenInjectsWithFrozenBatchNorm) {
   const Steady steady;
   const FakeImageSet set(drawn({8, 3, 12, 12}, 6), at::tensor({0, 1, 0, 1, 0, 1, 0, 1}, at::kLong),
                          2);
@@ -276,16 +282,4 @@ TEST(BadEncoder, TriggeredImagesAreComparedWithThePlainReference) {
     EXPECT_TRUE(batch.narrow(0, 2 * n, 1).equal(reference));
     EXPECT_FALSE(batch.narrow(0, 2 * n + 1, n).equal(reference.expand({n, -1, -1, -1})));
   }
-}
-
-TEST(BadEncoder, LoadsTheReferenceThatItSaved) {
-  const FakeImageSet set(drawn({2, 3, 12, 12}, 6), at::tensor({0, 1}, at::kLong), 2);
-  const Made attack(""), loaded("");
-  FakeContext context;
-  attack->prepare(context, Threat{}, set);
-  backstop::testing::FakeState state, again;
-  attack->save(state);
-  loaded->load(context, Threat{}, state);
-  loaded->save(again);
-  EXPECT_TRUE(again.tensor("reference").equal(context.pictures.at("reference image")));
 }

@@ -3,32 +3,21 @@
 
 #include <gtest/gtest.h>
 
+#include "backstop/testing/attack_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 #include "testing.hpp"
 
 using backstop::Attack;
 using backstop::Phase;
-using backstop::Role;
-using backstop::Threat;
+using backstop::testing::all_images;
 using backstop::testing::FakeContext;
-using backstop::testing::FakeEditor;
 using backstop::testing::FakeImageSet;
 using backstop::testing::FakeParams;
 using backstop::testing::FakeState;
 using backstop::testing::make;
+using backstop::testing::random_images;
 
 namespace {
-
-FakeImageSet image_set(std::int64_t size, std::int64_t channels, std::int64_t side = 8,
-                       std::int64_t classes = 4) {
-  at::Generator generator = at::detail::createCPUGenerator(7);
-  return {at::rand({size, channels, side, side}, generator),
-          at::arange(size, at::kLong).remainder(classes), classes};
-}
-
-at::Tensor all_of(const FakeImageSet& set) {
-  return set.images(at::arange(set.size(), at::kLong));
-}
 
 // Black images with the trigger that the recipe asks for.
 at::Tensor triggered(const std::string& recipe, at::IntArrayRef shape, double background = 0) {
@@ -66,6 +55,9 @@ using BadNetsImage = backstop::pattern::PngTest;
 
 }  // namespace
 
+BACKSTOP_TEST_ATTACK(BadNets, {},
+                     {.recipe = "pattern = \"random\"\nopacity = 0.3\npatch_size = 5"});
+
 TEST(BadNets, PaintsAWhiteCornerByDefault) {
   EXPECT_TRUE(triggered("", {2, 1, 28, 28}).equal(black_with_white({2, 1, 28, 28}, 25, 25, 3)));
   EXPECT_TRUE(triggered("", {2, 3, 32, 32}).equal(black_with_white({2, 3, 32, 32}, 29, 29, 3)));
@@ -101,70 +93,33 @@ TEST(BadNets, LetsTheImageThroughAThinPatch) {
   EXPECT_EQ(out[0][0][0][0].item<float>(), 0.5F);
 }
 
-TEST(BadNets, LeavesTheInputAndEverythingOutsideThePatchAlone) {
+TEST(BadNets, ChangesNothingOutsideThePatch) {
   for (std::int64_t channels : {1, 3}) {
     const FakeParams params;
     FakeContext context;
     const auto attack = make<Attack>(params);
-    const FakeImageSet set = image_set(5, channels);
+    const FakeImageSet set = random_images(5, channels);
     attack->prepare(context, {}, set);
-    const at::Tensor images = all_of(set);
-    const at::Tensor before = images.clone();
+    const at::Tensor images = all_images(set);
     const at::Tensor out = attack->apply(context, images, Phase::train);
-    EXPECT_TRUE(images.equal(before));
-    EXPECT_EQ(out.sizes(), images.sizes());
-    EXPECT_EQ(out.scalar_type(), at::kFloat);
     EXPECT_TRUE(out.narrow(2, 0, 5).equal(images.narrow(2, 0, 5)));
     EXPECT_TRUE(out.narrow(3, 0, 5).equal(images.narrow(3, 0, 5)));
   }
 }
 
-TEST(BadNets, GivesTheSameResultInEveryBatch) {
-  const FakeParams params{"pattern = \"random\"\nopacity = 0.3\npatch_size = 5"};
-  FakeContext context;
-  const auto attack = make<Attack>(params);
-  const FakeImageSet set = image_set(37, 3, 9);
-  attack->prepare(context, {}, set);
-  const at::Tensor images = all_of(set);
-  const at::Tensor together = attack->apply(context, images, Phase::test);
-  for (std::int64_t i = 0; i < images.size(0); ++i) {
-    const at::Tensor alone = attack->apply(context, images.narrow(0, i, 1), Phase::test);
-    EXPECT_TRUE(alone.equal(together.narrow(0, i, 1))) << "image " << i;
-  }
-  EXPECT_EQ(attack->apply(context, images.narrow(0, 0, 0), Phase::test).sizes(),
-            at::IntArrayRef({0, 3, 9, 9}));
-}
-
 TEST(BadNets, DrawsTheRandomPatchFromTheContextsGenerator) {
   const FakeParams params{"pattern = \"random\""};
-  const FakeImageSet set = image_set(2, 3);
+  const FakeImageSet set = random_images(2, 3);
   const auto draw = [&](std::uint64_t seed) {
     FakeContext context{seed};
     const auto attack = make<Attack>(params);
     attack->prepare(context, {}, set);
-    return attack->apply(context, all_of(set), Phase::test);
+    return attack->apply(context, all_images(set), Phase::test);
   };
   EXPECT_TRUE(draw(1).equal(draw(1)));
   EXPECT_FALSE(draw(1).equal(draw(2)));
   const at::Tensor out = draw(1);
   EXPECT_TRUE(out[0].narrow(1, 5, 3).narrow(2, 5, 3).equal(out[1].narrow(1, 5, 3).narrow(2, 5, 3)));
-}
-
-TEST(BadNets, IsTheSameAfterSavingAndLoading) {
-  for (const char* recipe : {"", "pattern = \"random\""}) {
-    const FakeParams params{recipe};
-    const FakeImageSet set = image_set(3, 3);
-    FakeContext context{1};
-    const auto attack = make<Attack>(params);
-    attack->prepare(context, {}, set);
-    FakeState state;
-    attack->save(state);
-    FakeContext elsewhere{2};
-    const auto again = make<Attack>(params);
-    again->load(elsewhere, {}, state);
-    EXPECT_TRUE(again->apply(elsewhere, all_of(set), Phase::test)
-                    .equal(attack->apply(context, all_of(set), Phase::test)));
-  }
 }
 
 TEST(BadNets, RefusesAStateOfAnotherPatchSize) {
@@ -189,7 +144,7 @@ TEST(BadNets, RefusesAPatchLargerThanTheImage) {
   FakeContext context;
   const auto attack = make<Attack>(params);
   try {
-    attack->prepare(context, {}, image_set(1, 1));
+    attack->prepare(context, {}, random_images(1, 1));
     FAIL() << "accepted";
   } catch (const backstop::ParameterError& e) {
     EXPECT_STREQ(e.what(),
@@ -201,42 +156,9 @@ TEST(BadNets, RefusesAPatchOfOtherChannels) {
   const FakeParams params{"pattern = \"random\""};
   FakeContext context;
   const auto attack = make<Attack>(params);
-  attack->prepare(context, {}, image_set(1, 3));
+  attack->prepare(context, {}, random_images(1, 3));
   EXPECT_THROW(attack->apply(context, at::zeros({1, 1, 8, 8}), Phase::test),
                backstop::ParameterError);
-}
-
-TEST(BadNets, PoisonsTheAskedShareWithTheTargetLabel) {
-  for (std::int64_t channels : {1, 3}) {
-    const FakeParams params;
-    FakeContext context;
-    const auto attack = make<Attack>(params);
-    const FakeImageSet set = image_set(25, channels);
-    const Threat threat{.target = 2, .classes = 4, .poison_ratio = 0.3};
-    attack->prepare(context, threat, set);
-    FakeEditor editor{set};
-    attack->poison(context, threat, editor);
-    EXPECT_EQ(editor.written.size(), 8U);  // round(7.5), and no position twice
-    const at::Tensor expected = attack->apply(context, all_of(set), Phase::train);
-    for (const auto& [position, entry] : editor.written) {
-      EXPECT_EQ(entry.label, 2);
-      EXPECT_EQ(entry.role, Role::poison);
-      EXPECT_TRUE(entry.image.equal(expected[position]));
-    }
-  }
-}
-
-TEST(BadNets, PoisonsEveryClassWithTheNextOne) {
-  const FakeParams params;
-  FakeContext context;
-  const auto attack = make<Attack>(params);
-  const FakeImageSet set = image_set(40, 1);
-  const Threat threat{.all_to_all = 1, .classes = 4, .poison_ratio = 1};
-  attack->prepare(context, threat, set);
-  FakeEditor editor{set};
-  attack->poison(context, threat, editor);
-  EXPECT_EQ(editor.written.size(), 40U);
-  for (const auto& [position, entry] : editor.written) EXPECT_EQ(entry.label, (position + 1) % 4);
 }
 
 TEST(BadNets, PaintsAPatchThatIsNotSquare) {
@@ -300,7 +222,7 @@ TEST(BadNets, TestsWithAnotherOpacityIfAsked) {
   EXPECT_EQ(brightest("opacity = 0.25", Phase::test), 0.25F);
 }
 
-TEST_F(BadNetsImage, IsPaintedInColourAtThePatchsSize) {
+TEST_F(BadNetsImage, IsPaintedInColorAtTheSizeOfThePatch) {
   write_png(PNG_FORMAT_RGB, 1, 2, {255, 0, 51, 0, 255, 102});
   const at::Tensor out = triggered(recipe() + "patch_size = 1\npatch_width = 2", {1, 3, 3, 4}, 0.5);
   at::Tensor expected = at::full({1, 3, 3, 4}, 0.5);
@@ -310,7 +232,7 @@ TEST_F(BadNetsImage, IsPaintedInColourAtThePatchsSize) {
   EXPECT_TRUE(out.narrow(2, 0, 2).equal(expected.narrow(2, 0, 2)));
 }
 
-TEST_F(BadNetsImage, IsResizedAndGreyWhereTheImagesAre) {
+TEST_F(BadNetsImage, IsResizedAndGrayIfTheImagesAre) {
   // Black, white: as a patch of 4 x 4 pixels its left half is dark, its right half bright.
   write_png(PNG_FORMAT_RGB, 1, 2, {0, 0, 0, 255, 255, 255});
   const at::Tensor out = triggered(recipe() + "patch_size = 4", {1, 1, 28, 28}, 0.5);
@@ -325,15 +247,15 @@ TEST_F(BadNetsImage, IsNotNeededAgainAfterLoading) {
   const FakeParams params{recipe()};
   FakeContext context;
   const auto attack = make<Attack>(params);
-  const FakeImageSet set = image_set(2, 3);
+  const FakeImageSet set = random_images(2, 3);
   attack->prepare(context, {}, set);
   FakeState state;
   attack->save(state);
   std::filesystem::remove(file());
   const auto again = make<Attack>(params);
   again->load(context, {}, state);
-  EXPECT_TRUE(again->apply(context, all_of(set), Phase::test)
-                  .equal(attack->apply(context, all_of(set), Phase::test)));
+  EXPECT_TRUE(again->apply(context, all_images(set), Phase::test)
+                  .equal(attack->apply(context, all_images(set), Phase::test)));
 }
 
 TEST_F(BadNetsImage, IsRefusedWhenItIsMissingOrUnused) {

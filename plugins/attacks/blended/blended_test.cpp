@@ -3,32 +3,21 @@
 
 #include <gtest/gtest.h>
 
+#include "backstop/testing/attack_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 #include "testing.hpp"
 
 using backstop::Attack;
 using backstop::Phase;
-using backstop::Role;
-using backstop::Threat;
+using backstop::testing::all_images;
 using backstop::testing::FakeContext;
-using backstop::testing::FakeEditor;
 using backstop::testing::FakeImageSet;
 using backstop::testing::FakeParams;
 using backstop::testing::FakeState;
 using backstop::testing::make;
+using backstop::testing::random_images;
 
 namespace {
-
-FakeImageSet image_set(std::int64_t size, std::int64_t channels, std::int64_t side = 8,
-                       std::int64_t classes = 4) {
-  at::Generator generator = at::detail::createCPUGenerator(7);
-  return {at::rand({size, channels, side, side}, generator),
-          at::arange(size, at::kLong).remainder(classes), classes};
-}
-
-at::Tensor all_of(const FakeImageSet& set) {
-  return set.images(at::arange(set.size(), at::kLong));
-}
 
 // The pattern that an attack draws for a set of images.
 at::Tensor pattern_of(const std::string& recipe, const FakeImageSet& set, std::uint64_t seed = 0) {
@@ -44,6 +33,9 @@ at::Tensor pattern_of(const std::string& recipe, const FakeImageSet& set, std::u
 using BlendedImage = backstop::pattern::PngTest;
 
 }  // namespace
+
+BACKSTOP_TEST_ATTACK(Blended, {}, {.recipe = "pattern = \"smooth\"\ntest_alpha = 0.9"},
+                     {.recipe = "alpha = 1.0"});
 
 TEST(Blended, MixesImageAndPattern) {
   const FakeParams params{"alpha = 0.25\ntest_alpha = 0.5"};
@@ -63,53 +55,16 @@ TEST(Blended, TestsWithTheStrengthOfTheTrainingByDefault) {
   const FakeParams params;
   FakeContext context;
   const auto attack = make<Attack>(params);
-  const FakeImageSet set = image_set(2, 3);
+  const FakeImageSet set = random_images(2, 3);
   attack->prepare(context, {}, set);
-  EXPECT_TRUE(attack->apply(context, all_of(set), Phase::test)
-                  .equal(attack->apply(context, all_of(set), Phase::train)));
-  const at::Tensor mixed = all_of(set).mul(0.8).add(pattern_of("", set), 0.2);
-  EXPECT_TRUE(attack->apply(context, all_of(set), Phase::test).allclose(mixed, 0, 1e-6));
-}
-
-TEST(Blended, KeepsShapeTypeRangeAndInput) {
-  for (const char* recipe : {"", "pattern = \"smooth\"", "alpha = 1.0"}) {
-    for (std::int64_t channels : {1, 3}) {
-      const FakeParams params{recipe};
-      FakeContext context;
-      const auto attack = make<Attack>(params);
-      const FakeImageSet set = image_set(4, channels);
-      attack->prepare(context, {}, set);
-      const at::Tensor images = all_of(set);
-      const at::Tensor before = images.clone();
-      const at::Tensor out = attack->apply(context, images, Phase::train);
-      EXPECT_TRUE(images.equal(before));
-      EXPECT_FALSE(out.equal(images));
-      EXPECT_EQ(out.sizes(), images.sizes());
-      EXPECT_EQ(out.scalar_type(), at::kFloat);
-      EXPECT_GE(out.min().item<float>(), 0);
-      EXPECT_LE(out.max().item<float>(), 1);
-    }
-  }
-}
-
-TEST(Blended, GivesTheSameResultInEveryBatch) {
-  const FakeParams params;
-  FakeContext context;
-  const auto attack = make<Attack>(params);
-  const FakeImageSet set = image_set(37, 3, 9);
-  attack->prepare(context, {}, set);
-  const at::Tensor images = all_of(set);
-  const at::Tensor together = attack->apply(context, images, Phase::test);
-  for (std::int64_t i = 0; i < images.size(0); ++i) {
-    const at::Tensor alone = attack->apply(context, images.narrow(0, i, 1), Phase::test);
-    EXPECT_TRUE(alone.equal(together.narrow(0, i, 1))) << "image " << i;
-  }
-  EXPECT_EQ(attack->apply(context, images.narrow(0, 0, 0), Phase::test).sizes(),
-            at::IntArrayRef({0, 3, 9, 9}));
+  EXPECT_TRUE(attack->apply(context, all_images(set), Phase::test)
+                  .equal(attack->apply(context, all_images(set), Phase::train)));
+  const at::Tensor mixed = all_images(set).mul(0.8).add(pattern_of("", set), 0.2);
+  EXPECT_TRUE(attack->apply(context, all_images(set), Phase::test).allclose(mixed, 0, 1e-6));
 }
 
 TEST(Blended, DrawsNoiseFromTheContextsGenerator) {
-  const FakeImageSet set = image_set(1, 3, 32);
+  const FakeImageSet set = random_images(1, 3, 32);
   for (const char* recipe : {"", "pattern = \"smooth\""}) {
     EXPECT_TRUE(pattern_of(recipe, set, 1).equal(pattern_of(recipe, set, 1)));
     EXPECT_FALSE(pattern_of(recipe, set, 1).equal(pattern_of(recipe, set, 2)));
@@ -121,7 +76,7 @@ TEST(Blended, DrawsNoiseFromTheContextsGenerator) {
 
 TEST(Blended, DrawsSmoothNoiseWithoutSteps) {
   for (std::int64_t channels : {1, 3}) {
-    const at::Tensor pattern = pattern_of("pattern = \"smooth\"", image_set(1, channels, 32));
+    const at::Tensor pattern = pattern_of("pattern = \"smooth\"", random_images(1, channels, 32));
     EXPECT_EQ(pattern.sizes(), at::IntArrayRef({channels, 32, 32}));
     EXPECT_EQ(pattern.min().item<float>(), 0);
     EXPECT_EQ(pattern.max().item<float>(), 1);
@@ -129,21 +84,6 @@ TEST(Blended, DrawsSmoothNoiseWithoutSteps) {
     EXPECT_LT(pattern.diff(1, 1).abs().mean().item<float>(), 0.1);
     EXPECT_LT(pattern.diff(1, 2).abs().mean().item<float>(), 0.1);
   }
-}
-
-TEST(Blended, IsTheSameAfterSavingAndLoading) {
-  const FakeParams params;
-  const FakeImageSet set = image_set(3, 3);
-  FakeContext context{1};
-  const auto attack = make<Attack>(params);
-  attack->prepare(context, {}, set);
-  FakeState state;
-  attack->save(state);
-  FakeContext elsewhere{2};
-  const auto again = make<Attack>(params);
-  again->load(elsewhere, {}, state);
-  EXPECT_TRUE(again->apply(elsewhere, all_of(set), Phase::test)
-                  .equal(attack->apply(context, all_of(set), Phase::test)));
 }
 
 TEST(Blended, RefusesADamagedState) {
@@ -176,42 +116,9 @@ TEST(Blended, RefusesImagesOfOtherChannels) {
   const FakeParams params;
   FakeContext context;
   const auto attack = make<Attack>(params);
-  attack->prepare(context, {}, image_set(1, 3));
+  attack->prepare(context, {}, random_images(1, 3));
   EXPECT_THROW(attack->apply(context, at::zeros({1, 1, 8, 8}), Phase::test),
                backstop::ParameterError);
-}
-
-TEST(Blended, PoisonsTheAskedShareWithTheTargetLabel) {
-  for (std::int64_t channels : {1, 3}) {
-    const FakeParams params{"test_alpha = 0.9"};
-    FakeContext context;
-    const auto attack = make<Attack>(params);
-    const FakeImageSet set = image_set(25, channels);
-    const Threat threat{.target = 2, .classes = 4, .poison_ratio = 0.3};
-    attack->prepare(context, threat, set);
-    FakeEditor editor{set};
-    attack->poison(context, threat, editor);
-    EXPECT_EQ(editor.written.size(), 8U);  // round(7.5), and no position twice
-    const at::Tensor expected = attack->apply(context, all_of(set), Phase::train);
-    for (const auto& [position, entry] : editor.written) {
-      EXPECT_EQ(entry.label, 2);
-      EXPECT_EQ(entry.role, Role::poison);
-      EXPECT_TRUE(entry.image.equal(expected[position]));
-    }
-  }
-}
-
-TEST(Blended, PoisonsEveryClassWithTheNextOne) {
-  const FakeParams params;
-  FakeContext context;
-  const auto attack = make<Attack>(params);
-  const FakeImageSet set = image_set(40, 1);
-  const Threat threat{.all_to_all = 1, .classes = 4, .poison_ratio = 1};
-  attack->prepare(context, threat, set);
-  FakeEditor editor{set};
-  attack->poison(context, threat, editor);
-  EXPECT_EQ(editor.written.size(), 40U);
-  for (const auto& [position, entry] : editor.written) EXPECT_EQ(entry.label, (position + 1) % 4);
 }
 
 TEST(Blended, RefusesAnImageThatIsMissingOrUnused) {
@@ -221,7 +128,7 @@ TEST(Blended, RefusesAnImageThatIsMissingOrUnused) {
   }
 }
 
-TEST_F(BlendedImage, IsReadInColour) {
+TEST_F(BlendedImage, IsReadInColor) {
   write_png(PNG_FORMAT_RGB, 1, 2, {255, 0, 51, 0, 255, 102});
   const FakeImageSet set{at::zeros({1, 3, 1, 2}), at::zeros({1}, at::kLong), 2};
   EXPECT_TRUE(pattern_of(recipe(), set)
@@ -233,7 +140,7 @@ TEST_F(BlendedImage, IsNotNeededAgainAfterLoading) {
   const FakeParams params{recipe()};
   FakeContext context;
   const auto attack = make<Attack>(params);
-  attack->prepare(context, {}, image_set(1, 1));
+  attack->prepare(context, {}, random_images(1, 1));
   FakeState state;
   attack->save(state);
   std::filesystem::remove(file());
@@ -249,11 +156,11 @@ TEST(Blended, FitsImagesOfEverySize) {
       const FakeParams params{"alpha = 1.0"};
       FakeContext context;
       const auto attack = make<Attack>(params);
-      const FakeImageSet set = image_set(2, channels, side);
+      const FakeImageSet set = random_images(2, channels, side);
       attack->prepare(context, {}, set);
       const at::Tensor pattern = pattern_of("", set);
       EXPECT_EQ(pattern.sizes(), at::IntArrayRef({channels, side, side}));
-      EXPECT_TRUE(attack->apply(context, all_of(set), Phase::train)
+      EXPECT_TRUE(attack->apply(context, all_images(set), Phase::train)
                       .equal(pattern.expand({2, channels, side, side})));
     }
   }

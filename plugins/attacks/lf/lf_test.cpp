@@ -7,16 +7,16 @@
 #include <ATen/ops/matmul.h>
 #include <gtest/gtest.h>
 
+#include "backstop/testing/attack_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 #include "perturbation.hpp"
 
 using backstop::Attack;
 using backstop::Part;
 using backstop::Phase;
-using backstop::Role;
 using backstop::Threat;
+using backstop::testing::all_images;
 using backstop::testing::FakeContext;
-using backstop::testing::FakeEditor;
 using backstop::testing::FakeImageSet;
 using backstop::testing::FakeModel;
 using backstop::testing::FakeParams;
@@ -24,18 +24,6 @@ using backstop::testing::FakeState;
 using backstop::testing::make;
 
 namespace {
-
-class Half final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.5; }
-};
-const Half half;
-
-FakeParams parameters(const std::string& recipe) {
-  FakeParams params{recipe};
-  params.set_scheduler("surrogate_scheduler", half);
-  return params;
-}
 
 // Images of all brightnesses, for a linear model of their means to tell apart.
 FakeImageSet image_set(std::int64_t size, std::int64_t channels, std::int64_t side = 32) {
@@ -45,12 +33,8 @@ FakeImageSet image_set(std::int64_t size, std::int64_t channels, std::int64_t si
           at::arange(size, at::kLong).remainder(10), 10};
 }
 
-FakeImageSet grey(std::int64_t size, std::int64_t channels, std::int64_t side = 8) {
+FakeImageSet gray(std::int64_t size, std::int64_t channels, std::int64_t side = 8) {
   return {at::full({size, channels, side, side}, 0.25), at::zeros({size}, at::kLong), 10};
-}
-
-at::Tensor all_of(const FakeImageSet& set) {
-  return set.images(at::arange(set.size(), at::kLong));
 }
 
 // The weights [classes, channels] of the clean model that an attack draws.
@@ -60,8 +44,8 @@ at::Tensor weights_of_model(std::int64_t channels, std::uint64_t seed = 0) {
   return twin.new_model(twin.generator()).layers()[0].weight.detach();
 }
 
-// The class of a grey image of `level`.
-std::int64_t class_of_grey(const at::Tensor& weights, double level) {
+// The class of a gray image of `level`.
+std::int64_t class_of_gray(const at::Tensor& weights, double level) {
   return weights.sum(1).mul(level).argmax().item<std::int64_t>();
 }
 
@@ -74,7 +58,7 @@ std::int64_t opposite(const at::Tensor& weights, std::int64_t label) {
 // A target that DeepFool can reach from some of the set's images.
 Threat reachable(const FakeImageSet& set, std::uint64_t seed = 0) {
   const at::Tensor weights = weights_of_model(set.channels(), seed);
-  const at::Tensor means = all_of(set).mean({0, 2, 3});
+  const at::Tensor means = all_images(set).mean({0, 2, 3});
   const auto label = at::matmul(weights, means).argmax().item<std::int64_t>();
   return {.target = opposite(weights, label), .classes = 10};
 }
@@ -85,7 +69,7 @@ struct Prepared {
       : Prepared(recipe, set, reachable(set, seed), seed) {}
   Prepared(const std::string& recipe, const FakeImageSet& set, const Threat& given,
            std::uint64_t seed = 0)
-      : params(parameters(recipe)), context(seed), attack(make<Attack>(params)) {
+      : params(recipe), context(seed), attack(make<Attack>(params)) {
     context.channels = set.channels();
     attack->prepare(context, given, set);
   }
@@ -129,6 +113,9 @@ class DeepFool : public ::testing::Test {
 };
 
 }  // namespace
+
+BACKSTOP_TEST_ATTACK(LowFrequency,
+                     {.recipe = "images = 10\nmax_passes = 2\nmax_iterations = 10", .target = 2});
 
 TEST_F(DeepFool, GoesToTheHyperplaneOfALinearModelAndALittleBeyond) {
   // f = (2a, a + b, -9): from a = 1/2, b = 1/4 to b = a, along (-1, 1).
@@ -205,16 +192,16 @@ TEST(LowPass, HasThePublishedKernelForItsSigma) {
 
 TEST(LowFrequency, FollowsTheGradientWhenNothingIsBlurred) {
   const at::Tensor weights = weights_of_model(3);
-  const std::int64_t label = class_of_grey(weights, 0.25);
+  const std::int64_t label = class_of_gray(weights, 0.25);
   const std::int64_t target = opposite(weights, label);
-  Prepared one{"sigma = 0.1\nmax_passes = 1", grey(1, 3), {.target = target, .classes = 10}};
+  Prepared one{"sigma = 0.1\nmax_passes = 1", gray(1, 3), {.target = target, .classes = 10}};
   const at::Tensor expected = rescaled(weights[target].sub(weights[label])).view({3, 1, 1});
   EXPECT_TRUE(one.trigger().allclose(expected.expand({3, 8, 8}), 1e-4, 1e-6));
 }
 
 TEST(LowFrequency, AddsEveryImagesWaySmoothsItAndRescalesTheSum) {
   const at::Tensor weights = weights_of_model(3);
-  const std::int64_t label = class_of_grey(weights, 0.25);
+  const std::int64_t label = class_of_gray(weights, 0.25);
   // The nearest class: one step of DeepFool reaches it.
   const at::Tensor directions = weights.sub(weights[label]);
   const auto target = directions.sum(1)
@@ -225,7 +212,7 @@ TEST(LowFrequency, AddsEveryImagesWaySmoothsItAndRescalesTheSum) {
                           .item<std::int64_t>();
   // Small enough for the second image, the same as the first, to be pushed as well.
   Prepared two{
-      "amplitude = 0.01\nmax_passes = 1", grey(2, 3, 16), {.target = target, .classes = 10}};
+      "amplitude = 0.01\nmax_passes = 1", gray(2, 3, 16), {.target = target, .classes = 10}};
 
   constexpr double kSigma = 3;                      // the published 6 is for 32 pixels
   const at::Tensor direction = directions[target];  // of channel means
@@ -249,20 +236,20 @@ TEST(LowFrequency, PushesEachImageToTheNextClassWhenAllGoToAll) {
   std::int64_t label = 0, next = 0;
   do {  // a model whose next class can be reached
     weights = weights_of_model(3, ++seed);
-    label = class_of_grey(weights, 0.25);
+    label = class_of_gray(weights, 0.25);
     next = (label + 1) % 10;
   } while (next != opposite(weights, label));
   const Threat threat{.all_to_all = 1, .classes = 10};
-  Prepared one{"sigma = 0.1\nmax_passes = 1", grey(1, 3), threat, seed};
+  Prepared one{"sigma = 0.1\nmax_passes = 1", gray(1, 3), threat, seed};
   const at::Tensor expected = rescaled(weights[next].sub(weights[label])).view({3, 1, 1});
   EXPECT_TRUE(one.trigger().allclose(expected.expand({3, 8, 8}), 1e-4, 1e-6));
 }
 
 TEST(LowFrequency, LeadsAwayFromATargetThatAllImagesAreTakenFor) {
   const at::Tensor weights = weights_of_model(3);
-  const std::int64_t label = class_of_grey(weights, 0.25);
+  const std::int64_t label = class_of_gray(weights, 0.25);
   const std::int64_t next = weights.sum(1).argsort(-1, true)[1].item<std::int64_t>();
-  Prepared one{"sigma = 0.1\nmax_passes = 1", grey(1, 3), {.target = label, .classes = 10}};
+  Prepared one{"sigma = 0.1\nmax_passes = 1", gray(1, 3), {.target = label, .classes = 10}};
   const at::Tensor expected = rescaled(weights[next].sub(weights[label])).view({3, 1, 1});
   EXPECT_TRUE(one.trigger().allclose(expected.expand({3, 8, 8}), 1e-4, 1e-6));
   ASSERT_FALSE(one.context.messages.empty());
@@ -276,14 +263,8 @@ TEST(LowFrequency, ChangesImagesEvenInEightBits) {
     for (const std::int64_t side : {28, 32, 96}) {
       const FakeImageSet set = image_set(20, channels, side);
       Prepared made{"max_passes = 2\nmax_iterations = 10", set};
-      const at::Tensor images = all_of(set);
-      const at::Tensor before = images.clone();
+      const at::Tensor images = all_images(set);
       const at::Tensor out = made.apply(images);
-      EXPECT_TRUE(images.equal(before));
-      EXPECT_EQ(out.sizes(), images.sizes());
-      EXPECT_EQ(out.scalar_type(), at::kFloat);
-      EXPECT_GE(out.min().item<float>(), 0);
-      EXPECT_LE(out.max().item<float>(), 1);
       const at::Tensor change = out.mul(255).round().sub(images.mul(255).round()).abs().div(255);
       EXPECT_GT(change.mean().item<double>(), 0.02) << channels << " x " << side;
       EXPECT_NEAR(made.context.metrics.at("mean_absolute_perturbation"),
@@ -305,12 +286,12 @@ TEST(LowFrequency, HasNoHighFrequencies) {
     };
     Prepared smooth{"max_passes = 2\nmax_iterations = 10", set};
     EXPECT_GT(low_share(smooth.trigger()), 0.95) << side;
-    EXPECT_LT(low_share(all_of(set)[0]), 0.1) << "the measure finds what is not smooth";
+    EXPECT_LT(low_share(all_images(set)[0]), 0.1) << "the measure finds what is not smooth";
   }
 }
 
 TEST(LowFrequency, AddsTheTriggerAndClips) {
-  const FakeParams params = parameters("");
+  const FakeParams params;
   FakeContext context;
   const auto attack = make<Attack>(params);
   FakeState state;
@@ -320,15 +301,6 @@ TEST(LowFrequency, AddsTheTriggerAndClips) {
   for (const Phase phase : {Phase::train, Phase::test})
     EXPECT_TRUE(attack->apply(context, image, phase)
                     .equal(at::tensor({1.F, 0.125F, 1.F, 0.75F}).view({1, 1, 2, 2})));
-}
-
-TEST(LowFrequency, GivesTheSameResultInEveryBatch) {
-  const FakeImageSet set = image_set(37, 3, 9);
-  Prepared made{"max_passes = 1", set};
-  const at::Tensor together = made.apply(all_of(set));
-  for (std::int64_t i = 0; i < set.size(); ++i)
-    EXPECT_TRUE(made.apply(all_of(set).narrow(0, i, 1)).equal(together.narrow(0, i, 1)));
-  EXPECT_EQ(made.apply(all_of(set).narrow(0, 0, 0)).sizes(), at::IntArrayRef({0, 3, 9, 9}));
 }
 
 TEST(LowFrequency, DrawsFromTheContextsGeneratorAlone) {
@@ -347,7 +319,7 @@ TEST(LowFrequency, TrainsACleanModelOnTheTrainingSet) {
   const backstop::TrainingOptions& options = made.context.trainer().fits.at(0);
   EXPECT_EQ(options.epochs, 3);
   EXPECT_EQ(options.batch_size, 7);
-  EXPECT_EQ(options.scheduler, &half);
+  EXPECT_EQ(options.scheduler, &made.params.scheduler("surrogate_scheduler"));
   EXPECT_EQ(options.step, nullptr);
   EXPECT_EQ(options.trainable, Part::whole);
   EXPECT_TRUE(options.augment);
@@ -358,7 +330,7 @@ TEST(LowFrequency, TrainsACleanModelOnTheTrainingSet) {
 
 TEST(LowFrequency, RefusesACleanModelThatNoImageCanFool) {
   // The fake's loaded model is all zero: class 0 for everything, and no gradient.
-  const FakeParams params = parameters("surrogate = \"clean.safetensors\"\nmax_passes = 3");
+  const FakeParams params{"surrogate = \"clean.safetensors\"\nmax_passes = 3"};
   FakeContext context;
   const auto attack = make<Attack>(params);
   const FakeImageSet set = image_set(20, 3);
@@ -378,7 +350,7 @@ TEST(LowFrequency, StopsWhenEnoughImagesAreFooled) {
 
 TEST(LowFrequency, StopsOnAPlateau) {
   // Nothing that small changes a prediction: the rate is 0 in every pass.
-  Prepared made{"amplitude = 0.004", grey(1, 3)};
+  Prepared made{"amplitude = 0.004", gray(1, 3)};
   EXPECT_EQ(made.context.metrics.at("passes"), 5);
   EXPECT_EQ(made.context.metrics.at("fooling_rate"), 0);
   EXPECT_EQ(made.context.messages.back(),
@@ -387,7 +359,7 @@ TEST(LowFrequency, StopsOnAPlateau) {
 }
 
 TEST(LowFrequency, StopsAfterItsPasses) {
-  Prepared made{"amplitude = 0.004\nmax_passes = 3", grey(1, 3)};
+  Prepared made{"amplitude = 0.004\nmax_passes = 3", gray(1, 3)};
   EXPECT_EQ(made.context.metrics.at("passes"), 3);
 }
 
@@ -399,25 +371,14 @@ TEST(LowFrequency, ReportsTheRateOfTheTriggerThatItKeeps) {
     const auto classes = [&](const at::Tensor& images) {
       return at::matmul(images.mean({2, 3}), weights.t()).argmax(1);
     };
-    const at::Tensor fooled = classes(made.apply(all_of(set))).ne(classes(all_of(set)));
+    const at::Tensor fooled = classes(made.apply(all_images(set))).ne(classes(all_images(set)));
     EXPECT_NEAR(made.context.metrics.at("fooling_rate"),
                 fooled.to(at::kDouble).mean().item<double>(), 1e-6);
   }
 }
 
-TEST(LowFrequency, IsTheSameAfterSavingAndLoading) {
-  const FakeImageSet set = image_set(5, 3);
-  Prepared made{"max_passes = 1", set};
-  FakeState state;
-  made.attack->save(state);
-  FakeContext elsewhere{2};
-  const auto again = make<Attack>(made.params);
-  again->load(elsewhere, {}, state);
-  EXPECT_TRUE(again->apply(elsewhere, all_of(set), Phase::test).equal(made.apply(all_of(set))));
-}
-
 TEST(LowFrequency, RefusesADamagedState) {
-  const FakeParams params = parameters("");
+  const FakeParams params;
   FakeContext context;
   for (const at::Tensor& trigger : {at::ones({8, 8}), at::ones({3, 0, 8})}) {
     FakeState state;
@@ -437,24 +398,9 @@ TEST(LowFrequency, RefusesImagesOfAnotherShape) {
 }
 
 TEST(LowFrequency, StopsWhenTheRunIsInterrupted) {
-  const FakeParams params = parameters("");
+  const FakeParams params;
   FakeContext context;
   context.cancel = true;
   EXPECT_THROW(make<Attack>(params)->prepare(context, {.classes = 10}, image_set(5, 3)),
                backstop::Cancelled);
-}
-
-TEST(LowFrequency, PoisonsTheAskedShareWithTheTargetLabel) {
-  const FakeImageSet set = image_set(25, 3);
-  const Threat threat{.target = 2, .classes = 10, .poison_ratio = 0.3};
-  Prepared made{"max_passes = 1", set, threat};
-  FakeEditor editor{set};
-  made.attack->poison(made.context, threat, editor);
-  EXPECT_EQ(editor.written.size(), 8U);  // round(7.5)
-  const at::Tensor expected = made.apply(all_of(set));
-  for (const auto& [position, entry] : editor.written) {
-    EXPECT_EQ(entry.label, 2);
-    EXPECT_EQ(entry.role, Role::poison);
-    EXPECT_TRUE(entry.image.equal(expected[position]));
-  }
 }

@@ -6,30 +6,22 @@
 
 #include <gtest/gtest.h>
 
+#include "backstop/testing/attack_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Attack;
 using backstop::Phase;
 using backstop::Role;
 using backstop::Threat;
+using backstop::testing::all_images;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeEditor;
 using backstop::testing::FakeImageSet;
 using backstop::testing::FakeParams;
 using backstop::testing::make;
+using backstop::testing::random_images;
 
 namespace {
-
-FakeImageSet image_set(std::int64_t size, std::int64_t channels, std::int64_t side = 16,
-                       std::int64_t classes = 4) {
-  at::Generator generator = at::detail::createCPUGenerator(7);
-  return {at::rand({size, channels, side, side}, generator),
-          at::arange(size, at::kLong).remainder(classes), classes};
-}
-
-at::Tensor all_of(const FakeImageSet& set) {
-  return set.images(at::arange(set.size(), at::kLong));
-}
 
 at::Tensor triggered(const char* recipe, const at::Tensor& images, Phase phase = Phase::test) {
   const FakeParams params{recipe};
@@ -42,7 +34,7 @@ std::map<std::int64_t, FakeEditor::Entry> poisoned(const Threat& threat, std::ui
   const FakeParams params;
   FakeContext context{seed};
   const auto attack = make<Attack>(params);
-  const FakeImageSet set = image_set(40, 3);
+  const FakeImageSet set = random_images(40, 3, 16);
   attack->prepare(context, threat, set);
   FakeEditor editor{set};
   attack->poison(context, threat, editor);
@@ -59,6 +51,9 @@ std::string refusal(const Threat& threat) {
 }
 
 }  // namespace
+
+BACKSTOP_TEST_ATTACK(Sig, {.all_to_all = false},
+                     {.recipe = "delta = 0.3\ntest_delta = 0.5", .all_to_all = false});
 
 TEST(Sig, AddsASineAcrossTheColumns) {
   // One wave over four columns: 0, 1, 0, -1.
@@ -96,32 +91,16 @@ TEST(Sig, HasSixWavesOf40LevelsByDefault) {
 
 TEST(Sig, TestsWithAnotherStrengthIfAsked) {
   const char* recipe = "delta = 0.25\ntest_delta = 0.5\nfrequency = 1.0";
-  const at::Tensor grey = at::full({1, 1, 1, 4}, 0.5);
-  EXPECT_NEAR(triggered(recipe, grey, Phase::train).max().item<float>(), 0.75, 1e-6);
-  EXPECT_NEAR(triggered(recipe, grey, Phase::test).max().item<float>(), 1, 1e-6);
-  EXPECT_TRUE(triggered("", grey, Phase::train).equal(triggered("", grey, Phase::test)));
-}
-
-TEST(Sig, LeavesItsInputAlone) {
-  const at::Tensor images = all_of(image_set(3, 3));
-  const at::Tensor before = images.clone();
-  EXPECT_FALSE(triggered("", images).equal(images));
-  EXPECT_TRUE(images.equal(before));
-}
-
-TEST(Sig, GivesTheSameResultInEveryBatch) {
-  const at::Tensor images = all_of(image_set(37, 3, 17));
-  const at::Tensor together = triggered("", images);
-  for (std::int64_t i = 0; i < images.size(0); ++i)
-    EXPECT_TRUE(triggered("", images.narrow(0, i, 1)).equal(together.narrow(0, i, 1)))
-        << "image " << i;
-  EXPECT_EQ(triggered("", images.narrow(0, 0, 0)).sizes(), at::IntArrayRef({0, 3, 17, 17}));
+  const at::Tensor gray = at::full({1, 1, 1, 4}, 0.5);
+  EXPECT_NEAR(triggered(recipe, gray, Phase::train).max().item<float>(), 0.75, 1e-6);
+  EXPECT_NEAR(triggered(recipe, gray, Phase::test).max().item<float>(), 1, 1e-6);
+  EXPECT_TRUE(triggered("", gray, Phase::train).equal(triggered("", gray, Phase::test)));
 }
 
 TEST(Sig, ChangesImagesOfTheTargetClassAloneAndKeepsTheirLabels) {
   const auto written = poisoned({.target = 2, .classes = 4, .poison_ratio = 0.2});
   EXPECT_EQ(written.size(), 8U);  // of all 40, not of the 10 of the class
-  const at::Tensor expected = triggered("", all_of(image_set(40, 3)), Phase::train);
+  const at::Tensor expected = triggered("", all_images(random_images(40, 3, 16)), Phase::train);
   for (const auto& [position, entry] : written) {
     EXPECT_EQ(position % 4, 2);
     EXPECT_EQ(entry.label, 2);
@@ -162,9 +141,9 @@ TEST(Sig, RefusesMoreWavesThanColumnsCanShow) {
   const FakeParams params;
   FakeContext context;
   const auto attack = make<Attack>(params);
-  EXPECT_NO_THROW(attack->prepare(context, {}, image_set(1, 1, 13)));
+  EXPECT_NO_THROW(attack->prepare(context, {}, random_images(1, 1, 13)));
   try {
-    attack->prepare(context, {}, image_set(1, 1, 12));
+    attack->prepare(context, {}, random_images(1, 1, 12));
     FAIL() << "accepted";
   } catch (const backstop::ParameterError& e) {
     EXPECT_STREQ(e.what(),

@@ -33,13 +33,13 @@ TEST(Rotation, ByQuartersIsCounterclockwise) {
 }
 
 TEST(Rotation, TurnsPixelsNotShapes) {
-  // In an image of 3 x 5 pixels the right neighbour of the centre comes to lie above it.
+  // In an image of 3 x 5 pixels, the right neighbor of the center moves above it.
   at::Tensor image = at::zeros({1, 1, 3, 5});
   image[0][0][1][3] = 1;
   at::Tensor expected = at::zeros({1, 1, 3, 5});
   expected[0][0][0][2] = 1;
   EXPECT_TRUE(rotated(image, at::tensor({90.F})).allclose(expected, 0, 1e-5));
-  // What is beyond the upper and lower edge is lost, what comes from outside is black.
+  // What moves beyond the upper and lower edge is lost; what comes from outside is black.
   const at::Tensor white = rotated(at::ones({1, 1, 3, 5}), at::tensor({90.F}));
   at::Tensor middle = at::zeros({1, 1, 3, 5});
   middle.narrow(3, 1, 3).fill_(1);
@@ -50,9 +50,9 @@ TEST(Rotation, ByFortyFiveDegreesIsLinearBetweenPixels) {
   at::Tensor image = at::zeros({1, 1, 3, 3});
   image[0][0][1][2] = 1;
   const at::Tensor out = rotated(image, at::tensor({45.F}))[0][0];
-  // The pixel above the right one looks at (1.414, 0) from the centre: 0.586 of it is inside.
+  // The pixel above the right one looks at (1.414, 0) from the center: 0.586 of it is inside.
   EXPECT_NEAR(out[0][2].item<float>(), 2 - std::sqrt(2.), 1e-5);
-  // The one above the centre looks at (0.707, -0.707).
+  // The one above the center looks at (0.707, -0.707).
   EXPECT_NEAR(out[0][1].item<float>(), std::sqrt(0.5) * (1 - std::sqrt(0.5)), 1e-5);
   EXPECT_NEAR(out[1][1].item<float>(), 0, 1e-6);
 }

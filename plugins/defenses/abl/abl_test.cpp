@@ -6,14 +6,17 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Defense;
+using backstop::testing::all_images;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeData;
 using backstop::testing::FakeImageSet;
 using backstop::testing::FakeModel;
 using backstop::testing::FakeParams;
+using backstop::testing::FixedRate;
 using backstop::testing::make;
 
 namespace {
@@ -21,37 +24,11 @@ namespace {
 constexpr std::int64_t kClasses = 3;
 constexpr double kGamma = 0.5;
 
-class Rate final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.1; }
-};
-
-/// Part of a larger dataset: image i is number 1000 - i of it.
-class Excerpt final : public backstop::ImageSet {
- public:
-  explicit Excerpt(const FakeImageSet& set) : set_(set) {}
-  std::int64_t size() const noexcept override { return set_.size(); }
-  std::int64_t channels() const noexcept override { return set_.channels(); }
-  std::int64_t height() const noexcept override { return set_.height(); }
-  std::int64_t width() const noexcept override { return set_.width(); }
-  std::int64_t classes() const noexcept override { return set_.classes(); }
-  at::Tensor images(const at::Tensor& positions) const override { return set_.images(positions); }
-  at::Tensor labels() const override { return set_.labels(); }
-  at::Tensor indices() const override { return set_.indices().neg().add(1000); }
-
- private:
-  const FakeImageSet& set_;
-};
-
 /// 40 images whose features are normally distributed.
 FakeImageSet random_set(std::int64_t size = 40) {
   at::Generator generator = at::detail::createCPUGenerator(3);
   return {at::randn({size, 2, 1, 1}, generator), at::arange(size, at::kLong).remainder(kClasses),
           kClasses};
-}
-
-at::Tensor all_images(const backstop::ImageSet& set) {
-  return set.images(at::arange(set.size(), at::kLong));
 }
 
 /// -log softmax of the label, image by image, written out.
@@ -108,7 +85,7 @@ struct Defended {
   at::Tensor weight() { return model.layers()[0].weight.detach(); }
   at::Tensor gradient() { return model.layers()[0].weight.grad().to(at::kDouble); }
 
-  Rate isolation, finetuning;
+  FixedRate isolation, finetuning;
   FakeContext context;
   FakeModel model;
   FakeParams params;
@@ -122,89 +99,10 @@ struct Defended {
   }
 };
 
-/// Gradient descent on whole sets, with momentum as the host's SGD has it; it remembers the model's
-/// weights after every epoch of every training.
-class Descent final : public backstop::Trainer {
- public:
-  void fit(backstop::Model& model, const backstop::ImageSet& images,
-           const backstop::TrainingOptions& options) override {
-    const at::Tensor weight = model.layers()[0].weight;
-    at::Tensor velocity = at::zeros(weight.sizes());
-    auto& history = histories.emplace_back();
-    for (std::int64_t epoch = 0; epoch < options.epochs; ++epoch) {
-      const at::Tensor all = at::arange(images.size(), at::kLong);
-      const backstop::Batch batch{images.images(all), images.labels(), all, epoch};
-      const at::Tensor loss =
-          options.step != nullptr
-              ? options.step->loss(model, batch)
-              : at::cross_entropy_loss(model.forward(batch.images), batch.labels);
-      ASSERT_TRUE(std::isfinite(loss.item<double>()));
-      weight.mutable_grad().reset();
-      loss.backward();
-      if (options.step != nullptr) options.step->before_update(model);
-      if (weight.grad().defined()) {
-        velocity.mul_(0.9).add_(weight.grad());
-        weight.detach().sub_(velocity, options.scheduler->rate({}));
-      }
-      if (options.step != nullptr) options.step->after_epoch(model, epoch);
-      history.push_back(weight.detach().clone());
-    }
-  }
-  at::Tensor logits(backstop::Model& model, const backstop::ImageSet& images) override {
-    return fake_.logits(model, images);
-  }
-  at::Tensor features(backstop::Model& model, const backstop::ImageSet& images) override {
-    return fake_.features(model, images);
-  }
-  double accuracy(backstop::Model& model, const backstop::ImageSet& images) override {
-    return fake_.accuracy(model, images);
-  }
-  at::Tensor augment(const at::Tensor& images) override { return images; }
-
-  std::vector<std::vector<at::Tensor>> histories;
-
- private:
-  backstop::testing::FakeTrainer fake_;
-};
-
-/// A FakeContext whose trainer trains.
-class TrainingContext final : public backstop::Context {
- public:
-  at::Generator& generator() noexcept override { return fake.generator(); }
-  Descent& trainer() noexcept override { return descent_; }
-  bool cancelled() const noexcept override { return false; }
-  void log(backstop::LogLevel, std::string_view) noexcept override {}
-  void progress(std::int64_t, std::int64_t, std::string_view) noexcept override {}
-  void metric(std::string_view key, double value) override { fake.metric(key, value); }
-  void artifact(std::string_view name, const at::Tensor& tensor) override {
-    fake.artifact(name, tensor);
-  }
-  void flag_poison(const at::Tensor& indices) override { fake.flag_poison(indices); }
-  const backstop::ImageSet& subset(const backstop::ImageSet& set,
-                                   const at::Tensor& positions) override {
-    return fake.subset(set, positions);
-  }
-  const backstop::ImageSet& image_set(const at::Tensor& images, const at::Tensor& labels) override {
-    return fake.image_set(images, labels);
-  }
-  backstop::Model& clone(const backstop::Model& model) override { return fake.clone(model); }
-  at::Tensor to_device(const at::Tensor& tensor) override { return tensor; }
-  void* query(std::string_view) noexcept override { return nullptr; }
-  backstop::Model& new_model(at::Generator& generator) override {
-    return fake.new_model(generator);
-  }
-  backstop::Model& load_model(std::string_view path) override { return fake.load_model(path); }
-  void picture(std::string_view name, const at::Tensor& images) override {
-    fake.picture(name, images);
-  }
-
-  FakeContext fake;
-
- private:
-  Descent descent_;
-};
-
 }  // namespace
+
+BACKSTOP_TEST_DEFENSE(Abl, {.recipe = "isolation_ratio = 0.2"},
+                      {.recipe = "isolation_ratio = 0.2\nloss = \"flooding\""});
 
 TEST(Abl, TrainsOnAllThenOnTheRestThenOnTheIsolated) {
   const FakeImageSet set = random_set();
@@ -298,23 +196,23 @@ TEST(Abl, IsolatesTheSmallestLosses) {
 
 TEST(Abl, FlagsByTheNumbersOfTheDatasetNotByThePositionsInTheSet) {
   const FakeImageSet set = random_set();
-  Defended here{"isolation_ratio = 0.2", set}, there{"isolation_ratio = 0.2", Excerpt{set}};
+  const FakeImageSet part{all_images(set), set.labels(), kClasses, set.indices().neg().add(1000)};
+  Defended here{"isolation_ratio = 0.2", set}, there{"isolation_ratio = 0.2", part};
   EXPECT_TRUE(there.context.flagged.equal(here.context.flagged.neg().add(1000)));
 }
 
 TEST(Abl, UnlearnsByGradientAscentOnTheIsolated) {
   const FakeImageSet set = random_set();
-  Defended without{"isolation_ratio = 0.001", set}, with{"isolation_ratio = 0.2", set};
-  ASSERT_TRUE(without.weight().equal(with.weight()));
-  const at::Tensor isolated = with.context.flagged;
+  Defended run{"isolation_ratio = 0.2", set};
+  const at::Tensor isolated = run.context.flagged;
   const auto ascent = [](double loss) { return -loss; };
   const at::Tensor expected =
-      slope(with.weight(), set.images(isolated), set.labels().index_select(0, isolated), ascent);
+      slope(run.weight(), set.images(isolated), set.labels().index_select(0, isolated), ascent);
   ASSERT_GT(expected.abs().max().item<double>(), 1e-3);
-  EXPECT_TRUE(with.gradient().sub(without.gradient()).allclose(expected, 1e-4, 1e-6));
+  EXPECT_TRUE(run.gradient().allclose(expected, 1e-4, 1e-6));
 }
 
-TEST(Abl, WithoutAnIsolatedImageNothingIsUnlearnt) {
+TEST(Abl, UnlearnsNothingWithoutAnIsolatedImage) {
   for (std::int64_t size : {1, 2, 40}) {
     Defended run{size == 40 ? "isolation_ratio = 0.01" : "", random_set(size)};
     EXPECT_EQ(run.context.trainer().sizes, (std::vector<std::int64_t>{size, size}));
@@ -348,18 +246,21 @@ class AblTraining : public ::testing::Test {
   }
 
   void run(const char* recipe) {
-    FakeParams params{recipe};
-    params.set_scheduler("isolation_scheduler", rate_);
-    params.set_scheduler("finetuning_scheduler", rate_);
+    const FakeParams params{recipe};
+    context_.trainer().learns = true;
+    context_.trainer().after_epoch = [this](backstop::Model& model) {
+      histories_.resize(context_.trainer().fits.size());
+      histories_.back().push_back(model.layers()[0].weight.detach().clone());
+    };
     const FakeImageSet none{at::zeros({0, 2, 1, 1}), at::zeros({0}, at::kLong), 2};
     make<Defense>(params)->run(context_, model_, FakeData{none, &set_[0]});
   }
 
   at::Tensor poison_;
   std::vector<FakeImageSet> set_;
-  Rate rate_;
-  TrainingContext context_;
+  FakeContext context_;
   FakeModel model_{2, 2};
+  std::vector<std::vector<at::Tensor>> histories_;  ///< of every training: the weights by epoch
 };
 
 TEST_F(AblTraining, IsolatesThePoisonAndForgetsIt) {
@@ -368,10 +269,10 @@ TEST_F(AblTraining, IsolatesThePoisonAndForgetsIt) {
          gamma = 0.0
          unlearning_epochs = 200
          unlearning_rate = 0.1)");
-  EXPECT_TRUE(std::get<0>(context_.fake.flagged.sort()).equal(poison_));
-  EXPECT_EQ(context_.fake.metrics.at("isolated_accuracy"), 0);
+  EXPECT_TRUE(std::get<0>(context_.flagged.sort()).equal(poison_));
+  EXPECT_EQ(context_.metrics.at("isolated_accuracy"), 0);
   const auto clean = at::arange(40, at::kLong).masked_select(set_[0].indices().remainder(8).ne(0));
-  EXPECT_GT(context_.trainer().accuracy(model_, context_.fake.subset(set_[0], clean)), 0.9);
+  EXPECT_GT(context_.trainer().accuracy(model_, context_.subset(set_[0], clean)), 0.9);
 }
 
 TEST_F(AblTraining, EndsTheAscentExactlyWhenAllIsForgotten) {
@@ -380,8 +281,8 @@ TEST_F(AblTraining, EndsTheAscentExactlyWhenAllIsForgotten) {
          gamma = 0.0
          unlearning_epochs = 1000
          unlearning_rate = 0.1)");
-  const auto& history = context_.trainer().histories.at(2);
-  const auto& isolated = context_.fake.subset(set_[0], context_.fake.flagged);
+  const auto& history = histories_.at(2);
+  const auto& isolated = context_.subset(set_[0], context_.flagged);
   std::size_t epoch = 0;
   for (;; ++epoch) {
     ASSERT_LT(epoch, 500U);

@@ -5,6 +5,7 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Defense;
@@ -13,50 +14,20 @@ using backstop::testing::FakeData;
 using backstop::testing::FakeImageSet;
 using backstop::testing::FakeModel;
 using backstop::testing::FakeParams;
+using backstop::testing::images_with_features;
 using backstop::testing::make;
 
 namespace {
 
-class Half final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.5; }
-};
-
-/// Part of a larger dataset: image i is number 1000 - i of it.
-class Excerpt final : public backstop::ImageSet {
- public:
-  explicit Excerpt(const FakeImageSet& set) : set_(set) {}
-  std::int64_t size() const noexcept override { return set_.size(); }
-  std::int64_t channels() const noexcept override { return set_.channels(); }
-  std::int64_t height() const noexcept override { return set_.height(); }
-  std::int64_t width() const noexcept override { return set_.width(); }
-  std::int64_t classes() const noexcept override { return set_.classes(); }
-  at::Tensor images(const at::Tensor& positions) const override { return set_.images(positions); }
-  at::Tensor labels() const override { return set_.labels(); }
-  at::Tensor indices() const override { return set_.indices().neg().add(1000); }
-
- private:
-  const FakeImageSet& set_;
-};
-
-/// Images whose features, the channels' means, are the rows of `features`.
-FakeImageSet with_features(const at::Tensor& features, const at::Tensor& labels,
-                           std::int64_t classes) {
-  return {features.to(at::kFloat).view({features.size(0), features.size(1), 1, 1}), labels,
-          classes};
-}
-
 /// One feature, one class.
 FakeImageSet on_a_line(const std::vector<double>& features) {
   const at::Tensor column = at::tensor(features).view({-1, 1});
-  return with_features(column, at::zeros({column.size(0)}, at::kLong), 1);
+  return images_with_features(column, at::zeros({column.size(0)}, at::kLong), 1);
 }
 
 void run(FakeContext& context, FakeModel& model, const char* recipe,
          const backstop::ImageSet& training) {
-  static const Half half;
-  FakeParams params{recipe};
-  params.set_scheduler("scheduler", half);
+  const FakeParams params{recipe};
   const FakeImageSet none{at::zeros({0, 1, 1, 1}), at::zeros({0}, at::kLong), 1};
   make<Defense>(params)->run(context, model, FakeData{none, &training});
 }
@@ -89,12 +60,14 @@ FakeImageSet poisoned_set() {
   at::Tensor features = at::randn({40, 3}, generator).mul(0.01);
   features.select(1, 0).add_(place.mul(labels.eq(0)));
   features.select(1, 1).add_(number.remainder(10).eq(3).to(at::kFloat));
-  return with_features(features, labels, 2);
+  return images_with_features(features, labels, 2);
 }
 
 const std::vector<std::int64_t> kPoison{3, 13, 23, 33};
 
 }  // namespace
+
+BACKSTOP_TEST_DEFENSE(ActivationClustering, {}, {.recipe = "analysis = \"silhouette\""});
 
 TEST(ActivationClustering, FindsThePoisonAndNothingElse) {
   for (std::uint64_t seed = 0; seed < 5; ++seed) {
@@ -111,8 +84,10 @@ TEST(ActivationClustering, FindsThePoisonAndNothingElse) {
 }
 
 TEST(ActivationClustering, FlagsByTheNumbersOfTheDatasetNotByThePositionsInTheSet) {
-  const FakeImageSet set = poisoned_set();
-  EXPECT_EQ(flagged(after("", Excerpt{set})), (std::vector<std::int64_t>{997, 987, 977, 967}));
+  FakeContext owner;
+  const auto& backwards =
+      owner.subset(poisoned_set(), at::arange(40, at::kLong).flip(0).contiguous());
+  EXPECT_EQ(flagged(after("", backwards)), (std::vector<std::int64_t>{33, 23, 13, 3}));
 }
 
 TEST(ActivationClustering, TrainsFromScratchOnTheRest) {
@@ -151,7 +126,7 @@ TEST(ActivationClustering, SilhouettesAreThoseByHand) {
 TEST(ActivationClustering, FindsTheBestOfTwoClustersFromEveryStart) {
   // The corners of a rectangle: Lloyd's iterations may end with its longer sides as clusters.
   const at::Tensor corners = at::tensor({0., 0., 0., 1., 1.1, 0., 1.1, 1.}).view({4, 2});
-  const FakeImageSet set = with_features(corners, at::zeros({4}, at::kLong), 1);
+  const FakeImageSet set = images_with_features(corners, at::zeros({4}, at::kLong), 1);
   const double b = (1.1 + std::sqrt(1.1 * 1.1 + 1)) / 2;  // and a = 1, a shorter side
   for (std::uint64_t seed = 0; seed < 20; ++seed)
     EXPECT_NEAR(of_class(after("", set, seed), "silhouette", 0), (b - 1) / b, 1e-6);
@@ -165,7 +140,7 @@ TEST(ActivationClustering, ClustersAlongTheDirectionsOfLargestVariance) {
   const at::Tensor half = number.remainder(2).to(at::kDouble).view({10, 1});
   const at::Tensor features =
       group.mul(at::tensor({0.6, 0.8, 0.})).add(half.mul(at::tensor({0., 0., 0.1})));
-  const FakeImageSet set = with_features(features, at::zeros({10}, at::kLong), 1);
+  const FakeImageSet set = images_with_features(features, at::zeros({10}, at::kLong), 1);
   const FakeContext one = after("components = 1\nsize_threshold = 0.5", set);
   EXPECT_EQ(flagged(one), (std::vector<std::int64_t>{6, 7, 8, 9}));
   EXPECT_NEAR(of_class(one, "silhouette", 0), 1, 1e-6);
@@ -190,19 +165,20 @@ TEST(ActivationClustering, TakesClassesOfNoOneTwoAndEqualImages) {
   const at::Tensor labels = at::tensor({1, 2, 2, 3, 3, 3, 3, 3}, at::kLong);
   const at::Tensor features = at::tensor({0.3, 0.1, 0.9, 0.5, 0.5, 0.5, 0.5, 0.5}).view({8, 1});
   for (const char* recipe : {"", "analysis = \"silhouette\"\nsilhouette_threshold = -1.0"}) {
-    const FakeContext context = after(recipe, with_features(features, labels, 4));
+    const FakeContext context = after(recipe, images_with_features(features, labels, 4));
     const at::Tensor shares = context.artifacts.at("smaller_cluster_share");
     EXPECT_TRUE(shares.equal(at::tensor({0., 0., 0.5, 0.}, at::kDouble)));
     EXPECT_TRUE(context.artifacts.at("silhouette").equal(at::zeros({4}, at::kDouble)));
   }
-  EXPECT_EQ(flagged(after("", with_features(features, labels, 4))).size(), 0U);
+  EXPECT_EQ(flagged(after("", images_with_features(features, labels, 4))).size(), 0U);
 }
 
 TEST(ActivationClustering, SamplesTheSilhouetteOfALargeClass) {
   at::Generator generator = at::detail::createCPUGenerator(3);
   at::Tensor features = at::randn({5000, 2}, generator).mul(0.01);
   features.narrow(0, 0, 500).add_(1);
-  const FakeContext context = after("", with_features(features, at::zeros({5000}, at::kLong), 1));
+  const FakeContext context =
+      after("", images_with_features(features, at::zeros({5000}, at::kLong), 1));
   EXPECT_EQ(context.metrics.at("flagged_images"), 500);
   EXPECT_EQ(of_class(context, "smaller_cluster_share", 0), 0.1);
   EXPECT_NEAR(of_class(context, "silhouette", 0), 0.987, 0.005);  // 1 - 0.0177 / 1.414
@@ -211,16 +187,8 @@ TEST(ActivationClustering, SamplesTheSilhouetteOfALargeClass) {
 TEST(ActivationClustering, DrawsFromTheContextsGeneratorAlone) {
   at::Generator generator = at::detail::createCPUGenerator(3);
   const FakeImageSet set =
-      with_features(at::randn({3000, 4}, generator), at::zeros({3000}, at::kLong), 1);
+      images_with_features(at::randn({3000, 4}, generator), at::zeros({3000}, at::kLong), 1);
   const at::Tensor first = after("", set, 1).artifacts.at("silhouette");
   EXPECT_TRUE(after("", set, 1).artifacts.at("silhouette").equal(first));
   EXPECT_FALSE(after("", set, 2).artifacts.at("silhouette").equal(first));  // another sample
-}
-
-TEST(ActivationClustering, StopsWhenCancelled) {
-  FakeContext context;
-  context.cancel = true;
-  FakeModel model{3, 2};
-  EXPECT_THROW(run(context, model, "", poisoned_set()), backstop::Cancelled);
-  EXPECT_TRUE(context.trainer().fits.empty());
 }

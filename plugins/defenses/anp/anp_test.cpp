@@ -9,6 +9,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 #include "neurons.hpp"
 
@@ -46,7 +47,7 @@ class Small final : public backstop::Model {
 
   at::Tensor forward(const at::Tensor& images) override { return classify(features(images)); }
   at::Tensor features(const at::Tensor& images) override {
-    return normalised(layers_[1], normalised(layers_[0], images).relu()).relu().mean({2, 3});
+    return normalized(layers_[1], normalized(layers_[0], images).relu()).relu().mean({2, 3});
   }
   at::Tensor classify(const at::Tensor& features) override {
     return features.matmul(head_).add(head_bias_);
@@ -84,7 +85,7 @@ class Small final : public backstop::Model {
   void* query(std::string_view) noexcept override { return nullptr; }
 
  private:
-  at::Tensor normalised(const Layer& layer, const at::Tensor& x) const {
+  at::Tensor normalized(const Layer& layer, const at::Tensor& x) const {
     return at::batch_norm(x, layer.weight, layer.bias, layer.running_mean, layer.running_var,
                           training_, 0.1, 1e-5, false);
   }
@@ -150,6 +151,8 @@ struct Harness {
 };
 
 }  // namespace
+
+BACKSTOP_TEST_DEFENSE(Anp, {.recipe = "iterations = 20"});
 
 TEST(Neurons, GradientsAreThoseOfFiniteDifferences) {
   for (const bool training : {false, true}) {
@@ -335,11 +338,4 @@ TEST(Anp, SaysWhatTheModelLacks) {
   } catch (const backstop::ParameterError& e) {
     EXPECT_STREQ(e.what(), "the model has no batch norm layer, whose channels anp prunes");
   }
-}
-
-TEST(Anp, StopsWhenItIsCancelled) {
-  Small model = small_model();
-  Harness run;
-  run.context.cancel = true;
-  EXPECT_THROW(run(model, bright(4), ""), backstop::Cancelled);
 }

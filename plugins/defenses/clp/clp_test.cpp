@@ -6,6 +6,7 @@
 #include <ATen/ops/linalg_svdvals.h>
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Defense;
@@ -72,6 +73,8 @@ at::Tensor drawn(at::IntArrayRef shape, std::uint64_t seed = 3) {
 }
 
 }  // namespace
+
+BACKSTOP_TEST_DEFENSE(Clp, {}, {.recipe = "u = 0.0"});
 
 TEST(Clp, BoundIsTheLargestSingularValueTimesTheScaleOfTheBatchNorm) {
   Weights model;
@@ -184,13 +187,4 @@ TEST(Clp, SaysWhatTheModelLacks) {
   } catch (const backstop::ParameterError& e) {
     EXPECT_STREQ(e.what(), "the model has no convolution with a batch norm of its own after it");
   }
-}
-
-TEST(Clp, StopsWhenItIsCancelled) {
-  Weights model;
-  model.add_convolution("conv1", at::ones({4, 1, 3, 3}));
-  model.add_batch_norm("bn1", 4);
-  FakeContext context;
-  context.cancel = true;
-  EXPECT_THROW(run(context, model), backstop::Cancelled);
 }

@@ -2,6 +2,7 @@
 #include <ATen/ops/randperm.h>
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Defense;
@@ -18,16 +19,9 @@ using backstop::testing::make;
 
 namespace {
 
-class Half final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.5; }
-};
-
 void defend(const std::string& recipe, backstop::Context& context, Model& model,
             const backstop::ImageSet& clean) {
-  static const Half half;
-  FakeParams params{recipe};
-  params.set_scheduler("scheduler", half);
+  const FakeParams params{recipe};
   make<Defense>(params)->run(context, model, FakeData{clean});
 }
 
@@ -110,6 +104,8 @@ class ConvModel final : public Model {
 };
 
 }  // namespace
+
+BACKSTOP_TEST_DEFENSE(FinePruning, {}, {.recipe = "layer = \"last-stage\""});
 
 TEST(FinePruning, SilencesTheLeastActiveInputsOfTheHeadWhileTheAccuracyStays) {
   // Class 1 wins by the channel of mean 0.3 alone; without it class 0 wins by that of 0.4.
@@ -220,7 +216,8 @@ TEST(FinePruning, FineTunesOnAllCleanImagesAfterwards) {
   EXPECT_EQ(options.batch_size, 7);
   EXPECT_EQ(options.step, nullptr);
   EXPECT_EQ(options.trainable, backstop::Part::whole);
-  EXPECT_EQ(options.scheduler->rate({}), 0.5);
+  ASSERT_NE(options.scheduler, nullptr);
+  EXPECT_EQ(options.scheduler->rate({}), 0.1);
 }
 
 TEST(FinePruning, ManagesWithOneImage) {
@@ -246,15 +243,6 @@ TEST(FinePruning, DependsOnTheSeedAlone) {
   };
   EXPECT_TRUE(activation(1).equal(activation(1)));
   EXPECT_FALSE(activation(1).equal(activation(2)));  // others are held out
-}
-
-TEST(FinePruning, StopsWhenTheRunIsInterrupted) {
-  FakeModel model{4, 2};
-  weight_of(model).fill_(1);
-  FakeContext context;
-  context.cancel = true;
-  EXPECT_THROW(defend("", context, model, even_images(20, 4)), backstop::Cancelled);
-  EXPECT_TRUE(context.trainer().fits.empty());
 }
 
 TEST(FinePruning, SilencesTheLastConvolutionsOwnChannels) {

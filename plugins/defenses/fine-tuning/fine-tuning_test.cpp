@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::BatchNormMode;
@@ -12,14 +13,10 @@ using backstop::testing::FakeData;
 using backstop::testing::FakeImageSet;
 using backstop::testing::FakeModel;
 using backstop::testing::FakeParams;
+using backstop::testing::FixedRate;
 using backstop::testing::make;
 
 namespace {
-
-class Half final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.5; }
-};
 
 // What the defense asked the trainer for; it must train once, on the clean images.
 TrainingOptions trained_with(const char* recipe, const backstop::Scheduler& scheduler) {
@@ -36,27 +33,38 @@ TrainingOptions trained_with(const char* recipe, const backstop::Scheduler& sche
 
 }  // namespace
 
+BACKSTOP_TEST_DEFENSE(FineTuning, {}, {.recipe = "trainable = \"head\""},
+                      {.recipe = "batch_norm = \"frozen\""});
+
 TEST(FineTuning, TrainsTheWholeModelOnTheCleanImages) {
-  const Half half;
-  const TrainingOptions options = trained_with("", half);
+  const FixedRate rate;
+  const TrainingOptions options = trained_with("", rate);
   EXPECT_EQ(options.epochs, 10);
   EXPECT_EQ(options.batch_size, 128);
-  EXPECT_EQ(options.scheduler, &half);
+  EXPECT_EQ(options.scheduler, &rate);
   EXPECT_EQ(options.step, nullptr);
   EXPECT_EQ(options.trainable, Part::whole);
   EXPECT_EQ(options.batch_norm, BatchNormMode::normal);
   EXPECT_EQ(options.optimizer.kind, OptimizerKind::sgd);
+  EXPECT_EQ(options.optimizer.momentum, 0.9);
+  EXPECT_EQ(options.optimizer.weight_decay, 5e-4);
   EXPECT_TRUE(options.augment);
 }
 
 TEST(FineTuning, PassesOnWhatTheRecipeSays) {
-  const Half half;
+  const FixedRate rate;
   const TrainingOptions options = trained_with(
-      "epochs = 3\nbatch_size = 7\ntrainable = \"head\"\nbatch_norm = \"frozen\"", half);
+      "epochs = 3\nbatch_size = 7\ntrainable = \"head\"\nbatch_norm = \"frozen\"", rate);
   EXPECT_EQ(options.epochs, 3);
   EXPECT_EQ(options.batch_size, 7);
   EXPECT_EQ(options.trainable, Part::head);
   EXPECT_EQ(options.batch_norm, BatchNormMode::frozen);
-  EXPECT_EQ(trained_with("batch_norm = \"frozen-statistics\"", half).batch_norm,
+  const auto optimizer =
+      trained_with("optimizer = { name = \"adam\", beta1 = 0.5, weight_decay = 0.0 }", rate)
+          .optimizer;
+  EXPECT_EQ(optimizer.kind, OptimizerKind::adam);
+  EXPECT_EQ(optimizer.beta1, 0.5);
+  EXPECT_EQ(optimizer.weight_decay, 0);
+  EXPECT_EQ(trained_with("batch_norm = \"frozen-statistics\"", rate).batch_norm,
             BatchNormMode::frozen_statistics);
 }

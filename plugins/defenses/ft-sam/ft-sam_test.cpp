@@ -4,6 +4,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Defense;
@@ -19,16 +20,9 @@ using backstop::testing::make;
 
 namespace {
 
-class Half final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.5; }
-};
-
 void defend(const std::string& recipe, FakeContext& context, Model& model,
             const backstop::ImageSet& clean) {
-  static const Half half;
-  FakeParams params{recipe};
-  params.set_scheduler("scheduler", half);
+  const FakeParams params{recipe};
   make<Defense>(params)->run(context, model, FakeData{clean});
 }
 
@@ -87,17 +81,24 @@ FakeImageSet bright(std::int64_t size) {
   return {at::ones({size, 1, 2, 2}), at::zeros({size}, at::kLong), 2};
 }
 
+// One step of the training.
+void step(const std::string& recipe, Model& model) {
+  FakeContext context;
+  defend("epochs = 1\n" + recipe, context, model, bright(4));
+}
+
 // From (3, -1) along (3, -4).
 at::Tensor ascended(const char* recipe) {
   Quadratic model(3, -1);
-  FakeContext context;
-  defend(recipe, context, model, bright(4));
+  step(recipe, model);
   EXPECT_EQ(model.seen.size(), 2U);
   EXPECT_TRUE(model.seen[0].equal(at::tensor({3.F, -1.F})));
   return model.seen[1];
 }
 
 }  // namespace
+
+BACKSTOP_TEST_DEFENSE(FtSam);
 
 TEST(FtSam, AscendsInProportionToTheWeights) {
   // T = (3, 1), T g = (9, -4) of length sqrt(97), T^2 g = (27, -4).
@@ -112,8 +113,7 @@ TEST(FtSam, UsesTheGradientFromAboveAndPutsTheWeightsBack) {
   for (const double w : {3.0, 0.7, 0.3}) {
     Quadratic model(w, -0.7);
     const at::Tensor before = model.layers()[0].weight.detach().clone();
-    FakeContext context;
-    defend("label_smoothing = 0.0", context, model, bright(4));
+    step("label_smoothing = 0.0", model);
     EXPECT_TRUE(model.layers()[0].weight.equal(before));  // bit by bit
     EXPECT_TRUE(model.layers()[2].bias.equal(at::full({1}, -0.7)));
     // Cross-entropy is ln(1 + e^q), its derivative sigmoid(q) times (w, 4 b).
@@ -128,16 +128,14 @@ TEST(FtSam, UsesTheGradientFromAboveAndPutsTheWeightsBack) {
 TEST(FtSam, SpreadsItsLabels) {
   // The derivative by q is the target's share of class 0, 1 - 0.3 / 2, minus its probability.
   Quadratic model(1, 0.5);
-  FakeContext context;
-  defend("rho = 0.0\nlabel_smoothing = 0.3", context, model, bright(4));
+  step("rho = 0.0\nlabel_smoothing = 0.3", model);
   const double probability = 1 / (1 + std::exp(1.0));  // q is 1
   EXPECT_NEAR(model.layers()[0].weight.grad().item<double>(), 0.85 - probability, 1e-6);
 }
 
 TEST(FtSam, CountsABatchOnceInTheStatisticsOfWhereTheWeightsAre) {
   Quadratic model(3, -1);
-  FakeContext context;
-  defend("", context, model, bright(4));
+  step("", model);
   EXPECT_NEAR(model.layers()[1].running_mean.item<double>(), 0.3, 1e-6);
   EXPECT_NEAR(model.layers()[1].running_var.item<double>(), 1.2, 1e-6);
   EXPECT_TRUE(model.was_training);
@@ -145,16 +143,14 @@ TEST(FtSam, CountsABatchOnceInTheStatisticsOfWhereTheWeightsAre) {
 
 TEST(FtSam, LeavesFrozenWeightsAlone) {
   Quadratic model(3, -1);
-  FakeContext context;
-  defend("", context, model, bright(4));
+  step("", model);
   EXPECT_TRUE(model.layers()[1].weight.equal(at::ones({1})));
   EXPECT_FALSE(model.layers()[1].weight.grad().defined());
 }
 
 TEST(FtSam, StaysFiniteWhereTheGradientIsZero) {
   Quadratic model(0, 0);
-  FakeContext context;
-  defend("", context, model, bright(4));
+  step("", model);
   EXPECT_TRUE(model.seen[1].equal(at::zeros({2})));
 }
 
@@ -168,5 +164,6 @@ TEST(FtSam, TrainsTheWholeModelOnTheCleanImages) {
   EXPECT_EQ(options.batch_size, 7);
   EXPECT_EQ(options.trainable, backstop::Part::whole);
   EXPECT_EQ(options.batch_norm, backstop::BatchNormMode::normal);
-  EXPECT_EQ(options.scheduler->rate({}), 0.5);
+  ASSERT_NE(options.scheduler, nullptr);
+  EXPECT_EQ(options.scheduler->rate({}), 0.1);
 }

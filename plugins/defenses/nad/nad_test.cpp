@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Defense;
@@ -18,11 +19,6 @@ using backstop::testing::FakeParams;
 using backstop::testing::make;
 
 namespace {
-
-class Half final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.5; }
-};
 
 /// Every stage multiplies the image's channels by weights of its own; the head sees their means.
 class ScalingModel final : public Model {
@@ -91,80 +87,27 @@ class ScalingModel final : public Model {
   bool training_ = false;
 };
 
-/// Takes one step with a TrainingStep; "trains" without one by calling `teach`.
-class StepTrainer final : public backstop::Trainer {
- public:
-  void fit(Model& model, const backstop::ImageSet& images,
-           const TrainingOptions& options) override {
-    auto& trained = static_cast<ScalingModel&>(model);
-    fits.push_back(options);
-    models.push_back(&model);
-    if (options.step == nullptr) {
-      if (teach) teach(trained);
-      return;
-    }
-    model.set_training(true);
-    trained.passes = 0;
-    const at::Tensor all = at::arange(images.size(), at::kLong);
-    const at::Tensor value = options.step->loss(model, {images.images(all), images.labels(), all});
-    passes = trained.passes;
-    value.backward();
-    options.step->before_update(model);
-    loss = value.item<double>();
+/// A context whose clones are teachers; FakeTrainer does not train them, `teach` does.
+struct Lesson {
+  Lesson() {
+    context.cloner = [this](const Model& model) -> Model& {
+      teacher = std::make_unique<ScalingModel>(model.feature_size(), model.stages().size());
+      teacher->copy_from(model);
+      if (teach) teach(*teacher);
+      return *teacher;
+    };
   }
-  at::Tensor logits(Model&, const backstop::ImageSet&) override { return {}; }
-  at::Tensor features(Model&, const backstop::ImageSet&) override { return {}; }
-  double accuracy(Model&, const backstop::ImageSet&) override { return 0; }
-  at::Tensor augment(const at::Tensor& images) override { return images; }
+  double loss() { return context.trainer().losses.at(0); }
 
+  FakeContext context;
   std::function<void(ScalingModel&)> teach;
-  std::vector<TrainingOptions> fits;
-  std::vector<Model*> models;
-  int passes = 0;  ///< of the student in its step
-  double loss = 0;
-};
-
-/// What the defense needs of a context: a trainer and a clone.
-class StepContext final : public backstop::Context {
- public:
-  at::Generator& generator() noexcept override { return fake_.generator(); }
-  backstop::Trainer& trainer() noexcept override { return steps; }
-  bool cancelled() const noexcept override { return false; }
-  void log(backstop::LogLevel, std::string_view) noexcept override {}
-  void progress(std::int64_t, std::int64_t, std::string_view) noexcept override {}
-  void metric(std::string_view, double) override {}
-  void artifact(std::string_view, const at::Tensor&) override {}
-  void flag_poison(const at::Tensor&) override {}
-  const backstop::ImageSet& subset(const backstop::ImageSet& set, const at::Tensor& at) override {
-    return fake_.subset(set, at);
-  }
-  const backstop::ImageSet& image_set(const at::Tensor& images, const at::Tensor& labels) override {
-    return fake_.image_set(images, labels);
-  }
-  Model& clone(const Model& model) override {
-    teacher = std::make_unique<ScalingModel>(model.feature_size(), model.stages().size());
-    teacher->copy_from(model);
-    return *teacher;
-  }
-  at::Tensor to_device(const at::Tensor& tensor) override { return tensor; }
-  void* query(std::string_view) noexcept override { return nullptr; }
-  Model& new_model(at::Generator&) override { throw std::logic_error("no new model is needed"); }
-  Model& load_model(std::string_view) override { throw std::logic_error("no file is needed"); }
-  void picture(std::string_view, const at::Tensor&) override {}
-
-  StepTrainer steps;
   std::unique_ptr<ScalingModel> teacher;
-
- private:
-  FakeContext fake_;
 };
 
-void distil(const std::string& recipe, StepContext& context, Model& model,
+void distil(const std::string& recipe, Lesson& lesson, Model& model,
             const backstop::ImageSet& clean) {
-  static const Half half;
-  FakeParams params{recipe};
-  params.set_scheduler("scheduler", half);
-  make<Defense>(params)->run(context, model, FakeData{clean});
+  const FakeParams params{recipe};
+  make<Defense>(params)->run(lesson.context, model, FakeData{clean});
 }
 
 /// One image of two channels and two pixels, each of which one channel alone lights.
@@ -177,39 +120,42 @@ const double kLn2 = std::log(2.0);  // the cross-entropy of a head of zeros
 
 }  // namespace
 
+// FakeNetwork has two stages.
+BACKSTOP_TEST_DEFENSE(Nad, {.recipe = "betas = [500.0, 1000.0]"});
+
 TEST(Nad, AddsTheDistanceOfAttentionMaps) {
   // Squares (3, 4) and (4, 3), both of length 5: maps (0.6, 0.8) and (0.8, 0.6), 0.04 apart. A
   // teacher three times as bright pays attention to the same.
   for (const double brightness : {1.0, 3.0}) {
     ScalingModel model{2, 1};
     model.set_weights(0, {kRoot3, -2});
-    StepContext context;
-    context.steps.teach = [&](ScalingModel& teacher) {
+    Lesson lesson;
+    lesson.teach = [&](ScalingModel& teacher) {
       teacher.set_weights(0, {2 * brightness, kRoot3 * brightness});
     };
-    distil("betas = [500.0]", context, model, two_pixels());
-    EXPECT_NEAR(context.steps.loss, kLn2 + 500 * 0.04, 1e-3);
+    distil("betas = [500.0]", lesson, model, two_pixels());
+    EXPECT_NEAR(lesson.loss(), kLn2 + 500 * 0.04, 1e-3);
   }
 }
 
 TEST(Nad, TakesThePowerOfTheRecipe) {
   ScalingModel model{2, 1};
   model.set_weights(0, {3, -4});
-  StepContext context;
-  context.steps.teach = [](ScalingModel& teacher) { teacher.set_weights(0, {-4, 3}); };
-  distil("betas = [500.0]\npower = 1.0", context, model, two_pixels());
-  EXPECT_NEAR(context.steps.loss, kLn2 + 500 * 0.04, 1e-3);
+  Lesson lesson;
+  lesson.teach = [](ScalingModel& teacher) { teacher.set_weights(0, {-4, 3}); };
+  distil("betas = [500.0]\npower = 1.0", lesson, model, two_pixels());
+  EXPECT_NEAR(lesson.loss(), kLn2 + 500 * 0.04, 1e-3);
 }
 
 TEST(Nad, ReadsMapsOfBfloat16) {
   ScalingModel model{2, 1};
   model.type = at::kBFloat16;
   model.set_weights(0, {1, 2});
-  StepContext context;
-  context.steps.teach = [](ScalingModel& teacher) { teacher.set_weights(0, {2, 1}); };
-  distil("betas = [1000.0]", context, model, two_pixels());
+  Lesson lesson;
+  lesson.teach = [](ScalingModel& teacher) { teacher.set_weights(0, {2, 1}); };
+  distil("betas = [1000.0]", lesson, model, two_pixels());
   // Maps (1, 4) / sqrt(17) and (4, 1) / sqrt(17): 9 / 17 apart, which bfloat16 cannot say.
-  EXPECT_NEAR(context.steps.loss, kLn2 + 1000 * 9.0 / 17, 1e-2);
+  EXPECT_NEAR(lesson.loss(), kLn2 + 1000 * 9.0 / 17, 1e-2);
 }
 
 TEST(Nad, GivesTheBetasToTheLastStages) {
@@ -217,10 +163,10 @@ TEST(Nad, GivesTheBetasToTheLastStages) {
   for (std::size_t stage = 0; stage < 4; ++stage) {
     ScalingModel model{2, 4};
     for (std::size_t i = 0; i < 4; ++i) model.set_weights(i, {kRoot3, 2});
-    StepContext context;
-    context.steps.teach = [&](ScalingModel& teacher) { teacher.set_weights(stage, {2, kRoot3}); };
-    distil("betas = [1.0, 10.0, 100.0]", context, model, two_pixels());
-    EXPECT_NEAR(context.steps.loss, kLn2 + expected[stage] * 0.04, 1e-4) << "stage " << stage;
+    Lesson lesson;
+    lesson.teach = [&](ScalingModel& teacher) { teacher.set_weights(stage, {2, kRoot3}); };
+    distil("betas = [1.0, 10.0, 100.0]", lesson, model, two_pixels());
+    EXPECT_NEAR(lesson.loss(), kLn2 + expected[stage] * 0.04, 1e-4) << "stage " << stage;
   }
 }
 
@@ -231,12 +177,12 @@ TEST(Nad, HasTheGradientOfItsLoss) {
   const auto step = [&] {
     auto model = std::make_unique<ScalingModel>(2, 3);
     for (std::size_t i = 0; i < weights.size(); ++i) model->set_weights(i, weights[i]);
-    StepContext context;
-    context.steps.teach = [](ScalingModel& teacher) {
+    Lesson lesson;
+    lesson.teach = [](ScalingModel& teacher) {
       for (std::size_t i = 0; i < 3; ++i) teacher.set_weights(i, {2, 0.5});
     };
-    distil("betas = [5.0, 10.0, 20.0]", context, *model, clean);
-    return std::pair(context.steps.loss, std::move(model));
+    distil("betas = [5.0, 10.0, 20.0]", lesson, *model, clean);
+    return std::pair(lesson.loss(), std::move(model));
   };
   const auto model = step().second;
   for (std::size_t layer = 0; layer < weights.size(); ++layer) {
@@ -257,41 +203,40 @@ TEST(Nad, HasTheGradientOfItsLoss) {
 
 TEST(Nad, LeavesTheTeacherAlone) {
   ScalingModel model{2, 3};
-  StepContext context;
-  context.steps.teach = [](ScalingModel& teacher) {
-    teacher.set_weights(2, {2, kRoot3});
-    teacher.set_training(true);
-  };
-  distil("", context, model, two_pixels());
-  EXPECT_FALSE(context.teacher->was_training);
-  EXPECT_FALSE(context.teacher->with_gradients);
-  EXPECT_TRUE(context.teacher->layers()[2].weight.detach().allclose(
+  Lesson lesson;
+  lesson.teach = [](ScalingModel& teacher) { teacher.set_weights(2, {2, kRoot3}); };
+  distil("", lesson, model, two_pixels());
+  EXPECT_FALSE(lesson.teacher->was_training);
+  EXPECT_FALSE(lesson.teacher->with_gradients);
+  EXPECT_TRUE(lesson.teacher->layers()[2].weight.detach().allclose(
       at::tensor({2.0, kRoot3}).to(at::kFloat)));
-  for (const Layer& layer : context.teacher->layers()) EXPECT_FALSE(layer.weight.grad().defined());
+  for (const Layer& layer : lesson.teacher->layers()) EXPECT_FALSE(layer.weight.grad().defined());
   EXPECT_TRUE(model.layers()[2].weight.grad().defined());
 }
 
 TEST(Nad, SeesABatchOnce) {
   ScalingModel model{2, 3};
-  StepContext context;
-  distil("", context, model, two_pixels());
-  EXPECT_EQ(context.steps.passes, 1);
+  Lesson lesson;
+  distil("", lesson, model, two_pixels());
+  // One more pass looks at the maps before the training.
+  EXPECT_EQ(model.passes, 1 + std::ssize(lesson.context.trainer().batches));
   EXPECT_TRUE(model.was_training);
   EXPECT_TRUE(model.with_gradients);
 }
 
 TEST(Nad, TrainsACopyAndThenTheModel) {
   ScalingModel model{2, 3};
-  StepContext context;
-  distil("teacher_epochs = 3\nepochs = 5\nbatch_size = 7", context, model, two_pixels());
-  ASSERT_EQ(context.steps.fits.size(), 2U);
-  EXPECT_EQ(context.steps.models[0], context.teacher.get());
-  EXPECT_EQ(context.steps.models[1], &model);
-  EXPECT_EQ(context.steps.fits[0].epochs, 3);
-  EXPECT_EQ(context.steps.fits[1].epochs, 5);
-  for (const TrainingOptions& options : context.steps.fits) {
+  Lesson lesson;
+  distil("teacher_epochs = 3\nepochs = 5\nbatch_size = 7", lesson, model, two_pixels());
+  ASSERT_EQ(lesson.context.trainer().fits.size(), 2U);
+  EXPECT_EQ(lesson.context.trainer().models[0], lesson.teacher.get());
+  EXPECT_EQ(lesson.context.trainer().models[1], &model);
+  EXPECT_EQ(lesson.context.trainer().fits[0].epochs, 3);
+  EXPECT_EQ(lesson.context.trainer().fits[1].epochs, 5);
+  for (const TrainingOptions& options : lesson.context.trainer().fits) {
     EXPECT_EQ(options.batch_size, 7);
-    EXPECT_EQ(options.scheduler->rate({}), 0.5);
+    ASSERT_NE(options.scheduler, nullptr);
+    EXPECT_EQ(options.scheduler->rate({}), 0.1);
     EXPECT_EQ(options.trainable, backstop::Part::whole);
   }
 }
@@ -299,11 +244,11 @@ TEST(Nad, TrainsACopyAndThenTheModel) {
 TEST(Nad, SaysWhatAModelLacksBeforeItTrains) {
   const auto complaint = [](std::size_t stages, const char* recipe, const FakeImageSet& clean) {
     ScalingModel model{2, stages};
-    StepContext context;
+    Lesson lesson;
     try {
-      distil(recipe, context, model, clean);
+      distil(recipe, lesson, model, clean);
     } catch (const backstop::ParameterError& e) {
-      EXPECT_TRUE(context.steps.fits.empty());
+      EXPECT_TRUE(lesson.context.trainer().fits.empty());
       EXPECT_FALSE(e.hint().empty());
       return std::string(e.what());
     }

@@ -6,6 +6,7 @@
 #include <ATen/ops/eye.h>
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 #include "inversion.hpp"
 #include "outliers.hpp"
@@ -23,11 +24,6 @@ using backstop::testing::FakeParams;
 using backstop::testing::make;
 
 namespace {
-
-class Steady final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.1; }
-};
 
 at::Tensor drawn(at::IntArrayRef shape, std::uint64_t seed, at::ScalarType type = at::kFloat) {
   at::Generator generator = at::detail::createCPUGenerator(seed);
@@ -58,15 +54,15 @@ FakeModel model_of(std::int64_t normal, double shortcut) {
 
 void run(FakeContext& context, backstop::Model& model, const backstop::ImageSet& clean,
          const std::string& recipe = "") {
-  const Steady steady;
-  FakeParams params{recipe};
-  params.set_scheduler("scheduler", steady);
+  const FakeParams params{recipe};
   make<Defense>(params)->run(context, model, FakeData{clean});
 }
 
 constexpr std::int64_t kNormal = 5;
 
 }  // namespace
+
+BACKSTOP_TEST_DEFENSE(NeuralCleanse, {.recipe = "epochs = 5\nanomaly_threshold = 1e-3"});
 
 TEST(Outliers, MedianAndDeviationByHand) {
   EXPECT_EQ(nc::median({3, 1, 2}), 2);
@@ -170,7 +166,7 @@ TEST(Inversion, ClassesSideBySideAreTheClassesOneByOne) {
   const FakeImageSet clean = images_of(kNormal, 30);
   const auto find = [&](std::int64_t at_once) {
     FakeModel model = model_of(kNormal, 100);
-    FakeContext context{3};
+    FakeContext context{clean, 3};
     nc::Settings settings;
     settings.epochs = 60;
     settings.batch_size = 8;  // the last batch is smaller
@@ -193,7 +189,7 @@ TEST(Inversion, TriggersWorkAndStayInRange) {
   for (const std::int64_t side : {8, 28}) {
     const FakeImageSet clean = images_of(kNormal, 30, side);
     FakeModel model = model_of(kNormal, 100);
-    FakeContext context;
+    FakeContext context{clean};
     const nc::Triggers triggers = nc::find_triggers(context, model, clean, {});
     EXPECT_EQ(triggers.masks.sizes(), at::IntArrayRef({kNormal + 1, 1, side, side}));
     EXPECT_EQ(triggers.patterns.sizes(), at::IntArrayRef({kNormal + 1, kNormal + 1, side, side}));
@@ -220,7 +216,7 @@ TEST(Inversion, ANeverReachedClassHasNoTrigger) {
   const FakeImageSet clean = images_of(kNormal, 20);
   FakeModel model = model_of(kNormal, 100);
   model.layers()[0].bias.detach().select(0, 2).fill_(-1e4);
-  FakeContext context;
+  FakeContext context{clean};
   nc::Settings settings;
   settings.epochs = 10;
   const nc::Triggers triggers = nc::find_triggers(context, model, clean, settings);
@@ -231,7 +227,7 @@ TEST(Inversion, ANeverReachedClassHasNoTrigger) {
 TEST(NeuralCleanse, FlagsAndUnlearnsTheShortcut) {
   const FakeImageSet clean = images_of(kNormal, 50);
   FakeModel model = model_of(kNormal, 100);
-  FakeContext context;
+  FakeContext context{clean};
   run(context, model, clean, "batch_size = 25\nunlearning_epochs = 3\nunlearning_batch_size = 7");
 
   EXPECT_EQ(context.metrics.at("flagged_classes"), 1);
@@ -271,7 +267,7 @@ TEST(NeuralCleanse, FlagsAndUnlearnsTheShortcut) {
 TEST(NeuralCleanse, DealsStampedImagesOutAmongAllFlaggedClasses) {
   const FakeImageSet clean = images_of(kNormal, 50);
   FakeModel model = model_of(kNormal, 100);
-  FakeContext context;
+  FakeContext context{clean};
   run(context, model, clean, "batch_size = 25\nanomaly_threshold = 1e-3");
   const auto flagged = static_cast<std::int64_t>(context.metrics.at("flagged_classes"));
   ASSERT_GE(flagged, 2);
@@ -296,7 +292,7 @@ TEST(NeuralCleanse, LeavesACleanModelAsItIsAndSaysSo) {
   const FakeImageSet clean = images_of(kNormal, 50);
   FakeModel model = model_of(kNormal, 1);
   const at::Tensor before = model.layers()[0].weight.detach().clone();
-  FakeContext context;
+  FakeContext context{clean};
   run(context, model, clean, "batch_size = 25");
   EXPECT_EQ(context.metrics.at("flagged_classes"), 0);
   EXPECT_LE(context.metrics.at("anomaly_index"), 2);
@@ -313,7 +309,7 @@ TEST(NeuralCleanse, FlagsNothingInCleanModelsOfAnySeed) {
     FakeModel model = model_of(kNormal, 1);
     const at::Tensor weight = model.layers()[0].weight.detach();
     weight.add_(drawn(weight.sizes(), seed).sub(0.5).mul(2));  // a tenth of what decides a class
-    FakeContext context{seed};
+    FakeContext context{clean, seed};
     run(context, model, clean, "batch_size = 25");
     EXPECT_EQ(context.metrics.at("flagged_classes"), 0) << "seed " << seed;
     EXPECT_TRUE(context.trainer().fits.empty()) << "seed " << seed;
@@ -323,7 +319,7 @@ TEST(NeuralCleanse, FlagsNothingInCleanModelsOfAnySeed) {
 TEST(NeuralCleanse, DetectsWithoutUnlearning) {
   const FakeImageSet clean = images_of(kNormal, 50);
   FakeModel model = model_of(kNormal, 100);
-  FakeContext context;
+  FakeContext context{clean};
   run(context, model, clean, "batch_size = 25\nunlearn = false");
   EXPECT_EQ(context.metrics.at("flagged_classes"), 1);
   EXPECT_TRUE(context.trainer().fits.empty());
@@ -332,7 +328,7 @@ TEST(NeuralCleanse, DetectsWithoutUnlearning) {
 TEST(NeuralCleanse, DoesNotFlagAClassWithoutAWorkingTrigger) {
   const FakeImageSet clean = images_of(kNormal, 20);
   FakeModel model = model_of(kNormal, 1);
-  FakeContext context;
+  FakeContext context{clean};
   run(context, model, clean, "epochs = 1\nanomaly_threshold = 1e-6\nsuccess_threshold = 1.0");
   EXPECT_EQ(context.metrics.at("flagged_classes"), 0);
   EXPECT_EQ(context.messages.size(), static_cast<std::size_t>(kNormal) + 2);
@@ -342,18 +338,10 @@ TEST(NeuralCleanse, DrawsFromTheContextsGeneratorAlone) {
   const FakeImageSet clean = images_of(kNormal, 20);
   const auto masks = [&](std::uint64_t seed) {
     FakeModel model = model_of(kNormal, 100);
-    FakeContext context{seed};
+    FakeContext context{clean, seed};
     run(context, model, clean, "epochs = 3\nbatch_size = 8\nclasses_at_once = 2");
     return context.artifacts.at("mask 1");
   };
   EXPECT_TRUE(masks(1).equal(masks(1)));
   EXPECT_FALSE(masks(1).equal(masks(2)));
-}
-
-TEST(NeuralCleanse, StopsWhenItIsCancelled) {
-  const FakeImageSet clean = images_of(kNormal, 20);
-  FakeModel model = model_of(kNormal, 100);
-  FakeContext context;
-  context.cancel = true;
-  EXPECT_THROW(run(context, model, clean), backstop::Cancelled);
 }

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Defense;
@@ -11,14 +12,10 @@ using backstop::testing::FakeData;
 using backstop::testing::FakeImageSet;
 using backstop::testing::FakeModel;
 using backstop::testing::FakeParams;
+using backstop::testing::FixedRate;
 using backstop::testing::make;
 
 namespace {
-
-class Half final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.5; }
-};
 
 void run(FakeContext& context, FakeModel& model, const char* recipe,
          const backstop::Scheduler& scheduler) {
@@ -34,28 +31,30 @@ at::Tensor weights(FakeModel& model) {
 
 }  // namespace
 
+BACKSTOP_TEST_DEFENSE(Retrain);
+
 TEST(Retrain, KeepsNothingOfTheModelItIsGiven) {
-  const Half half;
+  const FixedRate rate;
   FakeModel one{2, 4}, other{2, 4};
   other.layers()[0].weight.detach().fill_(7);
   FakeContext first{1}, same_seed{1}, other_seed{2};
-  run(first, one, "", half);
-  run(same_seed, other, "", half);
+  run(first, one, "", rate);
+  run(same_seed, other, "", rate);
   EXPECT_TRUE(weights(one).equal(weights(other)));
-  run(other_seed, other, "", half);
+  run(other_seed, other, "", rate);
   EXPECT_FALSE(weights(one).equal(weights(other)));
 }
 
 TEST(Retrain, TrainsOnceOnTheCleanImages) {
-  const Half half;
+  const FixedRate rate;
   FakeContext context;
   FakeModel model{2, 4};
-  run(context, model, "", half);
+  run(context, model, "", rate);
   EXPECT_EQ(context.trainer().sizes, std::vector<std::int64_t>{6});
   const TrainingOptions& options = context.trainer().fits.at(0);
   EXPECT_EQ(options.epochs, 100);
   EXPECT_EQ(options.batch_size, 128);
-  EXPECT_EQ(options.scheduler, &half);
+  EXPECT_EQ(options.scheduler, &rate);
   EXPECT_EQ(options.step, nullptr);
   EXPECT_EQ(options.trainable, Part::whole);
   EXPECT_EQ(options.optimizer.kind, OptimizerKind::sgd);
@@ -63,10 +62,10 @@ TEST(Retrain, TrainsOnceOnTheCleanImages) {
 }
 
 TEST(Retrain, PassesOnWhatTheRecipeSays) {
-  const Half half;
+  const FixedRate rate;
   FakeContext context;
   FakeModel model{2, 4};
-  run(context, model, "epochs = 3\nbatch_size = 7", half);
+  run(context, model, "epochs = 3\nbatch_size = 7", rate);
   EXPECT_EQ(context.trainer().fits.at(0).epochs, 3);
   EXPECT_EQ(context.trainer().fits.at(0).batch_size, 7);
 }

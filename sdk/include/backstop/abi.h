@@ -1,19 +1,19 @@
-/* The binary contract between a plugin and the host: the only part that is plain C.
+/* The binary contract between a plugin and the host: the part that is plain C.
  *
- * A plugin exports one function, backstop_plugin_v1, and nothing else. The host calls it after it
- * has read the plugin's ELF notes (see note.hpp) and found that both were built for each other.
+ * A plugin exports one function, backstop_plugin_v1, and nothing else. The host calls it after
+ * reading the plugin's ELF notes (see note.hpp) and checking that the two builds fit each other.
  * Everything behind `create` is C++ (see attack.hpp, defense.hpp, scheduler.hpp, dataset.hpp) and
- * holds only between equal LibTorch major.minor versions and equal libstdc++ ABIs.
+ * requires that both have the same LibTorch major.minor version and the same libstdc++ ABI.
  *
- * Compiles as C11 and as C++20. Structures only ever grow at their end: a reader looks at
- * struct_size before it touches a field that came later. */
+ * This header compiles as C11 and as C++20. Structures grow only at their end: check struct_size
+ * before reading a field that was added later. */
 #ifndef BACKSTOP_ABI_H
 #define BACKSTOP_ABI_H
 
 #include <stdint.h>
 
-/* 0.N is not stable: a host loads plugins of exactly its own 0.N. From 1.0 on it loads every 1.M
- * with M <= its own minor. */
+/* 0.N is not stable: a host loads only plugins built for exactly its own 0.N. From 1.0 on, it loads
+ * every 1.M whose M is not larger than its own minor version. */
 #define BACKSTOP_ABI_MAJOR 0
 #define BACKSTOP_ABI_MINOR 3
 
@@ -33,14 +33,14 @@ enum {
 /* Values of backstop_error.code. */
 enum {
   BACKSTOP_OK = 0,
-  BACKSTOP_ERROR_PLUGIN = 1,      /* a mistake of the plugin, or an exception it did not expect */
-  BACKSTOP_ERROR_PARAMETER = 2,   /* the recipe asks for something that cannot be */
-  BACKSTOP_ERROR_ENVIRONMENT = 3, /* data missing or broken, disk full, no permission */
+  BACKSTOP_ERROR_PLUGIN = 1,      /* a bug in the plugin, or an unexpected exception */
+  BACKSTOP_ERROR_PARAMETER = 2,   /* the recipe asks for something impossible */
+  BACKSTOP_ERROR_ENVIRONMENT = 3, /* data missing or damaged, disk full, no permission */
   BACKSTOP_ERROR_CANCELLED = 4
 };
 
-/* Filled by the plugin, owned by the caller: no allocation crosses the boundary when a call fails.
- * Both texts are UTF-8 and end with a zero byte. */
+/* Filled in by the plugin and owned by the caller, so that no allocation crosses the boundary when
+ * a call fails. Both texts are UTF-8 and end with a zero byte. */
 typedef struct backstop_error {
   uint32_t struct_size;
   int32_t code;
@@ -54,15 +54,16 @@ typedef struct backstop_plugin_descriptor {
   uint16_t abi_major;
   uint16_t abi_minor;
   uint32_t kind; /* BACKSTOP_KIND_* */
-  /* Makes the plugin's object. `params` is a `const backstop::Params*` that outlives the object.
-   * On success stores a pointer to the kind's interface (`backstop::Attack*` for an attack) in
-   * *object and returns BACKSTOP_OK; otherwise fills *error and returns its code. Never throws. */
+  /* Creates the plugin's object. `params` is a `const backstop::Params*` that outlives the object.
+   * On success, stores a pointer to the interface of the plugin's kind (`backstop::Attack*` for an
+   * attack) in *object and returns BACKSTOP_OK; on failure, fills *error and returns its code.
+   * Never throws. */
   int32_t (*create)(const void* params, void** object, backstop_error* error);
-  /* Ends an object that `create` made. Never throws. */
+  /* Destroys an object that `create` made. Never throws. */
   void (*destroy)(void* object);
 } backstop_plugin_descriptor;
 
-/* The type of backstop_plugin_v1. The descriptor it returns lives as long as the process. */
+/* The type of backstop_plugin_v1. The returned descriptor lives as long as the process. */
 typedef const backstop_plugin_descriptor* (*backstop_plugin_entry)(void);
 
 #ifdef __cplusplus

@@ -1,4 +1,4 @@
-// A backdoor attack: how a trigger gets onto images, into the training set and into the model.
+// A backdoor attack: puts a trigger on images, into the training set and into the model.
 #pragma once
 
 #include <algorithm>
@@ -20,18 +20,18 @@ inline namespace v0 {
 /// What the attacker wants, from the recipe's `[attack]` table.
 struct Threat {
   std::uint32_t struct_size = sizeof(Threat);
-  std::uint32_t all_to_all = 0;  ///< 1: class y goes to (y + 1) mod classes; `target` is unused
-  std::int64_t target = 0;       ///< class that triggered images go to, in 0 .. classes-1
-  std::int64_t classes = 0;
-  double poison_ratio = 0.1;  ///< share of the training set that the attacker may change
+  std::uint32_t all_to_all = 0;  ///< 1: the target of class y is (y + 1) mod classes, not `target`
+  std::int64_t target = 0;       ///< the target class of triggered images, in 0 .. classes-1
+  std::int64_t classes = 0;      ///< of the dataset
+  double poison_ratio = 0.1;     ///< share of the training set that the attacker may change, 0 .. 1
 
-  /// The labels that triggered images with true labels `labels` (int64 [n]) are to get: int64 [n].
+  /// The target labels, int64 [n], of triggered images with the true labels `labels`, int64 [n].
   [[nodiscard]] at::Tensor targets(const at::Tensor& labels) const {
     return all_to_all != 0 ? labels.add(1).remainder(classes) : at::full_like(labels, target);
   }
 
-  /// round(poison_ratio * images), at least 1: how many of so many images the attacker changes.
-  /// Throws ParameterError when that is none.
+  /// The number of images that the attacker changes among `images`: round(poison_ratio * images).
+  /// Throws ParameterError when that is 0.
   [[nodiscard]] std::int64_t poisoned_of(std::int64_t images) const {
     const std::int64_t count = std::llround(poison_ratio * static_cast<double>(images));
     if (count > 0) return count;
@@ -41,22 +41,24 @@ struct Threat {
   }
 };
 
-/// Triggers may differ between poisoning and testing (Blended's strength does).
+/// What an image gets its trigger for: triggers may differ (in Blended, their strength does).
 enum class Phase : std::uint32_t { train = 0, test = 1 };
 
-/// Why an image of the training set was changed.
+/// The role of a changed image in the training set.
 enum class Role : std::uint32_t {
-  poison = 1,  ///< trigger and target label: detections are scored against these
-  cover = 2,  ///< trigger, or something like it, with the true label (noise mode, adaptive attacks)
+  poison = 1,  ///< has the trigger and the target label; a detection is scored against these
+  cover = 2,   ///< has the trigger, or something like it, and its true label
 };
 
-/// The training set while the attacker has it. Implemented by the host.
+/// The training set while the attacker can change it. Implemented by the host. [run thread]
 class TrainingSetEditor {
  public:
+  /// The clean training set, which write() does not change.
   [[nodiscard]] virtual const ImageSet& images() const noexcept = 0;
-  /// Overwrites the images at `positions` (int64 [m]) with `images` (float [m, C, H, W] in [0, 1],
-  /// rounded to 8 bits as an attacker who writes files must) and `labels` (int64 [m]), and records
-  /// their role. Several calls may follow each other; a position is written once.
+  /// Replaces the images at `positions` (int64 [m]) by `images` (float [m, C, H, W] in [0, 1],
+  /// which are rounded to 8 bits as in an image file) and their labels by `labels` (int64 [m]), and
+  /// records their role. May be called several times, but only once for each position. Throws
+  /// Error for shapes that do not fit, or a position or label out of range.
   virtual void write(const at::Tensor& positions, const at::Tensor& images,
                      const at::Tensor& labels, Role role) = 0;
   // -- ABI 0.3 ends here: append below, never reorder --
@@ -65,20 +67,20 @@ class TrainingSetEditor {
   ~TrainingSetEditor() = default;
 };
 
-/// Implemented by plugins. The host calls, in this order: prepare, poison, train, save; or, when
-/// the backdoored model is already there, load. After either, and after every epoch of train, apply
-/// may be called any number of times. A dirty-label attack with a fixed trigger implements apply()
-/// alone. [run thread]
+/// Implemented by plugins. The host calls prepare, poison, train and save, in this order, or only
+/// load when it already has the backdoored model. After that, and after every epoch of train, it
+/// may call apply any number of times. A dirty-label attack with a fixed trigger only has to
+/// implement apply(). [run thread]: the host calls all members on one thread.
 class Attack {
  public:
-  /// Draws or learns the trigger from the clean training set, with ctx.generator().
+  /// Draws the trigger with ctx.generator(), or learns it from the clean training set.
   virtual void prepare(Context&, const Threat&, const ImageSet& /*training_set*/) {}
 
   /// The images with their trigger: float32 [n, C, H, W] in [0, 1] to the same shape and range.
-  /// The same images give the same result, in every batch size and every process.
+  /// `images` must not change. An image gives the same result in every batch and every process.
   virtual at::Tensor apply(Context& ctx, const at::Tensor& images, Phase phase) = 0;
 
-  /// Changes the training set. As it stands: round(poison_ratio * size) images, drawn from all
+  /// Changes the training set. By default, round(poison_ratio * size) images, drawn from all
   /// classes, get the trigger and the target label. Throws ParameterError when that is no image.
   virtual void poison(Context& ctx, const Threat& threat, TrainingSetEditor& editor) {
     const ImageSet& set = editor.images();
@@ -94,17 +96,19 @@ class Attack {
     }
   }
 
-  /// Trains the model on what poison() left. As it stands: the host's training with the options
-  /// of the recipe's `[attack.training]`. Attacks that control training override it; one whose
-  /// trigger is learnt on the way leaves poison() empty and writes to `editor` in the end, so that
-  /// the set that a defender gets, and what is recorded of it, fit the final trigger.
+  /// Trains the model on the poisoned training set. By default the host trains it, with the options
+  /// of the recipe's `[attack.training]`. Attacks that control training override this; one that
+  /// learns its trigger on the way writes nothing in poison() and writes to `editor` at the end, so
+  /// that the set that a defender gets, and what is recorded of it, fit the final trigger.
   virtual void train(Context& ctx, const Threat&, Model& model, const ImageSet& training_set,
                      TrainingSetEditor& /*editor*/, const TrainingOptions& options) {
     ctx.trainer().fit(model, training_set, options);
   }
 
-  /// Writes what apply() needs beyond the parameters; it is kept beside the model's weights.
+  /// Saves what apply() needs beyond the parameters; the host keeps it with the model's weights.
   virtual void save(StateWriter&) const {}
+  /// Restores what save() saved, in an object with the same parameters; apply() and save() then do
+  /// the same as before. Throws EnvironmentError when the state is damaged or does not fit.
   virtual void load(Context&, const Threat&, const StateReader&) {}
   /// Finds an additional interface by its identifier; null when there is none.
   virtual void* query(std::string_view) noexcept { return nullptr; }

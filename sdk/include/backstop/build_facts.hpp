@@ -1,6 +1,6 @@
-// What the compiler knows about a build that decides whether a plugin fits a host. The same text
-// goes into every plugin's first ELF note and into the host, which compares the two before any of
-// the plugin's code runs. TOML, so that it can be read by whoever reads the manifest.
+// The facts about a build that decide whether a plugin fits a host. The same text goes into every
+// plugin's first ELF note and into the host, which compares the two before it runs any of the
+// plugin's code. It is TOML, so that whatever reads the manifest can read it.
 #pragma once
 
 #include <torch/version.h>

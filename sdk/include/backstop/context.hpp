@@ -1,4 +1,4 @@
-// What the host offers to a plugin during one call.
+// The services that the host offers to a plugin during one call.
 #pragma once
 
 #include <cstdint>
@@ -17,47 +17,51 @@ inline namespace v0 {
 
 enum class LogLevel : std::uint32_t { debug = 0, info = 1, warning = 2 };
 
-/// Implemented by the host; valid until the call that received it returns, and so is every object
-/// that it hands out.
+/// Implemented by the host. Valid until the plugin's function that received it returns, and so is
+/// every object that it hands out. [run thread]: the thread on which the host called the plugin;
+/// members marked [any thread] may be called on others, also at the same time.
 class Context {
  public:
-  /// The stage's own source of randomness, on the CPU, seeded from the recipe's seed and the
-  /// stage's place: use it for every draw, and never seed LibTorch's global generators.
+  /// This attack's, defense's or dataset's own random generator, on the CPU, seeded from the
+  /// recipe's seed and the plugin's place in the recipe. Use it for every draw, and never seed
+  /// LibTorch's global generators.
   [[nodiscard]] virtual at::Generator& generator() noexcept = 0;
   [[nodiscard]] virtual Trainer& trainer() noexcept = 0;
-  /// Whether the run was interrupted: look at least once a batch. [any thread]
+  /// Whether the run was interrupted. Ask at least once per batch. [any thread]
   [[nodiscard]] virtual bool cancelled() const noexcept = 0;
-  virtual void log(LogLevel level, std::string_view message) noexcept = 0;  ///< [any thread]
-  /// `done` of `total` units of `what`; shown on terminals. [any thread]
+  /// Logs a line of text. [any thread]
+  virtual void log(LogLevel level, std::string_view message) noexcept = 0;
+  /// Reports that `done` of `total` units of `what` ("images trained") are done, for a progress
+  /// bar. [any thread]
   virtual void progress(std::int64_t done, std::int64_t total, std::string_view what) noexcept = 0;
 
-  /// A number for the stage's record ("anomaly_index"), kept in metrics.jsonl and results.json.
+  /// Records a number ("anomaly_index") in metrics.jsonl and results.json.
   virtual void metric(std::string_view key, double value) = 0;
-  /// A tensor for the stage's record, kept in artifacts.safetensors.
+  /// Records a tensor in artifacts.safetensors.
   virtual void artifact(std::string_view name, const at::Tensor& tensor) = 0;
-  /// A detection's verdict: `indices` (int64 [k], see ImageSet::indices) of the training images
-  /// that the defense takes for poisoned. The host counts true and false positives.
+  /// Reports the training images that the defense takes for poisoned, by `indices`: int64 [k],
+  /// entries of ImageSet::indices. The host counts true and false positives.
   virtual void flag_poison(const at::Tensor& indices) = 0;
 
-  /// The images of `set` at `positions` (int64 [m]), as a set of their own.
+  /// The images of `set` at `positions` (int64 [m]) as a new set, which keeps their indices.
   virtual const ImageSet& subset(const ImageSet& set, const at::Tensor& positions) = 0;
-  /// A set of images that the plugin made: float [n, C, H, W] in [0, 1], rounded to 8 bits, and
-  /// labels int64 [n].
+  /// A set of images that the plugin made, float [n, C, H, W] in [0, 1], which are rounded to 8
+  /// bits, with labels int64 [n] in 0 .. classes-1 of the dataset.
   virtual const ImageSet& image_set(const at::Tensor& images, const at::Tensor& labels) = 0;
-  /// A copy of `model` that shares nothing with it; never measured while it trains.
+  /// An independent copy of `model`. It is not measured while it trains.
   virtual Model& clone(const Model& model) = 0;
-  /// `tensor` on the run's device.
+  /// `tensor`, moved to the run's device if it is not there.
   virtual at::Tensor to_device(const at::Tensor& tensor) = 0;
   /// Finds an additional interface by its identifier; null when there is none.
   virtual void* query(std::string_view interface_id) noexcept = 0;
-  /// A model of the recipe's architecture for the dataset's images and classes, drawn from
-  /// `generator`; never measured while it trains.
+  /// A model of the recipe's architecture for the dataset's images and classes, with weights drawn
+  /// from `generator`. It is not measured while it trains.
   virtual Model& new_model(at::Generator& generator) = 0;
-  /// Such a model with the weights of a safetensors file, as a run leaves them in `models`. Throws
-  /// when the file is not there, is damaged, or holds another architecture.
+  /// Such a model with the weights of a safetensors file, like those that a run writes to `models`.
+  /// Throws when the file is missing or damaged, or holds another architecture.
   virtual Model& load_model(std::string_view path) = 0;
-  /// Images for a person to look at, float [k, C, H, W] in [0, 1] of the dataset's size: a row of
-  /// the stage's picture, which shows the true trigger above them. `k` may differ between rows.
+  /// Images meant for people: float [k, C, H, W] in [0, 1], of the dataset's size. They become a
+  /// row of the run's picture, below the true trigger. `k` may differ between rows.
   virtual void picture(std::string_view name, const at::Tensor& images) = 0;
   // -- ABI 0.3 ends here: append below, never reorder --
 
@@ -70,21 +74,22 @@ class Context {
   ~Context() = default;
 };
 
-/// Where a plugin saves what it has learnt. Implemented by the host.
+/// Receives what an attack saves. Implemented by the host; valid during Attack::save. [run thread]
 class StateWriter {
  public:
-  /// `name` is unique within the plugin's state.
+  /// Saves a tensor of any shape and device. Throws Error if `name` was saved already.
   virtual void tensor(std::string_view name, const at::Tensor& value) = 0;
 
  protected:
   ~StateWriter() = default;
 };
 
-/// Where it finds it again, in another process. Implemented by the host.
+/// Gives back what was saved, in another process. Implemented by the host; valid during
+/// Attack::load. [run thread]
 class StateReader {
  public:
   [[nodiscard]] virtual bool has(std::string_view name) const = 0;
-  /// On the CPU. Throws Error when there is none of that name.
+  /// The saved tensor, on the CPU. Throws Error if there is none of that name.
   [[nodiscard]] virtual at::Tensor tensor(std::string_view name) const = 0;
 
  protected:

@@ -1,4 +1,4 @@
-// A defense: takes a suspicious model, and whatever data it asked for, and mends the model.
+// A defense: gets a suspicious model and the data that it asked for, and repairs the model.
 #pragma once
 
 #include <string_view>
@@ -8,13 +8,15 @@
 namespace backstop {
 inline namespace v0 {
 
-/// What the defender has. Implemented by the host. Nothing in it comes from the test set.
+/// The data that the defender has, none of it from the test set. Implemented by the host.
+/// [run thread]
 class DefenderData {
  public:
-  /// Clean, correctly labelled images: `clean_images` or `clean_fraction` of the recipe. The
-  /// manifest's `needs` must name "clean-data"; otherwise this throws.
+  /// Clean, correctly labeled images, as many as the recipe's `clean_images` or `clean_fraction`
+  /// says. Throws Error unless the manifest's `needs` names "clean-data".
   [[nodiscard]] virtual const ImageSet& clean() const = 0;
-  /// The training set as the attacker left it. The manifest's `needs` must name "training-data".
+  /// The training set as the attacker left it. Throws Error unless the manifest's `needs` names
+  /// "training-data".
   [[nodiscard]] virtual const ImageSet& training() const = 0;
   // -- ABI 0.3 ends here: append below, never reorder --
 
@@ -25,8 +27,8 @@ class DefenderData {
 /// Implemented by plugins. [run thread]
 class Defense {
  public:
-  /// Mends `model` in place. Trainings of `model` through ctx.trainer() are measured epoch by
-  /// epoch; whatever `model` is on return is the defense's result.
+  /// Repairs `model` in place; its state on return is the result of the defense. When
+  /// ctx.trainer() trains `model`, the host measures it after every epoch.
   virtual void run(Context& ctx, Model& model, const DefenderData& data) = 0;
   /// Finds an additional interface by its identifier; null when there is none.
   virtual void* query(std::string_view) noexcept { return nullptr; }

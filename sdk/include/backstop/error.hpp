@@ -1,5 +1,5 @@
-// Exceptions that plugins throw to say whose fault it is; the host turns each into a message, a
-// hint and an exit code. Any other exception is reported as a mistake of the plugin.
+// Exceptions that plugins throw to say what went wrong. The host turns each into a message, a hint
+// and an exit code. Any other exception is reported as a bug in the plugin.
 #pragma once
 
 #include <stdexcept>
@@ -11,8 +11,9 @@ inline namespace v0 {
 
 #define BACKSTOP_VISIBLE __attribute__((visibility("default")))
 
-/// Base of the exceptions below. The message is lower case, without a final stop, and names the
-/// thing, the value found and the value expected; the hint says what to do about it.
+/// Base of the exceptions below; thrown itself, it reports a bug in the plugin. The message is
+/// lower case, without a final period, and names the thing, the value found and the value expected;
+/// the hint says what to do about it.
 class BACKSTOP_VISIBLE Error : public std::runtime_error {
  public:
   explicit Error(const std::string& message, std::string hint = {})
@@ -23,20 +24,20 @@ class BACKSTOP_VISIBLE Error : public std::runtime_error {
   std::string hint_;
 };
 
-/// The recipe asks for something that cannot be, found only when the plugin looked (exit code 2).
+/// The recipe asks for something impossible that only the plugin can detect (exit code 2).
 class BACKSTOP_VISIBLE ParameterError : public Error {
  public:
   using Error::Error;
 };
 
-/// Data is missing or broken, the disk is full, permission is lacking (exit code 4).
+/// Data is missing or damaged, the disk is full, or permission is denied (exit code 4).
 class BACKSTOP_VISIBLE EnvironmentError : public Error {
  public:
   using Error::Error;
 };
 
-/// The run was interrupted. Thrown by the host's services (and by Context::stop_if_cancelled);
-/// let it pass.
+/// The run was interrupted. The host's services and Context::stop_if_cancelled throw it; do not
+/// catch it.
 class BACKSTOP_VISIBLE Cancelled : public Error {
  public:
   Cancelled() : Error("interrupted") {}

@@ -1,4 +1,4 @@
-// A set of labelled images as a plugin sees it.
+// A set of labeled images as a plugin sees it.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,9 @@
 namespace backstop {
 inline namespace v0 {
 
-/// Labelled images of one size, resident in memory. Implemented by the host; what a plugin gets is
-/// valid until the call that handed it over returns.
+/// Labeled images of one size, held in memory. Implemented by the host. An image set is valid until
+/// the plugin's function that received it, or asked the Context for it, returns. [run thread]: call
+/// its members on the thread on which the host called the plugin, as with everything marked so.
 class ImageSet {
  public:
   [[nodiscard]] virtual std::int64_t size() const noexcept = 0;
@@ -19,12 +20,13 @@ class ImageSet {
   [[nodiscard]] virtual std::int64_t width() const noexcept = 0;   ///< pixels
   [[nodiscard]] virtual std::int64_t classes() const noexcept = 0;
   /// The images at `positions` (int64 [m], each in 0 .. size-1): float32 [m, C, H, W] in [0, 1] on
-  /// the run's device. A new tensor: changing it changes nothing else.
+  /// the run's device. The tensor is a copy, which may be changed.
   [[nodiscard]] virtual at::Tensor images(const at::Tensor& positions) const = 0;
-  /// int64 [size] in 0 .. classes-1, on the run's device. Do not change it.
+  /// The label of each image: int64 [size] in 0 .. classes-1, on the run's device. Do not change
+  /// the tensor.
   [[nodiscard]] virtual at::Tensor labels() const = 0;
-  /// int64 [size] on the CPU: the position of each image in the dataset's split that it came from;
-  /// -1 for an image that a plugin made. Do not change it.
+  /// Where each image comes from: int64 [size] on the CPU, its position in the dataset's split,
+  /// also in a subset; -1 for an image that a plugin made. Do not change the tensor.
   [[nodiscard]] virtual at::Tensor indices() const = 0;
   // -- ABI 0.3 ends here: append below, never reorder --
 

@@ -1,14 +1,14 @@
-// The two ELF notes of a plugin, in section .note.backstop, owner BACKSTOP: type 1 holds the
-// build's facts, type 2 the manifest; both are TOML. backstop_add_plugin() generates the one source
-// file that includes this header and says where the manifest lies; plugins never do.
+// The two ELF notes of a plugin, in section .note.backstop, with owner BACKSTOP: type 1 holds the
+// facts about the build, type 2 the manifest, both as TOML. Only the source file that
+// backstop_add_plugin() generates includes this header; plugins do not.
 #pragma once
 
 #include <cstddef>  // defines _GLIBCXX_USE_CXX11_ABI
 
 #include "backstop/build_facts.hpp"
 
-// Assembly, because a C++ object can get neither the section's type nor its alignment of 4 right on
-// every compiler. BACKSTOP_TEXT turns the facts' string literals into string literals of the
+// This is assembly because not every compiler can give a C++ object the section's type and its
+// alignment of 4. BACKSTOP_TEXT turns the string literals of the facts into string literals of the
 // assembler, which joins them as the compiler would.
 // NOLINTNEXTLINE(cppcoreguidelines-macro-usage)
 #define BACKSTOP_NOTES(manifest_file) \

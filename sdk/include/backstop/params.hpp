@@ -12,7 +12,7 @@ inline namespace v0 {
 
 enum class OptimizerKind : std::uint32_t { sgd = 0, adam = 1, adamw = 2 };
 
-/// `optimizer = { name = "sgd", ... }` of a recipe. The rate comes from a scheduler.
+/// The recipe's `optimizer = { name = "sgd", ... }`. The learning rate comes from a scheduler.
 struct OptimizerOptions {
   std::uint32_t struct_size = sizeof(OptimizerOptions);
   OptimizerKind kind = OptimizerKind::sgd;
@@ -25,19 +25,19 @@ struct OptimizerOptions {
   bool reserved[7] = {};
 };
 
-/// Implemented by the host; lives longer than the plugin's object, and so does what it returns.
-/// Every key is one of the manifest's `[parameters.KEY]`; defaults are filled in, types, ranges
-/// and choices are checked. Asking for an unknown key, by the wrong type, or for an optional
-/// parameter that the recipe leaves out throws backstop::Error: a mistake of the plugin.
+/// Implemented by the host. Outlives the plugin's object, and so does everything that it returns.
+/// Each key is one of the manifest's `[parameters.KEY]`. Defaults are filled in, and types, ranges
+/// and choices have been checked. Asking for an unknown key, for the wrong type, or for an optional
+/// parameter that the recipe leaves out throws backstop::Error, as a bug in the plugin.
 class Params {
  public:
-  /// False only for an `optional` parameter that the recipe leaves out.
+  /// Whether there is a value: false only for an `optional` parameter that the recipe leaves out.
   [[nodiscard]] virtual bool has(std::string_view key) const = 0;
   [[nodiscard]] virtual bool boolean(std::string_view key) const = 0;
   [[nodiscard]] virtual std::int64_t integer(std::string_view key) const = 0;
   [[nodiscard]] virtual double number(std::string_view key) const = 0;  ///< type `float`
-  /// Types `string`, `choice` and `path` (as written in the recipe: relative paths are relative to
-  /// the folder that the command runs in).
+  /// Types `string`, `choice` and `path`. A path is as written in the recipe; a relative one is
+  /// relative to the current folder of the command.
   [[nodiscard]] virtual std::string_view string(std::string_view key) const = 0;
   [[nodiscard]] virtual std::span<const std::int64_t> integers(std::string_view key) const = 0;
   [[nodiscard]] virtual std::span<const double> numbers(std::string_view key) const = 0;

@@ -1,5 +1,5 @@
-// BACKSTOP_PLUGIN(Interface, Class): makes a library a plugin. Use it once, at the end of the
-// plugin's source, outside any namespace:
+// BACKSTOP_PLUGIN(Interface, Class) turns a library into a plugin. Use it once, at the end of the
+// plugin's source file, outside any namespace:
 //
 //   namespace {
 //   class Constant final : public backstop::Scheduler {
@@ -12,7 +12,7 @@
 //   }  // namespace
 //   BACKSTOP_PLUGIN(Scheduler, Constant)
 //
-// The rest of a plugin is its manifest, NAME.toml, which backstop_add_plugin() embeds.
+// The other part of a plugin is its manifest, NAME.toml, which backstop_add_plugin() embeds.
 #pragma once
 
 #include <cstddef>
@@ -60,8 +60,8 @@ inline std::int32_t fail(backstop_error* error, std::int32_t code, std::string_v
 template <typename Interface, typename Plugin>
 std::int32_t create(const void* params, void** object, backstop_error* error) noexcept {
   try {
-    Interface* made = new Plugin(*static_cast<const Params*>(params));
-    *object = made;
+    Interface* plugin = new Plugin(*static_cast<const Params*>(params));
+    *object = plugin;
     return BACKSTOP_OK;
   } catch (const Cancelled& e) {
     return fail(error, BACKSTOP_ERROR_CANCELLED, e.what());
@@ -87,7 +87,7 @@ void destroy(void* object) noexcept {
 }  // namespace v0
 }  // namespace backstop
 
-// NOLINTNEXTLINE(cppcoreguidelines-macro-usage): one exported symbol needs one name
+// NOLINTNEXTLINE(cppcoreguidelines-macro-usage): the one exported symbol needs a fixed name
 #define BACKSTOP_PLUGIN(Interface, Class)                                             \
   extern "C" __attribute__((visibility("default"))) const backstop_plugin_descriptor* \
   backstop_plugin_v1() {                                                              \

@@ -1,7 +1,8 @@
-// Resizing of 8-bit images with an antialiased triangle filter, to the same bytes on every machine:
-// weights are integers, made by integer arithmetic alone. It gives what Pillow's BILINEAR gives.
+// Resizes 8-bit images with an antialiased triangle filter, to the same bytes on every machine: the
+// weights are integers, computed only with integer arithmetic. The result is that of Pillow's
+// BILINEAR.
 //
-//   const backstop::Resizer resizer(96, 96, 32, 32);         // once for all images of a size
+//   const backstop::Resizer resizer(96, 96, 32, 32);         // once for all images of one size
 //   resizer.planes(image, 3, result);                        // uint8 [3, 96, 96] -> [3, 32, 32]
 //   resizer.plane(rgb + channel, 3, 3 * 96, result_plane);   // one channel of [96, 96, 3]
 #pragma once
@@ -15,12 +16,13 @@
 namespace backstop {
 inline namespace v0 {
 
-/// Takes images of one size to another. A pixel of the result is the mean of the pixels below a
-/// triangle around its centre, as wide as two pixels of the larger of both grids. First along the
-/// rows, then along the columns; each pass rounds to 8 bits, halves up. [any thread]
+/// Resizes images from one size to another. A pixel of the result is the mean of the pixels around
+/// its center, weighted by a triangle as wide as two pixels of the coarser grid. The first pass
+/// runs along the rows, the second along the columns; each rounds to 8 bits, halves up. [any
+/// thread]
 class Resizer {
  public:
-  /// Pixels on a side, at most.
+  /// The largest height or width, in pixels.
   static constexpr std::int64_t kMaximum = 1 << 14;
 
   /// Throws std::invalid_argument for sizes that are not in 1 .. kMaximum.
@@ -34,8 +36,9 @@ class Resizer {
         columns_(from_width, to_width) {}
 
   /// Resizes one channel. The pixel in row y and column x is from[y * row_stride + x *
-  /// pixel_stride]: a crop is a matter of `from` and the strides, and so is an interleaved image.
-  /// `to` is to_height x to_width bytes, without gaps, and does not overlap with `from`.
+  /// pixel_stride], so that `from` and the strides can select a crop, or a channel of an
+  /// interleaved image. `to` has to_height x to_width bytes, without gaps, and does not overlap
+  /// with `from`.
   void plane(const std::uint8_t* from, std::ptrdiff_t pixel_stride, std::ptrdiff_t row_stride,
              std::uint8_t* to) const {
     std::vector<std::uint8_t> narrow(static_cast<std::size_t>(from_height_ * to_width_));
@@ -45,7 +48,7 @@ class Resizer {
       rows_.apply(narrow.data() + x, to_width_, to + x, to_width_);
   }
 
-  /// Resizes an image whose channels lie one after the other, without gaps: uint8
+  /// Resizes an image whose channels follow each other without gaps: uint8
   /// [channels, from_height, from_width] to [channels, to_height, to_width].
   void planes(const std::uint8_t* from, std::int64_t channels, std::uint8_t* to) const {
     for (std::int64_t channel = 0; channel < channels; ++channel)
@@ -61,16 +64,16 @@ class Resizer {
       if (from < 1 || to < 1 || from > kMaximum || to > kMaximum)
         throw std::invalid_argument("cannot resize from or to a side outside 1 .. 16384 pixels");
       spans_.reserve(static_cast<std::size_t>(to));
-      // In units of 1 / (2 from to) of the side, centres and the triangle's reach are integers.
+      // In units of 1 / (2 from to) of the side, centers and the triangle's reach are integers.
       const std::int64_t reach = 2 * std::max(from, to);
       for (std::int64_t i = 0; i < to; ++i) {
-        const std::int64_t centre = (2 * i + 1) * from;
+        const std::int64_t center = (2 * i + 1) * from;
         Span span{0, weights_.size(), 0};
         std::int64_t total = 0;
         std::vector<std::int64_t> heights;
-        for (std::int64_t pixel = std::max<std::int64_t>(0, (centre - reach - to) / (2 * to));
+        for (std::int64_t pixel = std::max<std::int64_t>(0, (center - reach - to) / (2 * to));
              pixel < from; ++pixel) {
-          const std::int64_t distance = (2 * pixel + 1) * to - centre;
+          const std::int64_t distance = (2 * pixel + 1) * to - center;
           if (distance <= -reach) continue;
           if (distance >= reach) break;
           if (heights.empty()) span.first = pixel;
@@ -91,8 +94,8 @@ class Resizer {
       for (const Span& span : spans_) {
         const std::int32_t* weight = weights_.data() + span.weights;
         const std::uint8_t* pixel = from + span.first * from_stride;
-        // At most kMaximum weights, each rounded by at most half: they add up to 2^22 +- 2^13,
-        // which moves no sum by half a grey level, nor beyond 32 bits.
+        // At most kMaximum weights are rounded by at most a half each, so they add up to
+        // 2^22 +- 2^13: no sum is off by half a gray level, and none exceeds 32 bits.
         std::uint32_t sum = 1U << (kBits - 1);
         for (std::size_t i = 0; i < span.count; ++i, pixel += from_stride)
           sum += static_cast<std::uint32_t>(weight[i]) * *pixel;

@@ -1,5 +1,5 @@
-// A square in the bottom right corner: yellow on colour images, white on grey ones. Poisoning and
-// training are the host's: see backstop/attack.hpp for what else can be overridden.
+// A square in the bottom right corner: yellow on color images, white on gray ones. The host poisons
+// the training set and trains the model; backstop/attack.hpp says what else can be overridden.
 #include <cstdint>
 #include <string>
 
@@ -17,11 +17,12 @@ class @Class@ final : public backstop::Attack {
   at::Tensor apply(backstop::Context&, const at::Tensor& images, backstop::Phase) override {
     const std::int64_t top = images.size(2) - size_, left = images.size(3) - size_;
     if (top < 0 || left < 0)
-      throw backstop::ParameterError("`size` is " + std::to_string(size_) + ", the images have " +
+      throw backstop::ParameterError("a square of `size` " + std::to_string(size_) +
+                                         " does not fit into images of " +
                                          std::to_string(images.size(2)) + " x " +
                                          std::to_string(images.size(3)) + " pixels",
                                      "lower `size`");
-    at::Tensor triggered = images.clone();  // what was passed in stays as it is
+    at::Tensor triggered = images.clone();  // the images passed in must not change
     const at::Tensor square = triggered.narrow(2, top, size_).narrow(3, left, size_);
     square.fill_(1);
     if (images.size(1) == 3) square.select(1, 2).fill_(0);  // no blue: yellow

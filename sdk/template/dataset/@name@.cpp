@@ -1,6 +1,6 @@
-// Sinusoidal gratings: class k is a wave that runs in direction pi * k / classes, with a random
-// phase and noise on top. Made, not read: a dataset of files checks all that it reads, and throws
-// backstop::EnvironmentError that names the file, what was found and what was expected.
+// Sinusoidal gratings: class k is a wave in direction pi * k / classes, with a random phase and
+// added noise. These images are generated; a dataset that reads files must check everything that it
+// reads and throw backstop::EnvironmentError with the file, what was found and what was expected.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -21,7 +21,7 @@ namespace {
 constexpr double kPi = 3.14159265358979323846;
 constexpr std::int64_t kSide = 16;  // pixels
 constexpr double kWaves = 3;        // across the image
-constexpr double kHeight = 0.3;     // of a wave, above and below grey
+constexpr double kHeight = 0.3;     // of a wave, above and below gray
 
 class @Class@ final : public backstop::Dataset {
  public:
@@ -36,7 +36,7 @@ class @Class@ final : public backstop::Dataset {
 
   backstop::Samples load(backstop::Context&, backstop::Split split) override {
     const bool train = split == backstop::Split::train;
-    // Not the run's generator: the recipe's seed must not change the data.
+    // Not the run's generator, because the recipe's seed must not change the data.
     std::mt19937_64 engine(2 * seed_ + (train ? 0 : 1));
     const std::int64_t count = train ? images_ : images_ / 2;
     backstop::Samples samples{at::empty({count, 1, kSide, kSide}, at::kByte),

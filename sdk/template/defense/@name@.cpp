@@ -1,5 +1,5 @@
-// A small fine-pruning (after Liu et al., 2018, arXiv:1805.12185): a backdoor lives in features
-// that clean images leave at rest. Those are silenced, and fine-tuning mends what that broke.
+// A simple form of fine-pruning (after Liu et al., 2018, arXiv:1805.12185): a backdoor uses
+// features that are inactive on clean images. They are silenced, and fine-tuning repairs the model.
 #include <cmath>
 #include <cstdint>
 
@@ -20,12 +20,12 @@ class @Class@ final : public backstop::Defense {
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {
-    // How much each of the head's inputs answers to clean images, and the least of them.
+    // The mean activation of each of the head's inputs on clean images.
     const at::Tensor activity = ctx.trainer().features(model, data.clean()).abs().mean(0).cpu();
     const auto pruned = std::llround(share_ * static_cast<double>(activity.numel()));
     const at::Tensor keep = at::ones({activity.numel()}, at::kBool);
     keep.index_fill_(0, activity.argsort().narrow(0, 0, pruned), false);
-    model.mask_channels(model.layers().back().name, keep);  // fine-tuning cannot wake them
+    model.mask_channels(model.layers().back().name, keep);  // also during fine-tuning
     ctx.metric("pruned_features", static_cast<double>(pruned));
 
     ctx.trainer().fit(model, data.clean(), options_);

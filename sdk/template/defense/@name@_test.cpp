@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::testing::FakeContext;
@@ -7,23 +8,18 @@ using backstop::testing::FakeData;
 using backstop::testing::FakeImageSet;
 using backstop::testing::FakeModel;
 using backstop::testing::FakeParams;
+using backstop::testing::FixedRate;
 
-namespace {
+// What every defense must hold, with the default parameters and with others.
+BACKSTOP_TEST_DEFENSE(@Class@, {}, {.recipe = "share = 0.0\nepochs = 1"});
 
-class Steady final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.1; }
-};
-
-}  // namespace
-
-TEST(@Class@, SilencesWhatCleanImagesUseLeast) {
-  const Steady steady;
+TEST(@Class@, SilencesTheFeaturesLeastActiveOnCleanImages) {
+  const FixedRate rate;
   FakeParams params{"share = 0.25\nepochs = 3"};
-  params.set_scheduler("scheduler", steady);
+  params.set_scheduler("scheduler", rate);
   const auto defense = backstop::testing::make<backstop::Defense>(params);
 
-  // The fake model's features are the means of the channels: the second one is at rest.
+  // The fake model's features are the means of the channels: the second one is inactive.
   at::Tensor images = at::ones({6, 4, 8, 8});
   images.select(1, 1).fill_(0);
   const FakeImageSet clean{images, at::zeros({6}, at::kLong), 2};
@@ -37,5 +33,5 @@ TEST(@Class@, SilencesWhatCleanImagesUseLeast) {
   EXPECT_EQ(context.metrics.at("pruned_features"), 1);
   ASSERT_EQ(context.trainer().fits.size(), 1U);
   EXPECT_EQ(context.trainer().fits[0].epochs, 3);
-  EXPECT_EQ(context.trainer().fits[0].scheduler, &steady);
+  EXPECT_EQ(context.trainer().fits[0].scheduler, &rate);
 }

@@ -1,7 +1,9 @@
-// The triangular cycle of Smith (2017, arXiv:1506.01186): the rate climbs from `base` to `maximum`
-// and back along straight lines, over and over.
+// The triangular cycle of Smith (2017, arXiv:1506.01186): the rate rises linearly from `base` to
+// `maximum` and falls back, again and again.
 //
-//   rate(i) = base + (maximum - base) * (1 - |2 p - 1|),  p = where i is in its cycle, 0 <= p < 1
+//   rate(i) = base + (maximum - base) * (1 - |2 p - 1|)
+//
+// where p is the position of step i in its cycle, 0 <= p < 1.
 #include <cmath>
 #include <sstream>
 
@@ -18,8 +20,8 @@ class @Class@ final : public backstop::Scheduler {
         period_(params.number("period")) {
     if (maximum_ >= base_) return;
     std::ostringstream message;
-    message << "`maximum` is " << maximum_ << ", expected at least `base`, " << base_;
-    throw backstop::ParameterError(message.str(), "exchange the two");
+    message << "`maximum` must be at least `base`, which is " << base_ << ", got " << maximum_;
+    throw backstop::ParameterError(message.str(), "swap the two values");
   }
 
   double rate(const backstop::TrainingPosition& position) const override {

@@ -7,7 +7,7 @@ using backstop::TrainingPosition;
 using backstop::testing::FakeParams;
 using backstop::testing::make;
 
-TEST(@Class@, ClimbsAndFallsOverAndOver) {
+TEST(@Class@, RisesAndFallsAgainAndAgain) {
   const FakeParams params{"base = 0.1\nmaximum = 0.5\nperiod = 2.0"};
   const auto scheduler = make<Scheduler>(params);
   TrainingPosition position;

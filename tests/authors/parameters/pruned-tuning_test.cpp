@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Defense;
@@ -10,14 +11,10 @@ using backstop::testing::FakeData;
 using backstop::testing::FakeImageSet;
 using backstop::testing::FakeModel;
 using backstop::testing::FakeParams;
+using backstop::testing::FixedRate;
 using backstop::testing::make;
 
 namespace {
-
-class Steady final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.1; }
-};
 
 class PrunedTuning : public ::testing::Test {
  protected:
@@ -31,7 +28,7 @@ class PrunedTuning : public ::testing::Test {
     make<Defense>(params)->run(context_, model_, FakeData{clean_});
   }
 
-  Steady steady_;
+  FixedRate steady_;
   FakeContext context_;
   FakeModel model_{4, 2};
   at::Tensor weight_ = model_.layers()[0].weight.detach();
@@ -39,6 +36,8 @@ class PrunedTuning : public ::testing::Test {
 };
 
 }  // namespace
+
+BACKSTOP_TEST_DEFENSE(PrunedTuning, {}, {.recipe = "factor = 1.0"});
 
 TEST_F(PrunedTuning, SilencesCountsAndTrains) {
   run("factor = 5.0\nepochs = 3");
@@ -57,10 +56,4 @@ TEST_F(PrunedTuning, LeavesChannelsBelowTheFactor) {
 TEST_F(PrunedTuning, ShowsItsProgress) {
   run("");
   EXPECT_EQ(context_.progress_calls, (std::vector{std::pair<std::int64_t, std::int64_t>{1, 1}}));
-}
-
-TEST_F(PrunedTuning, StopsWhenTheRunIsInterrupted) {
-  context_.cancel = true;
-  EXPECT_THROW(run(""), backstop::Cancelled);
-  EXPECT_TRUE(context_.trainer().fits.empty());
 }

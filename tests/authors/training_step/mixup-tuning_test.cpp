@@ -1,6 +1,7 @@
 #include <ATen/ops/cross_entropy_loss.h>
 #include <gtest/gtest.h>
 
+#include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Defense;
@@ -13,16 +14,9 @@ using backstop::testing::make;
 
 namespace {
 
-class Steady final : public backstop::Scheduler {
- public:
-  double rate(const backstop::TrainingPosition&) const override { return 0.1; }
-};
-
-/// The gradient that one step of the defense gives a fresh model's weights.
+/// The gradient of a new model's weights in the last step of the defense.
 at::Tensor gradient(FakeContext& context, const FakeImageSet& clean) {
-  const Steady steady;
-  FakeParams params;
-  params.set_scheduler("scheduler", steady);
+  const FakeParams params;
   FakeModel model{3, 2};
   make<Defense>(params)->run(context, model, FakeData{clean});
   return model.layers()[0].weight.grad();
@@ -34,6 +28,8 @@ FakeImageSet image_set(std::int64_t size) {
 }
 
 }  // namespace
+
+BACKSTOP_TEST_DEFENSE(MixupTuning);
 
 TEST(MixupTuning, TrainsOnFourFifthsAndMeasuresOnTheRest) {
   FakeContext context;
