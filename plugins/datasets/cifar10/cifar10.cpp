@@ -2,7 +2,7 @@
 #include <array>
 #include <string_view>
 
-#include "../../shared/cifar/cifar.hpp"
+#include "shared/cifar/cifar.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/plugin.hpp"
 

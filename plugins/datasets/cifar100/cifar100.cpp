@@ -3,7 +3,7 @@
 #include <span>
 #include <string_view>
 
-#include "../../shared/cifar/cifar.hpp"
+#include "shared/cifar/cifar.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/plugin.hpp"
 

@@ -6,8 +6,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "../../shared/cifar/pickle_files.hpp"
-#include "../../shared/files/testing.hpp"
+#include "shared/cifar/testing.hpp"
+#include "shared/files/testing.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/testing/fakes.hpp"
 

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <system_error>
 
-#include "../../shared/idx/idx.hpp"
+#include "shared/idx/idx.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/plugin.hpp"
 

@@ -6,8 +6,8 @@
 #include <cstddef>
 #include <system_error>
 
-#include "../../shared/images/folder.hpp"
-#include "../../shared/images/formats.hpp"
+#include "shared/images/folder.hpp"
+#include "shared/images/formats.hpp"
 
 namespace backstop::gtsrb {
 namespace {

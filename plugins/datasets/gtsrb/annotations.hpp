@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "../../shared/images/decode.hpp"
+#include "shared/images/decode.hpp"
 
 namespace backstop::gtsrb {
 

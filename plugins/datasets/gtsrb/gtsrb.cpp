@@ -1,5 +1,5 @@
 // GTSRB: photographs of German traffic signs.
-#include "../../shared/images/image_dataset.hpp"
+#include "shared/images/image_dataset.hpp"
 #include "backstop/plugin.hpp"
 #include "layout.hpp"
 

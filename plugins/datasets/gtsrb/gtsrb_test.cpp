@@ -7,10 +7,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "../../shared/files/testing.hpp"
-#include "../../shared/images/decode.hpp"
-#include "../../shared/images/folder.hpp"
-#include "../../shared/images/image_files.hpp"
+#include "shared/files/testing.hpp"
+#include "shared/images/decode.hpp"
+#include "shared/images/folder.hpp"
+#include "shared/images/testing.hpp"
 #include "annotations.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/resize.hpp"

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "../../shared/images/formats.hpp"
+#include "shared/images/formats.hpp"
 #include "annotations.hpp"
 
 namespace backstop::gtsrb {

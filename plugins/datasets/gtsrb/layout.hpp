@@ -6,7 +6,7 @@
 
 #include <filesystem>
 
-#include "../../shared/images/image_dataset.hpp"
+#include "shared/images/image_dataset.hpp"
 
 namespace backstop::gtsrb {
 

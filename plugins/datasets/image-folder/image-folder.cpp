@@ -1,5 +1,5 @@
 // Images of any size in one folder a class.
-#include "../../shared/images/image_dataset.hpp"
+#include "shared/images/image_dataset.hpp"
 #include "backstop/plugin.hpp"
 #include "layout.hpp"
 

@@ -17,8 +17,8 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include "../../shared/files/testing.hpp"
-#include "../../shared/images/image_files.hpp"
+#include "shared/files/testing.hpp"
+#include "shared/images/testing.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/resize.hpp"
 #include "backstop/testing/fakes.hpp"
@@ -31,7 +31,6 @@ using backstop::EnvironmentError;
 using backstop::Samples;
 using backstop::Split;
 using backstop::files::TemporaryFolder;
-using backstop::images::bmp;
 using backstop::images::jpeg;
 using backstop::images::pixels;
 using backstop::images::png;
@@ -130,7 +129,7 @@ TEST_F(ImageFolder, ReadsTrainAndTest) {
 TEST_F(ImageFolder, ResizesEveryImageWhateverItsFormatAndSize) {
   write("train/a/1", png(40, 20, 1));  // the name says nothing
   write("train/a/2.JPEG", jpeg(10, 11, 2));
-  write("train/b/3.bmp", bmp(1, 2, 24, {3, 2, 1, 0, 6, 5, 4, 0}));
+  write("train/b/3.ppm", ppm(1, 2, 4));
   write("train/b/4.pgm", "P5 1 1 255\nx");
   write("val/b/5.ppm", ppm(300, 2, 3));
   const Samples train = load(Split::train, "image_size = 16");
@@ -412,7 +411,7 @@ TEST_F(ImageFolder, RefusesFilesThatAreNoImages) {
   write_small();
   write("train/cat/model.bin", "abcd");
   expect_refused("train/cat/model.bin",
-                 "is no image: it starts with 61 62 63 64, expected JPEG, PNG, BMP, PPM or PGM");
+                 "is no image: it starts with 61 62 63 64, expected JPEG, PNG, PPM or PGM");
   fs::remove(root / "train/cat/model.bin");
   write("train/model.bin", "abcd");
   expect_refused("train/model.bin",

@@ -10,8 +10,8 @@
 #include <string_view>
 #include <utility>
 
-#include "../../shared/images/formats.hpp"
-#include "../../shared/images/sha256.hpp"
+#include "shared/images/formats.hpp"
+#include "shared/images/sha256.hpp"
 
 namespace backstop::image_folder {
 namespace {

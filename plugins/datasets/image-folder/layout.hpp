@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 
-#include "../../shared/images/image_dataset.hpp"
+#include "shared/images/image_dataset.hpp"
 
 namespace backstop::image_folder {
 

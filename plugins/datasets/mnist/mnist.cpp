@@ -4,7 +4,7 @@
 #include <span>
 #include <string_view>
 
-#include "../../shared/idx/idx.hpp"
+#include "shared/idx/idx.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/plugin.hpp"
 

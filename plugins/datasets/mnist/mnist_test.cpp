@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "../../shared/idx/idx_files.hpp"
+#include "shared/idx/testing.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/testing/fakes.hpp"
 

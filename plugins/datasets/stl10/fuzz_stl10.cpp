@@ -1,7 +1,7 @@
 // Feeds STL-10's images and labels: the first byte says how many labels are expected.
 #include <vector>
 
-#include "../../shared/files/fuzz.hpp"
+#include "shared/files/fuzz.hpp"
 #include "backstop/error.hpp"
 #include "stl10_files.hpp"
 

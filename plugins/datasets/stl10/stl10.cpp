@@ -10,7 +10,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 
-#include "../../shared/files/official.hpp"
+#include "shared/files/official.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/plugin.hpp"
 #include "stl10_files.hpp"

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "../../shared/files/transpose.hpp"
+#include "shared/files/transpose.hpp"
 
 namespace backstop::stl10 {
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "../../shared/files/file.hpp"
+#include "shared/files/file.hpp"
 
 namespace backstop::stl10 {
 

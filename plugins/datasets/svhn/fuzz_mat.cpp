@@ -5,7 +5,7 @@
 
 #include <zlib.h>
 
-#include "../../shared/files/fuzz.hpp"
+#include "shared/files/fuzz.hpp"
 #include "backstop/error.hpp"
 #include "mat.hpp"
 

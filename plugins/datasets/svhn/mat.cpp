@@ -9,7 +9,7 @@
 
 #include <zlib.h>
 
-#include "../../shared/files/transpose.hpp"
+#include "shared/files/transpose.hpp"
 
 namespace backstop::svhn {
 namespace {

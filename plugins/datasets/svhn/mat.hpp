@@ -13,7 +13,7 @@
 
 #include <matio.h>
 
-#include "../../shared/files/file.hpp"
+#include "shared/files/file.hpp"
 
 namespace backstop::svhn {
 

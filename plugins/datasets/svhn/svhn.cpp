@@ -8,7 +8,7 @@
 
 #include <ATen/ops/empty.h>
 
-#include "../../shared/files/official.hpp"
+#include "shared/files/official.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/plugin.hpp"
 #include "mat.hpp"

@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "../files/official.hpp"
+#include "shared/files/official.hpp"
 #include "backstop/dataset.hpp"
 #include "batch.hpp"
 

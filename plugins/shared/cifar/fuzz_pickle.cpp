@@ -1,7 +1,7 @@
 // Feeds pickles to the reader of CIFAR's Python version.
 #include <vector>
 
-#include "../files/fuzz.hpp"
+#include "shared/files/fuzz.hpp"
 #include "backstop/error.hpp"
 #include "batch.hpp"
 

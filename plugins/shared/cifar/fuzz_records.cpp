@@ -1,7 +1,7 @@
 // Feeds records of CIFAR's binary version; the first byte decides between one label and two.
 #include <vector>
 
-#include "../files/fuzz.hpp"
+#include "shared/files/fuzz.hpp"
 #include "backstop/error.hpp"
 #include "batch.hpp"
 

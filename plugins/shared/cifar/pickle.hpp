@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "../files/file.hpp"
+#include "shared/files/file.hpp"
 
 namespace backstop::cifar {
 

@@ -7,10 +7,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "../files/testing.hpp"
+#include "shared/files/testing.hpp"
 #include "backstop/error.hpp"
 #include "batch.hpp"
-#include "pickle_files.hpp"
+#include "testing.hpp"
 
 namespace backstop::cifar {
 namespace {

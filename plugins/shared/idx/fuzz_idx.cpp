@@ -1,7 +1,7 @@
 // Feeds IDX files: the first byte decides between labels and images.
 #include <array>
 
-#include "../files/fuzz.hpp"
+#include "shared/files/fuzz.hpp"
 #include "backstop/error.hpp"
 #include "idx_file.hpp"
 

@@ -5,7 +5,7 @@
 
 #include <ATen/ops/empty.h>
 
-#include "../files/file.hpp"
+#include "shared/files/file.hpp"
 #include "idx_file.hpp"
 
 namespace backstop::idx {

@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include "../files/official.hpp"
+#include "shared/files/official.hpp"
 #include "backstop/dataset.hpp"
 
 namespace backstop::idx {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-#include "../files/file.hpp"
+#include "shared/files/file.hpp"
 
 namespace backstop::idx {
 

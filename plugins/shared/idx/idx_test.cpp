@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 #include "backstop/error.hpp"
-#include "idx_files.hpp"
+#include "testing.hpp"
 
 namespace backstop::idx {
 namespace {

@@ -11,7 +11,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include "../files/testing.hpp"
+#include "shared/files/testing.hpp"
 #include "backstop/error.hpp"
 
 namespace backstop::images {

@@ -21,6 +21,7 @@ bool starts_with(Bytes bytes, std::string_view text, std::size_t at = 0) {
 /// Formats that are images, and that people have in such folders.
 std::string_view other_format(Bytes bytes) {
   if (starts_with(bytes, "GIF8"sv)) return "a GIF";
+  if (starts_with(bytes, "BM"sv)) return "a BMP";
   if (starts_with(bytes, "RIFF"sv) && starts_with(bytes, "WEBP"sv, 8)) return "a WebP image";
   if (starts_with(bytes, "II*\0"sv) || starts_with(bytes, "MM\0*"sv)) return "a TIFF";
   if (starts_with(bytes, "ftypavif"sv, 4)) return "an AVIF image";
@@ -66,16 +67,15 @@ Image decode(const std::string& file, Bytes bytes) {
   if (bytes.empty()) refuse(file, "is empty, expected an image", kCopyAgain);
   if (starts_with(bytes, "\xff\xd8\xff"sv)) return decode_jpeg(file, bytes);
   if (starts_with(bytes, "\x89PNG\r\n\x1a\n"sv)) return decode_png(file, bytes);
-  if (starts_with(bytes, "BM"sv)) return decode_bmp(file, bytes);
   if (bytes.size() > 1 && bytes[0] == 'P' && bytes[1] >= '1' && bytes[1] <= '7')
     return decode_pnm(file, bytes);
   const std::string_view other = other_format(bytes);
   if (!other.empty())
-    refuse(file, "is " + std::string(other) + ", expected JPEG, PNG, BMP, PPM or PGM",
+    refuse(file, "is " + std::string(other) + ", expected JPEG, PNG, PPM or PGM",
            "convert it to PNG");
   refuse(
       file,
-      "is no image: it starts with " + first_bytes(bytes) + ", expected JPEG, PNG, BMP, PPM or PGM",
+      "is no image: it starts with " + first_bytes(bytes) + ", expected JPEG, PNG, PPM or PGM",
       "remove the file from the folder, or copy it again");
 }
 

@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include "../files/testing.hpp"
+#include "shared/files/testing.hpp"
 #include "backstop/error.hpp"
 
 namespace backstop::images {

@@ -11,7 +11,6 @@ namespace backstop::images {
 
 using Bytes = std::span<const std::uint8_t>;
 
-Image decode_bmp(const std::string& file, Bytes bytes);
 Image decode_jpeg(const std::string& file, Bytes bytes);
 Image decode_png(const std::string& file, Bytes bytes);
 Image decode_pnm(const std::string& file, Bytes bytes);

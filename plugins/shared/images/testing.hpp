@@ -86,36 +86,4 @@ inline std::string jpeg(int width, int height, unsigned seed) {
   return jpeg(width, height, pixels(width, height, seed));
 }
 
-/// `rows`: each as wide as a BMP's, from the top. `palette`: blue, green, red, 0 for each colour.
-inline std::string bmp(std::int32_t width, std::int32_t height, std::uint32_t bits,
-                       const std::vector<std::uint8_t>& rows, bool top_down = false,
-                       const std::vector<std::uint8_t>& palette = {}) {
-  std::string file = "BM";
-  const auto append = [&](std::uint32_t value, int size) {
-    for (int i = 0; i < size; ++i) file += static_cast<char>(value >> (8 * i) & 0xff);
-  };
-  const auto start = static_cast<std::uint32_t>(54 + palette.size());
-  append(start + static_cast<std::uint32_t>(rows.size()), 4);
-  append(0, 4);
-  append(start, 4);
-  append(40, 4);
-  append(static_cast<std::uint32_t>(width), 4);
-  append(static_cast<std::uint32_t>(top_down ? -height : height), 4);
-  append(1, 2);
-  append(bits, 2);
-  append(0, 4);
-  append(static_cast<std::uint32_t>(rows.size()), 4);
-  append(0, 4);
-  append(0, 4);
-  append(static_cast<std::uint32_t>(palette.size() / 4), 4);
-  append(0, 4);
-  file += text_of(palette);
-  const std::size_t row_bytes = rows.size() / static_cast<std::size_t>(height);
-  for (std::size_t y = 0; y < static_cast<std::size_t>(height); ++y) {
-    const std::size_t row = top_down ? y : static_cast<std::size_t>(height) - 1 - y;
-    file.append(reinterpret_cast<const char*>(rows.data()) + row * row_bytes, row_bytes);
-  }
-  return file;
-}
-
 }  // namespace backstop::images
