@@ -176,20 +176,6 @@ std::string digest_of(const at::Tensor& tensor, std::string_view what, StageCont
 
 }  // namespace
 
-std::string_view to_string(Split split) {
-  switch (split) {
-    case Split::train:
-      return "train";
-    case Split::test:
-      return "test";
-    case Split::extra:
-      return "extra";
-    case Split::unlabeled:
-      return "unlabeled";
-  }
-  return "unknown";
-}
-
 Samples load_split(const PluginObject& plugin, Split split, StageContext& ctx) {
   std::int64_t classes = 0;
   Samples samples = call(plugin, "load", ctx, [&] {

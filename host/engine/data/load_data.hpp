@@ -28,8 +28,6 @@ struct Data {
 Data load_data(const PluginObject& plugin, const recipe::DatasetUse& use, std::int64_t seed,
                StageContext& ctx, c10::Device device);
 
-std::string_view to_string(Split split);
-
 /// What the dataset's plugin returns for `split`. Throws HostError, also when that is not what the
 /// interface allows.
 Samples load_split(const PluginObject& plugin, Split split, StageContext& ctx);

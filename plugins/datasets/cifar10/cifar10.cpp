@@ -1,10 +1,10 @@
-// CIFAR-10: small colour photographs of animals and vehicles.
+// CIFAR-10: small color photographs of animals and vehicles.
 #include <array>
 #include <string_view>
 
-#include "../../shared/cifar/cifar.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/plugin.hpp"
+#include "shared/cifar/cifar.hpp"
 
 namespace {
 
@@ -14,8 +14,8 @@ using backstop::Split;
 constexpr std::array<std::string_view, 10> kNames = {
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"};
 
-/// The MD5 of single files are those that public loaders of either version list (torchvision for
-/// the Python version); CIFAR's page has those of the archives alone.
+/// The MD5s of the files are those that public loaders of either version list (torchvision for the
+/// Python version); CIFAR's page has only those of the archives.
 constexpr std::array<OfficialFile, 6> kFiles = {{{"data_batch_1.bin",
                                                   "5dd7e06a14cb22eb9f671a540d1b7c25",
                                                   "data_batch_1",
@@ -82,8 +82,8 @@ class Cifar10 final : public backstop::Dataset {
     return kNames.at(static_cast<std::size_t>(label));
   }
 
-  /// Those of BackdoorBench. The 50,000 training images have deviations of 0.2470, 0.2435 and
-  /// 0.2616.
+  /// BackdoorBench's values. The exact deviations of the 50,000 training images are 0.2470, 0.2435
+  /// and 0.2616.
   backstop::ChannelStatistics statistics() const override {
     return {{0.4914, 0.4822, 0.4465}, {0.247, 0.243, 0.261}};
   }

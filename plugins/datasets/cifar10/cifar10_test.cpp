@@ -8,10 +8,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "../../shared/cifar/pickle_files.hpp"
-#include "../../shared/files/testing.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/testing/fakes.hpp"
+#include "shared/cifar/testing.hpp"
+#include "shared/files/testing.hpp"
 
 using backstop::Dataset;
 using backstop::EnvironmentError;
@@ -35,7 +35,7 @@ constexpr std::size_t kRecordSize = 3073;
 const char* const kNames[] = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
                               "data_batch_4.bin", "data_batch_5.bin", "test_batch.bin"};
 
-/// The labels, one a record, and pixels that depend on `seed`.
+/// Records with these labels, and pixels that depend on `seed`.
 std::string batch(const std::string& labels, unsigned seed) {
   std::mt19937 random(seed);
   std::string bytes;
@@ -46,7 +46,7 @@ std::string batch(const std::string& labels, unsigned seed) {
   return bytes;
 }
 
-/// The same images and labels as the Python version has them.
+/// The same images and labels in the Python version's form.
 std::string pickled(const std::string& records) {
   std::string labels, data;
   for (std::size_t i = 0; i < records.size(); i += kRecordSize) {
@@ -68,7 +68,7 @@ class Cifar10 : public ::testing::Test {
     return make<Dataset>(params)->load(context, split);
   }
 
-  /// Expects a refusal that names the file, and says this of it.
+  /// Expects a refusal that names the file and states this problem.
   void expect_refused(const std::string& file, const std::string& problem,
                       Split split = Split::train) {
     try {
@@ -80,7 +80,7 @@ class Cifar10 : public ::testing::Test {
     }
   }
 
-  /// Puts the Python version in the binary one's place.
+  /// Replaces the binary version with the Python version.
   void pickle_all() const {
     for (const char* name : kNames) {
       write((folder / name).replace_extension(), pickled(backstop::files::read(folder / name)));
@@ -98,7 +98,7 @@ TEST_F(Cifar10, ReadsTheBatchesInOrder) {
   EXPECT_EQ(train.images.scalar_type(), at::kByte);
   EXPECT_TRUE(train.images.is_contiguous());
   EXPECT_EQ(train.labels.scalar_type(), at::kLong);
-  // The last pixel but one of the green channel, third record, fourth batch.
+  // The last pixel but one of the green channel, in the third record of the fourth batch.
   const std::string bytes = batch("012345678901", 3);
   const auto pixel = static_cast<unsigned char>(bytes[2 * kRecordSize + 1 + 2 * 1024 - 2]);
   EXPECT_EQ(train.images[3 * kRecords + 2][1][31][30].item<int>(), pixel);
@@ -116,12 +116,12 @@ TEST_F(Cifar10, FindsTheBatchesOneFolderDeeper) {
   EXPECT_EQ(load(Split::test).images.size(0), kRecords);
 }
 
-TEST_F(Cifar10, RefusesMissingFileEvenOfTheOtherSplit) {
+TEST_F(Cifar10, RefusesMissingFileOfEitherSplit) {
   fs::remove(folder / "test_batch.bin");
   expect_refused("test_batch.bin", "is missing");
 }
 
-TEST_F(Cifar10, RefusesEmptyFolderWithBothArchivesAsHint) {
+TEST_F(Cifar10, RefusesEmptyFolderAndNamesBothArchives) {
   for (const char* name : kNames) fs::remove(folder / name);
   try {
     load(Split::train);
@@ -134,7 +134,7 @@ TEST_F(Cifar10, RefusesEmptyFolderWithBothArchivesAsHint) {
   }
 }
 
-TEST_F(Cifar10, ReadsTheSameFromThePythonVersion) {
+TEST_F(Cifar10, ReadsTheSameDataFromThePythonVersion) {
   const Samples binary = load(Split::train);
   pickle_all();
   const Samples python = load(Split::train);
@@ -151,41 +151,41 @@ TEST_F(Cifar10, ReadsTheSameFromThePythonVersion) {
   EXPECT_TRUE(load(Split::train).images.equal(binary.images));
 }
 
-TEST_F(Cifar10, RefusesPicklesThatAskForMore) {
+TEST_F(Cifar10, RefusesPicklesThatNeedMoreThanNumpy) {
   pickle_all();
   write(folder / "data_batch_3", "cposix\nsystem\n(S'true'\ntR.");
   expect_refused("data_batch_3",
-                 "the pickle asks for posix.system, a CIFAR file needs only numpy arrays");
+                 "the pickle asks for posix.system, but a CIFAR file needs only numpy arrays");
 }
 
 TEST_F(Cifar10, RefusesLabelOutOfRangeInAPickle) {
   write(folder / kNames[1], batch("012345678:01", 1));
   pickle_all();
-  expect_refused("data_batch_2", "record 9 (from 0) has label 10, expected 0 to 9");
+  expect_refused("data_batch_2", "record 9 (counting from 0) has label 10, expected 0 to 9");
 }
 
 TEST_F(Cifar10, RefusesOfficialTestPickleUnderTrainingName) {
   write(folder / kNames[4], batch("388066163109", 0));
   pickle_all();
   expect_refused("data_batch_5",
-                 "its labels begin 3 8 8 0 6 6 1 6 3 1 as those of test_batch do, expected 1 8 5 "
-                 "1 5 7 4 3 8 2");
+                 "its first labels are 3 8 8 0 6 6 1 6 3 1, those of test_batch, expected 1 8 5 1 "
+                 "5 7 4 3 8 2");
 }
 
-TEST_F(Cifar10, SaysThatAFileIsNotTheWhole) {
+TEST_F(Cifar10, WarnsAboutIncompleteFiles) {
   load(Split::test);
   EXPECT_THAT(context.messages, ElementsAre((folder / kNames[5]).string() +
-                                            ": 12 images, the official file has 10000"));
+                                            ": has 12 images; the official file has 10000"));
   load(Split::train);
   EXPECT_EQ(context.messages.size(), 6U);
 }
 
-TEST_F(Cifar10, RefusesSplitsThatItLacks) {
+TEST_F(Cifar10, RefusesUnknownSplits) {
   try {
     load(Split::unlabeled);
     FAIL();
   } catch (const backstop::ParameterError& error) {
-    EXPECT_STREQ(error.what(), "cifar10 has no split `unlabeled`, it has train, test");
+    EXPECT_STREQ(error.what(), "cifar10 has no split `unlabeled`; it has train, test");
   }
 }
 
@@ -247,13 +247,15 @@ TEST_F(Cifar10, RefusesFileThatIsTooLong) {
 
 TEST_F(Cifar10, RefusesLabelOutOfRange) {
   write(folder / kNames[4], batch("01234567:901", 4));
-  expect_refused(kNames[4], "record 8 (from 0) has label 10, expected 0 to 9");
+  expect_refused(kNames[4], "record 8 (counting from 0) has label 10, expected 0 to 9");
 }
 
 TEST_F(Cifar10, RefusesCopyOfAnotherBatch) {
   write(folder / kNames[5], batch("012345678901", 1));
-  expect_refused(kNames[5], "is a copy of data_batch_2.bin, expected other images", Split::train);
-  expect_refused(kNames[5], "is a copy of data_batch_2.bin, expected other images", Split::test);
+  expect_refused(kNames[5], "is a copy of data_batch_2.bin, expected different images",
+                 Split::train);
+  expect_refused(kNames[5], "is a copy of data_batch_2.bin, expected different images",
+                 Split::test);
 }
 
 TEST_F(Cifar10, AcceptsBatchesThatDifferOnlyInTheirLastImage) {
@@ -266,7 +268,7 @@ TEST_F(Cifar10, AcceptsBatchesThatDifferOnlyInTheirLastImage) {
 TEST_F(Cifar10, RefusesOfficialTestBatchUnderTrainingName) {
   write(folder / kNames[0], batch("388066163109", 0));
   expect_refused(kNames[0],
-                 "its labels begin 3 8 8 0 6 6 1 6 3 1 as those of test_batch.bin do, expected 6 9 "
+                 "its first labels are 3 8 8 0 6 6 1 6 3 1, those of test_batch.bin, expected 6 9 "
                  "9 4 1 1 2 7 8 3");
 }
 
@@ -315,7 +317,7 @@ TEST_F(Cifar10, SurvivesMutatedFiles) {
   EXPECT_LT(refused, 2 * kRounds);
 }
 
-/// The real files, where the recipes look for them: data/ of the project.
+/// Reads the real files, where the recipes look for them: in the project's data/.
 class RealCifar10 : public Cifar10 {
  protected:
   void SetUp() override {
@@ -351,7 +353,7 @@ TEST_F(RealCifar10, StatisticsAreThoseOfTheTrainingImages) {
   }
 }
 
-TEST_F(RealCifar10, IsTheSameInAPickle) {
+TEST_F(RealCifar10, ReadsTheSameDataFromAPickle) {
   for (const char* name : kNames) {
     fs::remove(folder / name);
     write((folder / name).replace_extension(), pickled(backstop::files::read(root / name)));
@@ -365,7 +367,7 @@ TEST_F(RealCifar10, IsTheSameInAPickle) {
   EXPECT_THAT(context.messages, IsEmpty());
 }
 
-TEST_F(RealCifar10, RefusesEveryTwoBatchesWithSwappedNames) {
+TEST_F(RealCifar10, RefusesAnyTwoBatchesWithSwappedNames) {
   for (unsigned i = 0; i < 6; ++i) {
     for (unsigned j = 0; j < i; ++j) {
       for (unsigned k = 0; k < 6; ++k) {

@@ -1,11 +1,11 @@
-// CIFAR-100: small colour photographs of a hundred things, five to each of twenty superclasses.
+// CIFAR-100: small color photographs of a hundred things, five for each of twenty superclasses.
 #include <array>
 #include <span>
 #include <string_view>
 
-#include "../../shared/cifar/cifar.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/plugin.hpp"
+#include "shared/cifar/cifar.hpp"
 
 namespace {
 
@@ -52,8 +52,8 @@ constexpr std::array<std::string_view, 20> kCoarseNames = {"aquatic_mammals",
                                                            "vehicles_1",
                                                            "vehicles_2"};
 
-/// `train_labels` and `test_labels` are the first ten of each file. The MD5 are torchvision's;
-/// nobody publishes those of the binary version's files.
+/// `train_labels` and `test_labels` are the first ten of each file. The MD5s are torchvision's;
+/// nobody has published those of the binary version's files.
 constexpr std::array<OfficialFile, 2> files_with(std::array<std::int64_t, 10> train_labels,
                                                  std::array<std::int64_t, 10> test_labels) {
   return {{{"train.bin", "", "train", "16019d7e3df5f24257cddd939b257f8d", Split::train, 50000,
@@ -66,7 +66,7 @@ constexpr auto kFineFiles =
 constexpr auto kCoarseFiles =
     files_with({11, 15, 4, 14, 1, 5, 18, 3, 10, 11}, {10, 10, 0, 4, 10, 2, 11, 7, 10, 4});
 
-/// Before each image of the binary version come its superclass and its class.
+/// In the binary version, each image is preceded by its superclass and its class.
 constexpr Description describe(std::span<const OfficialFile> files, LabelFormat label) {
   return {"cifar-100-binary.tar.gz",
           "cifar-100-python.tar.gz",
@@ -100,7 +100,7 @@ class Cifar100 final : public backstop::Dataset {
     return fine_ ? kFineNames.at(index) : kCoarseNames.at(index);
   }
 
-  /// Those of BackdoorBench, computed from the 50,000 training images.
+  /// BackdoorBench's values, computed from the 50,000 training images.
   backstop::ChannelStatistics statistics() const override {
     return {{0.5071, 0.4865, 0.4409}, {0.2673, 0.2564, 0.2762}};
   }

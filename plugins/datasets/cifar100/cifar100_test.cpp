@@ -6,10 +6,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "../../shared/cifar/pickle_files.hpp"
-#include "../../shared/files/testing.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/testing/fakes.hpp"
+#include "shared/cifar/testing.hpp"
+#include "shared/files/testing.hpp"
 
 using backstop::Dataset;
 using backstop::EnvironmentError;
@@ -32,7 +32,7 @@ struct Labels {
 const Labels kTrain{{4, 1, 19, 0}, {99, 1, 13, 0}};
 const Labels kTest{{2, 3}, {54, 98}};
 
-/// Image i of a file that starts with the byte `first`.
+/// Image i of a file; its first byte is `first`.
 std::string pixels(std::size_t i, char first) {
   std::string bytes(3072, static_cast<char>(i));
   bytes[0] = first;
@@ -92,7 +92,7 @@ TEST_F(Cifar100, ReadsFineAndCoarseLabels) {
   EXPECT_TRUE(coarse.labels.equal(at::tensor({4, 1, 19, 0}, at::kLong)));
 }
 
-TEST_F(Cifar100, ReadsTheSameFromThePythonVersion) {
+TEST_F(Cifar100, ReadsTheSameDataFromThePythonVersion) {
   const Samples train = load(Split::train), test = load(Split::test, "coarse");
   for (const char* name : {"train.bin", "test.bin"}) fs::remove(folder / name);
   fs::create_directory(folder / "cifar-100-python");
@@ -103,16 +103,17 @@ TEST_F(Cifar100, ReadsTheSameFromThePythonVersion) {
   EXPECT_TRUE(load(Split::test, "coarse").labels.equal(test.labels));
 }
 
-TEST_F(Cifar100, SaysThatAFileIsNotTheWhole) {
+TEST_F(Cifar100, WarnsAboutIncompleteFiles) {
   load(Split::train);
   EXPECT_THAT(context.messages, ElementsAre((folder / "train.bin").string() +
-                                            ": 4 images, the official file has 50000"));
+                                            ": has 4 images; the official file has 50000"));
 }
 
 TEST_F(Cifar100, RefusesLabelOutOfRange) {
   write(folder / "train.bin", records({{0, 20}, {100, 0}}, 'a'));
-  expect_refused("train.bin", "record 0 (from 0) has label 100, expected 0 to 99");
-  expect_refused("train.bin", "record 1 (from 0) has label 20, expected 0 to 19", "coarse");
+  expect_refused("train.bin", "record 0 (counting from 0) has label 100, expected 0 to 99");
+  expect_refused("train.bin", "record 1 (counting from 0) has label 20, expected 0 to 19",
+                 "coarse");
 }
 
 TEST_F(Cifar100, RefusesPartOfARecord) {
@@ -125,17 +126,17 @@ TEST_F(Cifar100, RefusesSwappedFiles) {
                         {49, 33, 72, 51, 71, 92, 15, 14, 23, 0}};
   write(folder / "train.bin", records(official, 'a'));
   expect_refused("train.bin",
-                 "its labels begin 49 33 72 51 71 92 15 14 23 0 as those of test.bin do, expected "
+                 "its first labels are 49 33 72 51 71 92 15 14 23 0, those of test.bin, expected "
                  "19 29 0 11 1 86 90 28 23 31");
   expect_refused("train.bin",
-                 "its labels begin 10 10 0 4 10 2 11 7 10 4 as those of test.bin do, expected "
+                 "its first labels are 10 10 0 4 10 2 11 7 10 4, those of test.bin, expected "
                  "11 15 4 14 1 5 18 3 10 11",
                  "coarse");
 }
 
 TEST_F(Cifar100, RefusesCopyOfTheOtherSplit) {
   write(folder / "test.bin", records(kTrain, 'a'));
-  expect_refused("test.bin", "is a copy of train.bin, expected other images");
+  expect_refused("test.bin", "is a copy of train.bin, expected different images");
 }
 
 TEST_F(Cifar100, DescribesItself) {
@@ -150,7 +151,7 @@ TEST_F(Cifar100, DescribesItself) {
   EXPECT_EQ(dataset->files(Split::test)[0].path, (folder / "test.bin").string());
 }
 
-/// The real files, or the first of their images, where the recipes look for them.
+/// Reads the real files, or the first of their images, where the recipes look for them.
 TEST_F(Cifar100, ReadsTheOfficialImages) {
   const fs::path root =
       (fs::path(BACKSTOP_MANIFEST) / "../../../../data/cifar-100-binary").lexically_normal();

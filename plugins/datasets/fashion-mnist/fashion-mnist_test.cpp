@@ -4,9 +4,9 @@
 
 #include <gtest/gtest.h>
 
-#include "../../shared/idx/idx_files.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/testing/fakes.hpp"
+#include "shared/idx/testing.hpp"
 
 using backstop::Dataset;
 using backstop::Samples;
@@ -17,7 +17,7 @@ using backstop::testing::make;
 
 namespace {
 
-/// The real files, where Debian's package puts them.
+/// Reads the real files, where Debian's package puts them.
 class RealFashionMnist : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -57,7 +57,7 @@ TEST(FashionMnist, NamesItsClasses) {
   EXPECT_EQ(dataset->class_name(9), "Ankle boot");
 }
 
-TEST(FashionMnist, SaysWhereToGetMissingFiles) {
+TEST(FashionMnist, HintsWhereToGetMissingFiles) {
   const backstop::idx::TemporaryFolder folder;
   const FakeParams params{"root = '" + folder.path().string() + "'"};
   FakeContext context;

@@ -6,15 +6,15 @@
 #include <cstddef>
 #include <system_error>
 
-#include "../../shared/images/folder.hpp"
-#include "../../shared/images/formats.hpp"
+#include "shared/images/folder.hpp"
+#include "shared/images/formats.hpp"
 
 namespace backstop::gtsrb {
 namespace {
 
 using images::refuse;
 
-constexpr const char* kCopyAgain = "the file was damaged, or edited: copy it again";
+constexpr const char* kCopyAgain = "the file was damaged or edited: copy it again";
 
 enum Column : std::size_t {
   kFile,
@@ -34,7 +34,7 @@ char separator_of(std::string_view header) {
   return header.find(';') != std::string_view::npos ? ';' : ',';
 }
 
-/// Where each column is.
+/// The position of each column.
 std::array<std::size_t, kColumns> find_columns(std::string_view header, char separator,
                                                const std::string& name) {
   const std::vector<std::string_view> fields = images::fields_of(header, separator);
@@ -47,8 +47,8 @@ std::array<std::size_t, kColumns> find_columns(std::string_view header, char sep
       refuse(name,
              "has no column " + std::string(kNames[column]) + (column == kFile ? " or Path" : "") +
                  " in its first line",
-             column == kClass ? "it is the list without labels: get GTSRB_Final_Test_GT.zip, which "
-                                "holds GT-final_test.csv"
+             column == kClass ? "this is the list without labels: get GTSRB_Final_Test_GT.zip, "
+                                "which holds GT-final_test.csv"
                               : kCopyAgain);
     columns[column] = static_cast<std::size_t>(found - fields.begin());
   }

@@ -1,5 +1,5 @@
-// Any text for GTSRB's annotations: signs that are all within their bounds, or an EnvironmentError
-// that names the file.
+// Any text as GTSRB's annotations: it must give signs that are all within their bounds, or an
+// EnvironmentError that names the file.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

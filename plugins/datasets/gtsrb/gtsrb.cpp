@@ -1,7 +1,11 @@
 // GTSRB: photographs of German traffic signs.
-#include "../../shared/images/image_dataset.hpp"
+//
+// Images are normalized by the mean and deviation of the training images as they are after cropping
+// and resizing. This differs from BackdoorBench, which does not normalize GTSRB (mean 0, deviation
+// 1).
 #include "backstop/plugin.hpp"
 #include "layout.hpp"
+#include "shared/images/image_dataset.hpp"
 
 namespace {
 

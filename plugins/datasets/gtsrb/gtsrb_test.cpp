@@ -7,14 +7,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "../../shared/files/testing.hpp"
-#include "../../shared/images/decode.hpp"
-#include "../../shared/images/folder.hpp"
-#include "../../shared/images/image_files.hpp"
 #include "annotations.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/resize.hpp"
 #include "backstop/testing/fakes.hpp"
+#include "shared/files/testing.hpp"
+#include "shared/images/decode.hpp"
+#include "shared/images/folder.hpp"
+#include "shared/images/testing.hpp"
 
 namespace {
 
@@ -53,7 +53,7 @@ void expect_text_refused(const std::string& text, const std::string& expected) {
   }
 }
 
-TEST(GtsrbAnnotations, AreReadWhateverSeparatesThem) {
+TEST(GtsrbAnnotations, AreReadWithAnySeparator) {
   for (const char* text :
        {"Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\r\na.ppm;53;54;6;5;48;49;16\r\n",
         "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\na.ppm;53;54;6;5;48;49;16",
@@ -74,7 +74,7 @@ TEST(GtsrbAnnotations, AreReadWhateverSeparatesThem) {
   }
 }
 
-TEST(GtsrbAnnotations, AreRefusedWithTheLine) {
+TEST(GtsrbAnnotations, AreRefusedNamingTheLine) {
   expect_text_refused("", ": is empty, expected a line of column names");
   expect_text_refused("Width;Height\n", ": has no column Filename or Path in its first line");
   expect_text_refused("Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2\n",
@@ -104,7 +104,7 @@ class Gtsrb : public ::testing::Test {
     backstop::files::write(root / path, bytes);
   }
 
-  /// One image of 10 x 9 pixels a class, and two test images of 8 x 12.
+  /// One image of 10 x 9 pixels per class, and two test images of 8 x 12.
   void write_official() const {
     for (int i = 0; i < 43; ++i) {
       const fs::path inner = "Final_Training/Images/" + five_digits(i);
@@ -156,7 +156,7 @@ class Gtsrb : public ::testing::Test {
     }
   }
 
-  /// Part of the image that `seed` makes, as the dataset is to give it.
+  /// Part of the image that `seed` gives, as the dataset should return it.
   static at::Tensor expected(unsigned seed, std::int64_t width, std::int64_t height,
                              std::int64_t left, std::int64_t top, std::int64_t right,
                              std::int64_t bottom) {
@@ -177,7 +177,7 @@ class Gtsrb : public ::testing::Test {
   FakeContext context;
 };
 
-TEST_F(Gtsrb, ReadsTheBenchmarksForm) {
+TEST_F(Gtsrb, ReadsTheLayoutOfTheBenchmark) {
   write_official();
   const auto given = params();
   const auto dataset = make<Dataset>(*given);
@@ -189,11 +189,12 @@ TEST_F(Gtsrb, ReadsTheBenchmarksForm) {
   EXPECT_TRUE(train.labels.equal(at::arange(43, at::kLong)));
   EXPECT_TRUE(train.images[5].equal(expected(5, 10, 9, 0, 0, 10, 9)));
   const Samples test = dataset->load(context, Split::test);
-  EXPECT_TRUE(test.labels.equal(at::tensor({7, 41}, at::kLong)));  // the list's order
+  EXPECT_TRUE(test.labels.equal(at::tensor({7, 41}, at::kLong)));  // in the order of the list
   EXPECT_TRUE(test.images[0].equal(expected(101, 8, 12, 0, 0, 8, 12)));
-  EXPECT_THAT(context.messages,
-              Contains(HasSubstr("has 43 training and 2 test images; all of GTSRB are 39209 and "
-                                 "12630")));
+  EXPECT_THAT(
+      context.messages,
+      Contains(HasSubstr("has 43 training and 2 test images; the whole of GTSRB has 39209 and "
+                         "12630")));
   EXPECT_EQ(dataset->files(Split::train).size(), 43U);
   EXPECT_EQ(dataset->files(Split::test)[0].path, (root / "GT-final_test.csv").string());
 }
@@ -205,7 +206,7 @@ TEST_F(Gtsrb, CropsToTheSign) {
   EXPECT_FALSE(cropped.images.equal(load(Split::train).images));
 }
 
-TEST_F(Gtsrb, ReadsKagglesForm) {
+TEST_F(Gtsrb, ReadsTheLayoutOfKaggle) {
   write_kaggle();
   const Samples train = load(Split::train), test = load(Split::test);
   EXPECT_TRUE(train.labels.equal(at::arange(42, -1, -1, at::kLong)));
@@ -214,7 +215,7 @@ TEST_F(Gtsrb, ReadsKagglesForm) {
   EXPECT_TRUE(load(Split::train, "crop = true").images[0].equal(expected(42, 10, 9, 1, 2, 8, 9)));
 }
 
-TEST_F(Gtsrb, TakesTheFolderAboveAndOtherNames) {
+TEST_F(Gtsrb, AcceptsTheFolderAboveAndOtherNames) {
   write_official();
   fs::rename(root / "GT-final_test.csv", folder / "GT-final_test.csv");
   fs::rename(root / "Final_Training/Images", root / "Training");
@@ -230,8 +231,7 @@ TEST_F(Gtsrb, RefusesTheListWithoutLabels) {
   expect_refused("Final_Test/Images/GT-final_test.test.csv",
                  "has no column ClassId in its first line");
   fs::remove(root / "Final_Test/Images/GT-final_test.test.csv");
-  expect_refused("Final_Test/Images/GT-final_test.csv",
-                 "is missing, here and in the folders above");
+  expect_refused("Final_Test/Images/GT-final_test.csv", "is missing here and in the folders above");
 }
 
 TEST_F(Gtsrb, RefusesAnnotationsAndImagesThatDisagree) {
@@ -241,20 +241,18 @@ TEST_F(Gtsrb, RefusesAnnotationsAndImagesThatDisagree) {
   const fs::path list = inner / "GT-00007.csv";
   write(inner / "00000_00001.ppm", ppm(10, 9, 1));
   expect_refused(inner / "00000_00001.ppm",
-                 "has no line in " + (root / list).string() + " (one of 1)");
+                 "is not listed in " + (root / list).string() + " (one of 1 such images)");
   fs::remove(root / inner / "00000_00001.ppm");
   for (const char* name : {"00000_00001.ppm", "../00006/00000_00000.ppm"}) {
     write(list, kHeader + line + name + ";10;9;1;2;8;9;7\r\n");
     expect_refused(inner / name,
-                   "is missing, or named a second time, expected it once because of " +
-                       (root / list).string() + " line 3");
+                   "is missing or listed twice, see " + (root / list).string() + " line 3");
   }
   write(list, kHeader + line + line);
   expect_refused(inner / "00000_00000.ppm",
-                 "is missing, or named a second time, expected it once because of " +
-                     (root / list).string() + " line 3");
+                 "is missing or listed twice, see " + (root / list).string() + " line 3");
   write(list, kHeader + "00000_00000.ppm;10;9;1;2;8;9;8\r\n");
-  expect_refused(list.string() + " line 2", "has ClassId 8, expected 7 as the folder says");
+  expect_refused(list.string() + " line 2", "has ClassId 8, expected 7, the folder's class");
   write(list, kHeader + "00000_00000.ppm;11;9;1;2;8;9;7\r\n");
   expect_refused(inner / "00000_00000.ppm",
                  "is 10 x 9 pixels, expected 11 x 9 as in " + (root / list).string() + " line 2");
@@ -268,39 +266,40 @@ TEST_F(Gtsrb, NoticesChangedAnnotationsWhenTheImagesAreCached) {
 }
 
 TEST_F(Gtsrb, RefusesMissingClassesAndFolders) {
-  expect_refused("", "is no folder that can be read, expected the one with GTSRB");
+  expect_refused("", "is not a readable folder, expected the one with GTSRB");
   fs::create_directories(root);
   expect_refused("", "has neither Final_Training/ nor Train.csv");
   write_official();
   fs::remove_all(root / "Final_Training/Images/00014");
-  expect_refused("Final_Training/Images/00014", "is missing, expected the images of \"Stop\"");
+  expect_refused("Final_Training/Images/00014",
+                 "is missing, expected it to hold the images of \"Stop\"");
   fs::create_directory(root / "Final_Training/Images/00043");
   expect_refused("Final_Training/Images/00043",
-                 "is no class of GTSRB, expected folders 00000 to 00042");
+                 "is not a class of GTSRB, expected folders 00000 to 00042");
   fs::remove_all(root / "Final_Training/Images/00043");
   fs::create_directory(root / "Final_Training/Images/00014");
   expect_refused("Final_Training/Images/00014/GT-00014.csv",
-                 "is missing, and the folder has 0 other CSV files, expected one");
+                 "is missing, and the folder has 0 other CSV files, expected exactly one");
   write_official();
   fs::remove_all(root / "Final_Test");
-  expect_refused("Final_Test", "is missing, expected the test images in it");
+  expect_refused("Final_Test", "is missing, expected it to hold the test images");
 }
 
-TEST_F(Gtsrb, RefusesKagglesFormWhenItIsNotWhole) {
+TEST_F(Gtsrb, RefusesIncompleteLayoutOfKaggle) {
   write_kaggle();
   const std::string good = backstop::files::read(root / "Train.csv");
   const std::string last = "10,9,1,2,8,9,0,Train/0/00000_00000.png\n";
   const std::string rest = good.substr(0, good.size() - last.size());
   write("Train.csv", rest);
   expect_refused("Train/0/00000_00000.png",
-                 "has no line in " + (root / "Train.csv").string() + " (one of 1)");
+                 "is not listed in " + (root / "Train.csv").string() + " (one of 1 such images)");
   write("Train.csv", rest + "10,9,1,2,8,9,1,Train/0/00000_00000.png\n");
   expect_refused("Train.csv line 44",
                  "has ClassId 1 for Train/0/00000_00000.png, expected the number of its folder");
   for (const char* path :
        {"Test/00000.png", "Train/77/a.png", "a.png", "Train/../Test/00000.png"}) {
     write("Train.csv", rest + "10,9,1,2,8,9,0," + path + "\n");
-    expect_refused("Train.csv line 44", "names " + std::string(path) +
+    expect_refused("Train.csv line 44", "lists " + std::string(path) +
                                             ", expected an image in a folder of " +
                                             (root / "Train").string());
   }
@@ -309,7 +308,7 @@ TEST_F(Gtsrb, RefusesKagglesFormWhenItIsNotWhole) {
   expect_refused("Test", "cannot be read: No such file or directory");
 }
 
-/// The real images, or a part of them, where the recipes look for them: data/ of the project.
+/// Reads the real images, or part of them, where the recipes look for them: in the project's data/.
 class RealGtsrb : public Gtsrb {
  protected:
   void SetUp() override {
@@ -330,7 +329,7 @@ TEST_F(RealGtsrb, HasSignsOfAllClasses) {
 }
 
 TEST_F(RealGtsrb, BoxesLeaveTheMarginThatTheBenchmarkPromises) {
-  // "At least five pixels": so the right column of a box is not part of it.
+  // "At least five pixels" holds only if the right column of a box is not part of it.
   std::int64_t smallest = 1000, of_five = 0, all = 0;
   for (const char* name : {"Final_Training/Images/00015/GT-00015.csv", "GT-final_test.csv"}) {
     const backstop::images::TextFile file(root / name);

@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
-#include "../../shared/images/formats.hpp"
 #include "annotations.hpp"
+#include "shared/images/formats.hpp"
 
 namespace backstop::gtsrb {
 namespace {
@@ -73,7 +73,7 @@ constexpr const char* kWhereFrom =
     "unpack GTSRB_Final_Training_Images.zip, GTSRB_Final_Test_Images.zip and "
     "GTSRB_Final_Test_GT.zip (benchmark.ini.rub.de) into one folder and set `root` to it";
 
-/// The official numbers of images.
+/// The official number of images.
 constexpr std::int64_t kTrain = 39209, kTest = 12630;
 
 std::string two_digits(std::int64_t label) {
@@ -88,8 +88,7 @@ class Finder {
     listing_.class_names.assign(kClassNames.begin(), kClassNames.end());
     listing_.root = root_;
     if (!images::is_folder(root_))
-      refuse(root_.string(), "is no folder that can be read, expected the one with GTSRB",
-             kWhereFrom);
+      refuse(root_.string(), "is not a readable folder, expected the one with GTSRB", kWhereFrom);
     for (const fs::path& base : {root_, root_ / "GTSRB"}) {
       if (images::is_file(base / "Train.csv")) {
         find_kaggle(base);
@@ -106,7 +105,7 @@ class Finder {
   }
 
  private:
-  /// The images in a folder, by name. CSV files and hidden ones are no images.
+  /// The images in a folder, by name; CSV files and hidden files are skipped.
   using Images = std::map<std::string, Entry>;
   Images images_in(const fs::path& folder) {
     Images images;
@@ -116,22 +115,20 @@ class Finder {
         continue;
       }
       if (entry.is_folder)
-        refuse((folder / entry.name).string(), "is a folder, expected images only", kWhereFrom);
+        refuse((folder / entry.name).string(), "is a folder, expected only images", kWhereFrom);
       std::string name = entry.name;
       images.emplace(std::move(name), std::move(entry));
     }
     return images;
   }
 
-  /// Adds the image that `sign` names to `items`, and takes it out of `images`, which are in
-  /// `folder`.
+  /// Adds the image that `sign` names to `items`, and removes it from `images`, those in `folder`.
   void add(const Sign& sign, const fs::path& annotations, const fs::path& folder,
            const std::string& name, Images& images, std::vector<Item>& items) {
     const std::string place = annotations.string() + " line " + std::to_string(sign.line);
     const auto found = images.find(name);
     if (found == images.end())
-      refuse((folder / name).string(),
-             "is missing, or named a second time, expected it once because of " + place,
+      refuse((folder / name).string(), "is missing or listed twice, see " + place,
              "copy the folder again");
     items.push_back({fs::path(folder / name).lexically_relative(root_).string(),
                      found->second.stamp, sign.label,
@@ -144,9 +141,9 @@ class Finder {
                                const fs::path& annotations) {
     if (!images.empty())
       refuse((folder / images.begin()->first).string(),
-             "has no line in " + annotations.string() + " (one of " +
-                 std::to_string(images.size()) + ")",
-             "folder and annotations are not of one version: copy both again");
+             "is not listed in " + annotations.string() + " (one of " +
+                 std::to_string(images.size()) + " such images)",
+             "the folder and the annotations are from different versions: copy both again");
   }
 
   void find_training(const fs::path& training) {
@@ -157,14 +154,14 @@ class Finder {
       while (label < kClasses && entry.name != "000" + two_digits(label)) ++label;
       if (label == kClasses)
         refuse((training / entry.name).string(),
-               "is no class of GTSRB, expected folders 00000 to 00042", kWhereFrom);
+               "is not a class of GTSRB, expected folders 00000 to 00042", kWhereFrom);
       seen[static_cast<std::size_t>(label)] = true;
       find_class(training / entry.name, label);
     }
     for (std::int64_t label = 0; label < kClasses; ++label) {
       if (!seen[static_cast<std::size_t>(label)])
         refuse((training / ("000" + two_digits(label))).string(),
-               "is missing, expected the images of \"" +
+               "is missing, expected it to hold the images of \"" +
                    std::string(kClassNames[static_cast<std::size_t>(label)]) + "\"",
                kWhereFrom);
     }
@@ -178,15 +175,16 @@ class Finder {
       if (sign.label != label)
         refuse(annotations.string() + " line " + std::to_string(sign.line),
                "has ClassId " + std::to_string(sign.label) + ", expected " + std::to_string(label) +
-                   " as the folder says",
-               "the file is another class's: copy the folder again");
+                   ", the folder's class",
+               "the file belongs to another class: copy the folder again");
       add(sign, annotations, folder, sign.file, images, listing_.train);
     }
     expect_none_left(images, folder, annotations);
     listing_.train_files.push_back(annotations.string());
   }
 
-  /// A folder's only CSV file, whatever its name; refuses `missing` when there is none.
+  /// The only CSV file of a folder, whatever its name; refuses `missing` unless there is exactly
+  /// one.
   static fs::path only_csv(const fs::path& folder, const fs::path& missing) {
     std::vector<std::string> names;
     for (const Entry& entry : images::list_folder(folder)) {
@@ -195,7 +193,7 @@ class Finder {
     if (names.size() != 1)
       refuse(missing.string(),
              "is missing, and the folder has " + std::to_string(names.size()) +
-                 " other CSV files, expected one",
+                 " other CSV files, expected exactly one",
              kWhereFrom);
     return folder / names[0];
   }
@@ -210,7 +208,7 @@ class Finder {
       }
     }
     if (folder.empty())
-      refuse((base / "Final_Test").string(), "is missing, expected the test images in it",
+      refuse((base / "Final_Test").string(), "is missing, expected it to hold the test images",
              kWhereFrom);
     const fs::path annotations = test_annotations(folder, base);
     Images images = images_in(folder);
@@ -220,9 +218,10 @@ class Finder {
     listing_.test_files.push_back(annotations.string());
   }
 
-  /// The list with labels may lie beside the images or anywhere above; that without is beside them.
+  /// The list with labels, which may lie beside the images or anywhere above them. The list without
+  /// labels lies beside them.
   fs::path test_annotations(const fs::path& folder, const fs::path& base) const {
-    fs::path unlabelled;
+    fs::path unlabeled;
     std::vector<fs::path> places = {folder, folder.parent_path(), base, root_};
     for (const fs::path& place : places) {
       for (const char* name : {"GT-final_test.csv", "GT-online_test.csv", "GT-final_test.test.csv",
@@ -230,18 +229,18 @@ class Finder {
         const fs::path file = place / name;
         if (!images::is_file(file)) continue;
         if (has_labels(images::TextFile(file).text())) return file;
-        unlabelled = file;
+        unlabeled = file;
       }
     }
-    if (!unlabelled.empty())
-      refuse(unlabelled.string(), "has no column ClassId in its first line",
-             "it is the list without labels: get GTSRB_Final_Test_GT.zip and put its "
+    if (!unlabeled.empty())
+      refuse(unlabeled.string(), "has no column ClassId in its first line",
+             "this is the list without labels: get GTSRB_Final_Test_GT.zip and put its "
              "GT-final_test.csv beside it");
-    refuse((folder / "GT-final_test.csv").string(), "is missing, here and in the folders above",
+    refuse((folder / "GT-final_test.csv").string(), "is missing here and in the folders above",
            "get GTSRB_Final_Test_GT.zip and put its GT-final_test.csv there");
   }
 
-  /// Kaggle's form: one list a split, with paths.
+  /// Kaggle's form: one list per split, with paths.
   void find_kaggle(const fs::path& base) {
     std::map<std::string, Images> folders;  // by the path below `base`
     for (const Entry& entry : images::list_folder(base / "Train")) {
@@ -258,15 +257,15 @@ class Finder {
         const std::string place = annotations.string() + " line " + std::to_string(sign.line);
         if (!sign.file.starts_with(std::string(split) + "/") || !folders.contains(folder))
           refuse(place,
-                 "names " + sign.file + ", expected an image in a folder of " +
+                 "lists " + sign.file + ", expected an image in a folder of " +
                      (base / split).string(),
-                 "the file was damaged, or a folder is missing: copy both again");
+                 "the file was damaged or a folder is missing: copy both again");
         if (split == std::string("Train") && folder != "Train/" + std::to_string(sign.label) &&
             folder != "Train/" + two_digits(sign.label))
           refuse(place,
                  "has ClassId " + std::to_string(sign.label) + " for " + sign.file +
                      ", expected the number of its folder",
-                 "the file was damaged, or edited: copy it again");
+                 "the file was damaged or edited: copy it again");
         add(sign, annotations, base / folder, sign.file.substr(slash + 1), folders[folder], *items);
       }
       for (const auto& [folder, images] : folders) {
@@ -284,7 +283,7 @@ class Finder {
     if (std::ssize(listing_.train) != kTrain || std::ssize(listing_.test) != kTest)
       listing_.notes.push_back(root_.string() + ": has " + std::to_string(listing_.train.size()) +
                                " training and " + std::to_string(listing_.test.size()) +
-                               " test images; all of GTSRB are " + std::to_string(kTrain) +
+                               " test images; the whole of GTSRB has " + std::to_string(kTrain) +
                                " and " + std::to_string(kTest));
     if (hidden_ > 0)
       listing_.notes.push_back(root_.string() + ": ignored " + std::to_string(hidden_) +

@@ -1,7 +1,7 @@
-// Images of any size in one folder a class.
-#include "../../shared/images/image_dataset.hpp"
+// Images of any size, with one folder per class.
 #include "backstop/plugin.hpp"
 #include "layout.hpp"
+#include "shared/images/image_dataset.hpp"
 
 namespace {
 

@@ -17,11 +17,11 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include "../../shared/files/testing.hpp"
-#include "../../shared/images/image_files.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/resize.hpp"
 #include "backstop/testing/fakes.hpp"
+#include "shared/files/testing.hpp"
+#include "shared/images/testing.hpp"
 
 namespace {
 
@@ -31,7 +31,6 @@ using backstop::EnvironmentError;
 using backstop::Samples;
 using backstop::Split;
 using backstop::files::TemporaryFolder;
-using backstop::images::bmp;
 using backstop::images::jpeg;
 using backstop::images::pixels;
 using backstop::images::png;
@@ -47,7 +46,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
-/// A folder of images, and another one for the decoded ones.
+/// A folder of images, and another one for the cache.
 class ImageFolder : public ::testing::Test {
  protected:
   void write(const std::string& path, const std::string& bytes) const {
@@ -55,7 +54,7 @@ class ImageFolder : public ::testing::Test {
     backstop::files::write(root / path, bytes);
   }
 
-  /// Two classes of 8 x 8 images: four to train with, two to test with.
+  /// Two classes of 8 x 8 images: four training and two test images.
   void write_small() const {
     write("train/cat/1.ppm", ppm(8, 8, 1));
     write("train/cat/2.png", png(8, 8, 2));
@@ -127,10 +126,10 @@ TEST_F(ImageFolder, ReadsTrainAndTest) {
   EXPECT_THROW(dataset->load(context, Split::extra), backstop::ParameterError);
 }
 
-TEST_F(ImageFolder, ResizesEveryImageWhateverItsFormatAndSize) {
-  write("train/a/1", png(40, 20, 1));  // the name says nothing
+TEST_F(ImageFolder, ResizesImagesOfAnyFormatAndSize) {
+  write("train/a/1", png(40, 20, 1));  // the name does not tell the format
   write("train/a/2.JPEG", jpeg(10, 11, 2));
-  write("train/b/3.bmp", bmp(1, 2, 24, {3, 2, 1, 0, 6, 5, 4, 0}));
+  write("train/b/3.ppm", ppm(1, 2, 4));
   write("train/b/4.pgm", "P5 1 1 255\nx");
   write("val/b/5.ppm", ppm(300, 2, 3));
   const Samples train = load(Split::train, "image_size = 16");
@@ -144,7 +143,7 @@ TEST_F(ImageFolder, ResizesEveryImageWhateverItsFormatAndSize) {
   EXPECT_THAT(context.messages, Contains(HasSubstr("val/ has 1 of 2 classes")));
 }
 
-TEST_F(ImageFolder, SecondStartDecodesNothing) {
+TEST_F(ImageFolder, DecodesNothingTheSecondTime) {
   write_small();
   const Samples first = load(Split::train);
   EXPECT_THAT(context.messages,
@@ -158,7 +157,7 @@ TEST_F(ImageFolder, SecondStartDecodesNothing) {
   EXPECT_EQ(cache_files().size(), 1U);
 }
 
-TEST_F(ImageFolder, MemoryGivesTheSameAsTheCache) {
+TEST_F(ImageFolder, ReturnsTheSameFromMemoryAndFromTheCache) {
   write_small();
   const FakeParams cached = params();
   const FakeParams in_memory =
@@ -187,13 +186,13 @@ TEST_F(ImageFolder, StatisticsAreThoseOfTheTrainingImages) {
   }
 }
 
-TEST_F(ImageFolder, DeviationOfConstantImagesIsOneGreyLevel) {
+TEST_F(ImageFolder, DeviationOfConstantImagesIsOneGrayLevel) {
   for (const char* path : {"train/a/1", "train/b/1", "test/a/1"}) write(path, "P5 1 1 255\nx");
   const FakeParams given = params();
   EXPECT_EQ(make<Dataset>(given)->statistics().deviation[0], 1 / 255.0);
 }
 
-TEST_F(ImageFolder, FingerprintIsOfTheContentWhereverItLies) {
+TEST_F(ImageFolder, FingerprintDependsOnTheContentAndNotOnTheFolder) {
   write_small();
   const auto fingerprint = [&](const fs::path& where) {
     const FakeParams given("image_size = 8\nroot = '" + where.string() + "'\ncache = '" +
@@ -209,7 +208,7 @@ TEST_F(ImageFolder, FingerprintIsOfTheContentWhereverItLies) {
   EXPECT_NE(fingerprint(folder / "copy"), original);
 }
 
-TEST_F(ImageFolder, NoticesAFileOfTheSameSizeAndTime) {
+TEST_F(ImageFolder, NoticesAChangedFileOfTheSameSizeAndTime) {
   write_small();
   load(Split::train);
   const fs::path file = root / "train/dog/2.ppm";
@@ -219,7 +218,7 @@ TEST_F(ImageFolder, NoticesAFileOfTheSameSizeAndTime) {
   EXPECT_TRUE(load(Split::train).images[3].equal(planar(pixels(8, 8, 40), 8, 8)));
 }
 
-TEST_F(ImageFolder, MakesADamagedCacheAnew) {
+TEST_F(ImageFolder, RebuildsADamagedCache) {
   write_small();
   const at::Tensor images = load(Split::train).images.clone();
   const fs::path file = cache_files().at(0);
@@ -232,19 +231,19 @@ TEST_F(ImageFolder, MakesADamagedCacheAnew) {
     context.messages.clear();
     EXPECT_TRUE(load(Split::train).images.equal(images));
     EXPECT_THAT(context.messages, Contains(AllOf(HasSubstr(file.string()), HasSubstr("expected"),
-                                                 HasSubstr(": it is made anew"))));
+                                                 HasSubstr(": it will be rebuilt"))));
     EXPECT_EQ(backstop::files::read(file), bytes);
   }
 }
 
-TEST_F(ImageFolder, SizesHaveCachesOfTheirOwn) {
+TEST_F(ImageFolder, EverySizeHasItsOwnCache) {
   write_small();
   EXPECT_EQ(load(Split::train, "image_size = 8").images.size(2), 8);
   EXPECT_EQ(load(Split::train, "image_size = 9").images.size(2), 9);
   EXPECT_EQ(cache_files().size(), 2U);
 }
 
-/// What RLIMIT_DATA counts: memory of the process's own, not mapped files.
+/// What RLIMIT_DATA counts: the process's own memory, without mapped files.
 rlim_t data_bytes() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
@@ -269,7 +268,7 @@ TEST_F(ImageFolder, NeedsLessMemoryThanItsImages) {
   std::int64_t bytes = 0, sum = 0;
   bool in_memory = true;
   try {
-    // 1,000 images of 3 x 256 x 256 are 197 MB: made and read to the last byte.
+    // 1,000 images of 3 x 256 x 256 are 197 MB, created and read to the last byte.
     for (int start = 0; start < 2; ++start) {
       const at::Tensor images = load(Split::train, "image_size = 256").images;
       const std::span pixels(images.data_ptr<std::uint8_t>(),
@@ -300,13 +299,12 @@ TEST_F(ImageFolder, NamesTheDamagedImageAmongMany) {
   write("test/a/1.jpg", good);
   write("train/a/11000.jpg", good.substr(0, good.size() - 100));
   write("train/a/11500.jpg", "");
-  // The first one, however many threads there are.
-  expect_refused("train/a/11000.jpg",
-                 "is a damaged JPEG (Premature end of JPEG file), expected an intact one");
+  // It is always the first one, whatever the number of threads.
+  expect_refused("train/a/11000.jpg", "is a damaged JPEG (Premature end of JPEG file)");
   EXPECT_THAT(cache_files(), IsEmpty());
 }
 
-TEST_F(ImageFolder, StopsWhenCancelledAndLeavesNothing) {
+TEST_F(ImageFolder, StopsWhenCanceledAndLeavesNothingBehind) {
   write_small();
   for (int i = 0; i < 3000; ++i) write("train/cat/" + std::to_string(i) + ".ppm", ppm(100, 100, 1));
   context.cancel = true;
@@ -328,17 +326,17 @@ TEST_F(ImageFolder, DrawsTestImagesFromEachClass) {
   };
   const auto train = images(Split::train, ""), test = images(Split::test, "");
   EXPECT_EQ(train.size(), 20U);
-  EXPECT_EQ(test.size(), 3U);  // 2 of 20, and one of 3 although a tenth of it is none
+  EXPECT_EQ(test.size(), 3U);  // 2 of 20, and 1 of 3 although a tenth of 3 is less than one
   EXPECT_TRUE(load(Split::test).labels.equal(at::tensor({0, 0, 1}, at::kLong)));
   std::multiset<std::string> both = train;
   both.insert(test.begin(), test.end());
-  EXPECT_EQ(std::set(both.begin(), both.end()).size(), 23U);  // each in one of them
+  EXPECT_EQ(std::set(both.begin(), both.end()).size(), 23U);  // each image is in one of them
 
   EXPECT_EQ(images(Split::test, "split_seed = 0"), test);
   EXPECT_NE(images(Split::test, "split_seed = 1"), test);
   EXPECT_EQ(images(Split::test, "test_fraction = 0.5").size(), 12U);
-  // Another image, also one that sorts first, moves none of the others into the training set
-  // but those that it takes the place of.
+  // Adding an image, even one that sorts first, moves no others into the training set, except one
+  // whose place it takes.
   write("a/+.ppm", ppm(8, 8, 1000));
   const auto grown = images(Split::test, "");
   std::vector<std::string> kept;
@@ -370,34 +368,33 @@ TEST_F(ImageFolder, ReadsTinyImageNet) {
 
   write("val/images/val_2.JPEG", jpeg(64, 64, 3));
   expect_refused("val/images/val_2.JPEG",
-                 "has no line in " + (root / "val/val_annotations.txt").string());
+                 "is not listed in " + (root / "val/val_annotations.txt").string());
   write("val/val_annotations.txt", "val_0.JPEG\tn02\nval_3.JPEG\tn02\n");
-  expect_refused("val/images/val_3.JPEG", "is missing, expected it because of " +
-                                              (root / "val/val_annotations.txt line 2").string());
+  expect_refused("val/images/val_3.JPEG",
+                 "is missing but listed in " + (root / "val/val_annotations.txt line 2").string());
   write("val/val_annotations.txt", "val_0.JPEG\tn02\nval_0.JPEG\tn02\n");
-  expect_refused("val/val_annotations.txt line 2", "names val/images/val_0.JPEG once more");
+  expect_refused("val/val_annotations.txt line 2", "lists val/images/val_0.JPEG a second time");
   write("val/val_annotations.txt", "val_0.JPEG\tn09\n");
-  expect_refused("val/val_annotations.txt line 1",
-                 "is of class n09, which the training images lack");
+  expect_refused("val/val_annotations.txt line 1", "is of class n09, which has no training images");
   write("val/val_annotations.txt", "val_0.JPEG n02\n");
   expect_refused("val/val_annotations.txt line 1",
-                 "has no tabulator, expected an image's name and its class");
+                 "has no tab, expected an image's name and its class");
   write("wnids.txt", "n01\nn02\nn03\n");
   write("val/val_annotations.txt", "val_0.JPEG\tn02\nval_1.JPEG\tn02\nval_2.JPEG\tn02\n");
-  expect_refused("", "has no training images of class n03, expected them because of " +
+  expect_refused("", "has no training images of class n03, which is listed in " +
                          (root / "wnids.txt").string());
   write("wnids.txt", "n01\n");
-  expect_refused("wnids.txt", "does not name class n02, expected all folders in it");
+  expect_refused("wnids.txt", "does not list class n02, which has a folder");
 }
 
-TEST_F(ImageFolder, NamesOfTwoClassesAreTwo) {
+TEST_F(ImageFolder, DistinguishesClassesOfTheSameName) {
   write_small();
   write("words.txt", "cat\tpet\ndog\tpet\n");
   const FakeParams given = params();
   EXPECT_EQ(make<Dataset>(given)->class_name(1), "pet (dog)");
 }
 
-TEST_F(ImageFolder, SaysWhatItIgnores) {
+TEST_F(ImageFolder, ReportsWhatItIgnores) {
   write_small();
   write("train/cat/notes.TXT", "x");
   write("train/dog/.DS_Store", "x");
@@ -408,24 +405,24 @@ TEST_F(ImageFolder, SaysWhatItIgnores) {
                              HasSubstr("train/cat/notes.TXT"), HasSubstr("train/dog/.DS_Store"))));
 }
 
-TEST_F(ImageFolder, RefusesFilesThatAreNoImages) {
+TEST_F(ImageFolder, RefusesFilesThatAreNotImages) {
   write_small();
   write("train/cat/model.bin", "abcd");
   expect_refused("train/cat/model.bin",
-                 "is no image: it starts with 61 62 63 64, expected JPEG, PNG, BMP, PPM or PGM");
+                 "is not an image: it starts with 61 62 63 64, expected JPEG, PNG, PPM or PGM");
   fs::remove(root / "train/cat/model.bin");
   write("train/model.bin", "abcd");
   expect_refused("train/model.bin",
-                 "lies beside the folders of the classes, expected it in one of them");
+                 "lies beside the class folders, expected it inside one of them");
 }
 
-TEST_F(ImageFolder, RefusesLayoutsThatItDoesNotKnow) {
+TEST_F(ImageFolder, RefusesUnknownLayouts) {
   fs::create_directories(root);
-  expect_refused("", "has 0 folders, expected one a class and at least two classes");
+  expect_refused("", "has 0 folders, expected one per class and at least two classes");
   write("a/1.ppm", ppm(8, 8, 1));
-  expect_refused("", "has 1 folder, expected one a class and at least two classes");
+  expect_refused("", "has 1 folder, expected one per class and at least two classes");
   write("b/1.ppm", ppm(8, 8, 1));
-  expect_refused("a", "has 1 image, expected at least 2 to have one for the test set");
+  expect_refused("a", "has 1 image, expected at least 2, one of them for the test set");
   write("test/1.ppm", ppm(8, 8, 1));
   expect_refused("", "has test/ but no train/");
   write("Train/a/1.ppm", ppm(8, 8, 1));
@@ -436,30 +433,30 @@ TEST_F(ImageFolder, RefusesLayoutsThatItDoesNotKnow) {
   expect_refused("", "has both Train/ and train/, expected one of them");
 }
 
-TEST_F(ImageFolder, RefusesClassesThatAreNotRight) {
+TEST_F(ImageFolder, RefusesInvalidClasses) {
   write_small();
   fs::create_directory(root / "train/bird");
   expect_refused("train/bird", "has no images, expected at least one");
   fs::remove(root / "train/bird");
   write("test/bird/1.ppm", ppm(8, 8, 1));
-  expect_refused("test/bird", "is of class bird, which the training images lack");
+  expect_refused("test/bird", "is of class bird, which has no training images");
   fs::remove_all(root / "test");
   fs::create_directory(root / "test");
   expect_refused("", "has no test images, expected at least one");
   write("train/cat/more/1.ppm", ppm(8, 8, 1));
-  expect_refused("train/cat/more", "is a folder within a class, expected images");
+  expect_refused("train/cat/more", "is a folder inside a class, expected images");
   fs::remove_all(root / "train/cat/more");
   write("train/\xff/1.ppm", ppm(8, 8, 1));
-  expect_refused("train", "has a class whose name, the 3. of its folders, is no printable UTF-8");
+  expect_refused("train", "has a class folder, number 3, whose name is not printable UTF-8");
 }
 
-TEST_F(ImageFolder, RefusesLoopsAndMissingRights) {
+TEST_F(ImageFolder, RefusesLoopsAndMissingPermissions) {
   write_small();
   fs::create_symlink("loop", root / "train/loop");
   expect_refused("train/loop", "cannot be read: Too many levels of symbolic links");
   fs::remove(root / "train/loop");
   fs::create_directory_symlink("..", root / "train/cat/up");
-  expect_refused("train/cat/up", "is a folder within a class, expected images");
+  expect_refused("train/cat/up", "is a folder inside a class, expected images");
   fs::remove(root / "train/cat/up");
   for (const fs::path& open : {folder.path(), root, root / "train", root / "train/cat"})
     fs::permissions(open, fs::perms::all);

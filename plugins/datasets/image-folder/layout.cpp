@@ -10,8 +10,8 @@
 #include <string_view>
 #include <utility>
 
-#include "../../shared/images/formats.hpp"
-#include "../../shared/images/sha256.hpp"
+#include "shared/images/formats.hpp"
+#include "shared/images/sha256.hpp"
 
 namespace backstop::image_folder {
 namespace {
@@ -22,7 +22,7 @@ using images::Item;
 using images::refuse;
 
 constexpr const char* kLayout =
-    "expected are train/ and test/ with one folder a class in each, or one folder a class";
+    "use train/ and test/ with one folder per class in each, or just one folder per class";
 
 std::string lower(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(), [](char c) {
@@ -36,13 +36,13 @@ bool ends_with_any(const std::string& name, std::initializer_list<std::string_vi
                      [&](std::string_view ending) { return name.ends_with(ending); });
 }
 
-/// Whether a name can be shown: printable UTF-8.
+/// Whether a name is printable UTF-8.
 bool is_text(const std::string& name) {
   for (std::size_t i = 0; i < name.size(); ++i) {
     const auto byte = static_cast<unsigned char>(name[i]);
     if (byte < 0x20 || byte == 0x7f) return false;
     if (byte < 0x80) continue;
-    // Lead bytes of two, three and four; overlong forms and surrogates have no lead byte of theirs.
+    // Lead bytes of sequences of two, three and four bytes, without overlong forms and surrogates.
     const std::size_t more = byte >= 0xf0 ? 3 : byte >= 0xe0 ? 2 : 1;
     if (byte < 0xc2 || byte > 0xf4 || i + more >= name.size()) return false;
     const auto second = static_cast<unsigned char>(name[i + 1]);
@@ -63,7 +63,7 @@ class Finder {
 
   images::Listing find() {
     listing_.root = root_;
-    std::string train, test, val;  // folders that are there
+    std::string train, test, val;  // the folders that exist
     for (const Entry& entry : list(fs::path())) {
       if (!entry.is_folder) continue;
       const std::string name = lower(entry.name);
@@ -82,15 +82,15 @@ class Finder {
       if (!val.empty() && images::is_file(annotations)) {
         find_annotated(val, annotations);
         if (!test.empty())
-          note(test + "/ has no labels and is not used: the test images are " + val + "/'s");
+          note(test + "/ has no labels and is not used; the test images come from " + val + "/");
       } else if (!test.empty() || !val.empty()) {
         find_test(test.empty() ? val : test);
         if (!test.empty() && !val.empty())
-          note(val + "/ is not used: the test images are " + test + "/'s");
+          note(val + "/ is not used; the test images come from " + test + "/");
       } else {
         refuse(root_.string(), "has " + train + "/ but neither test/ nor val/",
-               "set `root` to " + (root_ / train).string() +
-                   " to have a test set drawn from it, or add test/");
+               "add test/, or set `root` to " + (root_ / train).string() +
+                   " to have a test set drawn from it");
       }
     }
     listing_.class_names = classes_;
@@ -123,7 +123,7 @@ class Finder {
     return path.empty() ? root_ : root_ / path;
   }
 
-  /// A folder below the root, without what is hidden.
+  /// The entries of a folder below the root, without hidden ones.
   std::vector<Entry> list(const fs::path& folder) {
     std::vector<Entry> entries = images::list_folder(in_root(folder));
     std::erase_if(entries, [&](const Entry& entry) {
@@ -134,13 +134,13 @@ class Finder {
     return entries;
   }
 
-  /// The images in a folder; what it holds beyond must be text.
+  /// Adds the images in a folder, which may otherwise hold only text files.
   void add_images(const fs::path& folder, std::int64_t label, std::vector<Item>& to) {
     for (const Entry& entry : list(folder)) {
       const fs::path path = folder / entry.name;
       if (entry.is_folder)
-        refuse((root_ / path).string(), "is a folder within a class, expected images",
-               std::string("move the images up, or set `root` elsewhere: ") + kLayout);
+        refuse((root_ / path).string(), "is a folder inside a class, expected images",
+               std::string("move the images up or set `root` to another folder: ") + kLayout);
       if (ends_with_any(lower(entry.name), {".txt", ".csv"})) {
         ignore(path);
         continue;
@@ -149,17 +149,17 @@ class Finder {
     }
   }
 
-  /// The images of a class: in its folder or, as in Tiny ImageNet, in `images` below it.
+  /// Adds the images of a class, which are in its folder or, as in Tiny ImageNet, in its `images`.
   void add_class(const fs::path& folder, std::int64_t label, std::vector<Item>& to) {
     const std::size_t before = to.size();
     add_images(images::is_folder(root_ / folder / "images") ? folder / "images" : folder, label,
                to);
     if (to.size() == before)
       refuse((root_ / folder).string(), "has no images, expected at least one",
-             "remove the folder if it is no class, or copy its images again");
+             "remove the folder if it is not a class, or copy its images again");
   }
 
-  /// The folders in `folder`, each a class. Loose files must be text.
+  /// The folders in `folder`, one per class. Loose files must be text.
   std::vector<std::string> class_folders(const fs::path& folder) {
     std::vector<std::string> names;
     for (const Entry& entry : list(folder)) {
@@ -169,7 +169,7 @@ class Finder {
         ignore(folder / entry.name);
       } else {
         refuse((root_ / folder / entry.name).string(),
-               "lies beside the folders of the classes, expected it in one of them", kLayout);
+               "lies beside the class folders, expected it inside one of them", kLayout);
       }
     }
     return names;
@@ -181,13 +181,13 @@ class Finder {
       refuse(in_root(folder).string(),
              "has " + std::to_string(classes_.size()) +
                  (classes_.size() == 1 ? " folder" : " folders") +
-                 ", expected one a class and at least two classes",
+                 ", expected one per class and at least two classes",
              kLayout);
     for (std::size_t i = 0; i < classes_.size(); ++i) {
       if (!is_text(classes_[i]))
         refuse(in_root(folder).string(),
-               "has a class whose name, the " + std::to_string(i + 1) +
-                   ". of its folders, is no printable UTF-8",
+               "has a class folder, number " + std::to_string(i + 1) +
+                   ", whose name is not printable UTF-8",
                "rename the folder");
       add_class(folder / classes_[i], static_cast<std::int64_t>(i), listing_.train);
     }
@@ -196,7 +196,7 @@ class Finder {
   std::int64_t label_of(const std::string& name, const std::string& where) const {
     const auto found = std::lower_bound(classes_.begin(), classes_.end(), name);
     if (found == classes_.end() || *found != name)
-      refuse(where, "is of class " + name + ", which the training images lack",
+      refuse(where, "is of class " + name + ", which has no training images",
              "copy the missing folder, or remove the class from the test images");
     return found - classes_.begin();
   }
@@ -210,7 +210,7 @@ class Finder {
            std::to_string(classes_.size()) + " classes");
   }
 
-  /// Tiny ImageNet's val/: images in one folder, and a text that says what they are.
+  /// Reads Tiny ImageNet's val/: images in one folder, and a text file with their classes.
   void find_annotated(const std::string& folder, const fs::path& annotations) {
     const images::TextFile file(annotations);
     std::vector<Item>& test = listing_.test;
@@ -219,28 +219,27 @@ class Finder {
       const std::string where = annotations.string() + " line " + std::to_string(line.number);
       const std::vector<std::string_view> fields = images::fields_of(line.text, '\t');
       if (fields.size() < 2)
-        refuse(where, "has no tabulator, expected an image's name and its class",
-               images::kCopyAgain);
+        refuse(where, "has no tab, expected an image's name and its class", images::kCopyAgain);
       const std::string path = (fs::path(folder) / "images" / fields[0]).string();
       const auto found = std::lower_bound(
           test.begin(), test.end(), path,
           [](const Item& item, const std::string& name) { return item.path < name; });
       if (found == test.end() || found->path != path)
-        refuse((root_ / path).string(), "is missing, expected it because of " + where,
+        refuse((root_ / path).string(), "is missing but listed in " + where,
                "copy the folder again");
-      if (found->label >= 0) refuse(where, "names " + path + " once more", images::kCopyAgain);
+      if (found->label >= 0) refuse(where, "lists " + path + " a second time", images::kCopyAgain);
       found->label = label_of(std::string(fields[1]), where);
     }
     for (const Item& item : test) {
       if (item.label < 0)
-        refuse((root_ / item.path).string(), "has no line in " + annotations.string(),
+        refuse((root_ / item.path).string(), "is not listed in " + annotations.string(),
                "copy both again");
     }
     listing_.test_files.push_back(annotations.string());
   }
 
-  /// Takes `test_fraction` of each class. Which images is decided by a hash of the seed and the
-  /// name: the same on every machine, and an image that is added moves no other.
+  /// Moves `test_fraction` of each class into the test set. A hash of the seed and the name decides
+  /// which images: the same on every machine, and nearly the same after an image was added.
   void split() {
     std::vector<Item> all = std::move(listing_.train);
     listing_.train.clear();
@@ -250,8 +249,8 @@ class Finder {
       const std::int64_t count = last - first;
       if (count < 2)
         refuse((root_ / classes_[static_cast<std::size_t>(first->label)]).string(),
-               "has 1 image, expected at least 2 to have one for the test set",
-               "add images, or make train/ and test/ yourself");
+               "has 1 image, expected at least 2, one of them for the test set",
+               "add images, or create train/ and test/ yourself");
       const std::int64_t test = std::clamp<std::int64_t>(
           std::llround(test_fraction_ * static_cast<double>(count)), 1, count - 1);
       std::vector<std::pair<images::Digest, std::int64_t>> draw;
@@ -271,7 +270,7 @@ class Finder {
     }
   }
 
-  /// wnids.txt, where it is there, has to name the very folders.
+  /// If wnids.txt exists, it must list exactly the class folders.
   void check_announced(const fs::path& path) {
     const images::TextFile file(path);
     std::set<std::string, std::less<>> announced;
@@ -279,20 +278,19 @@ class Finder {
     for (const std::string& name : announced) {
       if (!std::binary_search(classes_.begin(), classes_.end(), name))
         refuse(root_.string(),
-               "has no training images of class " + name + ", expected them because of " +
-                   path.string(),
-               "the folder is not complete: copy it again");
+               "has no training images of class " + name + ", which is listed in " + path.string(),
+               "the folder is incomplete: copy it again");
     }
     for (const std::string& name : classes_) {
       if (!announced.contains(name))
-        refuse(path.string(), "does not name class " + name + ", expected all folders in it",
-               "remove the folder, or the file");
+        refuse(path.string(), "does not list class " + name + ", which has a folder",
+               "remove the folder or the file");
     }
     listing_.train_files.push_back(path.string());
   }
 
-  /// words.txt has a line `folder, tabulator, name, other name ...` for each class and many more:
-  /// the first name is taken, with the folder's behind it where two classes share one.
+  /// words.txt has a line `folder<tab>name, other name ...` for each class and for many others.
+  /// Uses the first name, followed by the folder's name where two classes share one.
   void read_names(const fs::path& path) {
     const images::TextFile file(path);
     std::vector<std::string>& names = listing_.class_names;

@@ -3,9 +3,9 @@
 
 #include <gtest/gtest.h>
 
-#include "../../shared/idx/idx_files.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/testing/fakes.hpp"
+#include "shared/idx/testing.hpp"
 
 using backstop::Dataset;
 using backstop::Samples;
@@ -18,7 +18,7 @@ using backstop::testing::make;
 
 namespace {
 
-/// Four files of MNIST's sizes: black images, and every label the same.
+/// Four files of MNIST's sizes, with black images and one label for all of a split.
 class Mnist : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -56,9 +56,9 @@ TEST_F(Mnist, RefusesTestFilesInPlaceOfTrainingFiles) {
     FAIL();
   } catch (const backstop::EnvironmentError& error) {
     EXPECT_EQ(error.what(), (folder / "train-images-idx3-ubyte").string() +
-                                ": announces 10000 x 28 x 28, expected 60000 x 28 x 28 (images x "
+                                ": declares 10000 x 28 x 28, expected 60000 x 28 x 28 (images x "
                                 "rows x columns)");
-    EXPECT_EQ(error.hint(), "is it the other split's file, or another dataset's?");
+    EXPECT_EQ(error.hint(), "does the file belong to the other split, or to another dataset?");
   }
 }
 
@@ -75,7 +75,7 @@ TEST_F(Mnist, FindsTheFilesWhereTorchvisionPutsThem) {
             (folder / "MNIST" / "raw" / "t10k-images-idx3-ubyte").string());
 }
 
-TEST_F(Mnist, KnowsTheMd5OfTheCompressedFiles) {
+TEST_F(Mnist, GivesTheMd5OfTheCompressedFiles) {
   write(folder / "t10k-labels-idx1-ubyte.gz", "x");
   const auto dataset = make<Dataset>(params);
   const auto files = dataset->files(Split::test);
@@ -84,7 +84,7 @@ TEST_F(Mnist, KnowsTheMd5OfTheCompressedFiles) {
   EXPECT_EQ(files[2].md5, "ec29112dd5afa0611ce80d1b7f02629c");
 }
 
-TEST_F(Mnist, RefusesSplitsThatItLacks) {
+TEST_F(Mnist, RefusesUnknownSplits) {
   EXPECT_THROW(make<Dataset>(params)->load(context, Split::extra), backstop::ParameterError);
 }
 

@@ -1,8 +1,8 @@
-// Feeds STL-10's images and labels: the first byte says how many labels are expected.
+// Any bytes as STL-10's images and as its labels; the first byte is the number of labels to expect.
 #include <vector>
 
-#include "../../shared/files/fuzz.hpp"
 #include "backstop/error.hpp"
+#include "shared/files/fuzz.hpp"
 #include "stl10_files.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {

@@ -1,8 +1,11 @@
-// STL-10: colour photographs of animals and vehicles, with many more that have no label.
+// STL-10: color photographs of animals and vehicles, and many more without labels.
+//
+// A run loads only the splits `train` and `test`. The STL-10 encoder of BadEncoder and the paper
+// was pre-trained on the split `unlabeled`; an encoder that is pre-trained here sees the 5,000
+// training images instead of those 100,000.
 #include <algorithm>
 #include <array>
 #include <filesystem>
-#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -10,9 +13,9 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 
-#include "../../shared/files/official.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/plugin.hpp"
+#include "shared/files/official.hpp"
 #include "stl10_files.hpp"
 
 namespace {
@@ -26,7 +29,7 @@ constexpr std::array<std::string_view, kClasses> kNames = {
     "airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"};
 constexpr std::array kSplits = {Split::train, Split::test, Split::unlabeled};
 
-/// The MD5 are torchvision's.
+/// The MD5s are torchvision's.
 struct OfficialSplit {
   Split split;
   std::int64_t images;
@@ -47,9 +50,9 @@ class Stl10 final : public backstop::Dataset {
                                    {"train_X.bin", "test_X.bin", "unlabeled_X.bin"})) {
     if (folder_.empty()) folder_ = params.string("root");
     for (const OfficialSplit& official : kOfficial) {
-      files_[official.split].add(folder_ / official.images_file, official.images_md5);
+      files_.add(official.split, folder_ / official.images_file, official.images_md5);
       if (!official.labels_file.empty())
-        files_[official.split].add(folder_ / official.labels_file, official.labels_md5);
+        files_.add(official.split, folder_ / official.labels_file, official.labels_md5);
     }
   }
 
@@ -61,7 +64,7 @@ class Stl10 final : public backstop::Dataset {
                            "unpack stl10_binary.tar.gz again"};
     const files::File images(folder_ / official.images_file, kind);
     const std::int64_t count = count_images(images, official.images);
-    files::tell_if_partial(context, images.path(), count, official.images);
+    files::warn_if_partial(context, images.path(), count, official.images);
 
     at::Tensor labels;
     if (official.labels_file.empty()) {
@@ -71,7 +74,7 @@ class Stl10 final : public backstop::Dataset {
       read_labels({folder_ / official.labels_file, kind}, count, labels.data_ptr<std::int64_t>());
     }
     at::Tensor pixels = files::empty_images(count, kSide);
-    // Small enough to stay in the cache between being read and being turned.
+    // Small enough to stay in the cache between being read and being transposed.
     constexpr std::int64_t kChunk = 16;
     for (std::int64_t first = 0; first < count; first += kChunk) {
       context.stop_if_cancelled();
@@ -86,19 +89,16 @@ class Stl10 final : public backstop::Dataset {
     return kNames.at(static_cast<std::size_t>(label));
   }
 
-  /// Of the 5,000 training images, as public code gives them for torchvision's `train` split.
+  /// Of the 5,000 training images, as public code states them for torchvision's split `train`.
   backstop::ChannelStatistics statistics() const override {
     return {{0.4467, 0.4398, 0.4066}, {0.2603, 0.2566, 0.2713}};
   }
   std::span<const Split> splits() const override { return kSplits; }
-  std::span<const backstop::DataFile> files(Split split) const override {
-    const auto found = files_.find(split);
-    return found == files_.end() ? std::span<const backstop::DataFile>() : found->second.all();
-  }
+  std::span<const backstop::DataFile> files(Split split) const override { return files_.of(split); }
 
  private:
   fs::path folder_;
-  std::map<Split, files::DataFiles> files_;
+  files::DataFiles files_;
 };
 
 }  // namespace

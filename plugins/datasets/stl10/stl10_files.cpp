@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "../../shared/files/transpose.hpp"
+#include "shared/files/transpose.hpp"
 
 namespace backstop::stl10 {
 
@@ -18,7 +18,8 @@ std::int64_t count_images(const files::File& images, std::int64_t official) {
   for (const std::int64_t other : {kTrainImages, kTestImages})
     if (count == other && other != official)
       images.refuse("has " + std::to_string(count) +
-                    " images as another split's file has, expected " + std::to_string(official));
+                    " images like the official file of another split, expected " +
+                    std::to_string(official));
   return count;
 }
 
@@ -33,13 +34,13 @@ void read_images(const files::File& images, std::int64_t first, std::int64_t cou
 void read_labels(const files::File& labels, std::int64_t count, std::int64_t* to) {
   if (labels.size() != static_cast<std::uint64_t>(count))
     labels.refuse("has " + std::to_string(labels.size()) + " labels, expected " +
-                  std::to_string(count) + ", as many as there are images");
+                  std::to_string(count) + ", one per image");
   std::vector<std::uint8_t> bytes(static_cast<std::size_t>(count));
   labels.read(0, bytes.data(), bytes.size());
   const auto wrong =
       std::ranges::find_if(bytes, [](std::uint8_t label) { return label < 1 || label > kClasses; });
   if (wrong != bytes.end())
-    labels.refuse("label " + std::to_string(wrong - bytes.begin()) + " (from 0) is " +
+    labels.refuse("label " + std::to_string(wrong - bytes.begin()) + " (counting from 0) is " +
                   std::to_string(*wrong) + ", expected 1 to " + std::to_string(kClasses));
   std::ranges::transform(bytes, to, [](std::uint8_t label) { return label - 1; });
 }

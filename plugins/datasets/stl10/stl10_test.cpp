@@ -5,9 +5,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "../../shared/files/testing.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/testing/fakes.hpp"
+#include "shared/files/testing.hpp"
 #include "stl10_files.hpp"
 
 using backstop::Dataset;
@@ -68,7 +68,7 @@ class Stl10 : public ::testing::Test {
   FakeContext context;
 };
 
-TEST_F(Stl10, TurnsColumnsIntoRowsAndCountsLabelsFromZero) {
+TEST_F(Stl10, ConvertsColumnsToRowsAndCountsLabelsFromZero) {
   const Samples train = load(Split::train);
   EXPECT_EQ(train.images.sizes(), at::IntArrayRef({3, 3, 96, 96}));
   EXPECT_TRUE(train.images.is_contiguous());
@@ -98,10 +98,10 @@ TEST_F(Stl10, FindsTheFilesOneFolderDeeper) {
   EXPECT_EQ(load(Split::train).images.size(0), 3);
 }
 
-TEST_F(Stl10, SaysThatAFileIsNotTheWhole) {
+TEST_F(Stl10, WarnsAboutIncompleteFiles) {
   load(Split::train);
   EXPECT_THAT(context.messages, ElementsAre((folder / "train_X.bin").string() +
-                                            ": 3 images, the official file has 5000"));
+                                            ": has 3 images; the official file has 5000"));
 }
 
 TEST_F(Stl10, RefusesMissingFiles) {
@@ -116,7 +116,7 @@ TEST_F(Stl10, RefusesTruncatedImages) {
   expect_refused("train_X.bin", "has 82943 bytes, expected 138240000 (5000 images of 27648 bytes)");
 }
 
-TEST_F(Stl10, RefusesMoreImagesThanThereAre) {
+TEST_F(Stl10, RefusesMoreImagesThanTheOfficialFileHas) {
   fs::resize_file(folder / "train_X.bin", 5001 * kImageSize);
   expect_refused("train_X.bin",
                  "has 138267648 bytes, expected 138240000 (5000 images of 27648 bytes)");
@@ -127,20 +127,21 @@ TEST_F(Stl10, RefusesTheTestImagesInPlaceOfTheTrainingImages) {
   expect_refused("train_X.bin",
                  "has 221184000 bytes, expected 138240000 (5000 images of 27648 bytes)");
   fs::resize_file(folder / "test_X.bin", 5000 * kImageSize);
-  expect_refused("test_X.bin", "has 5000 images as another split's file has, expected 8000",
+  expect_refused("test_X.bin",
+                 "has 5000 images like the official file of another split, expected 8000",
                  Split::test);
 }
 
 TEST_F(Stl10, RefusesCountsThatDisagree) {
   write(folder / "train_y.bin", {1, 2});
-  expect_refused("train_y.bin", "has 2 labels, expected 3, as many as there are images");
+  expect_refused("train_y.bin", "has 2 labels, expected 3, one per image");
 }
 
 TEST_F(Stl10, RefusesLabelsOutOfRange) {
   write(folder / "train_y.bin", {1, 2, 11});
-  expect_refused("train_y.bin", "label 2 (from 0) is 11, expected 1 to 10");
+  expect_refused("train_y.bin", "label 2 (counting from 0) is 11, expected 1 to 10");
   write(folder / "train_y.bin", {1, 0, 10});
-  expect_refused("train_y.bin", "label 1 (from 0) is 0, expected 1 to 10");
+  expect_refused("train_y.bin", "label 1 (counting from 0) is 0, expected 1 to 10");
 }
 
 TEST_F(Stl10, RefusesEmptyFile) {
@@ -148,7 +149,7 @@ TEST_F(Stl10, RefusesEmptyFile) {
   expect_refused("train_X.bin", "is empty, expected a file of STL-10");
 }
 
-TEST_F(Stl10, RefusesSplitsThatItLacks) {
+TEST_F(Stl10, RefusesUnknownSplits) {
   EXPECT_THROW(load(Split::extra), backstop::ParameterError);
 }
 
@@ -164,7 +165,7 @@ TEST_F(Stl10, DescribesItself) {
   EXPECT_EQ(dataset->files(Split::unlabeled).size(), 1U);
 }
 
-/// The real files, or some of their images, where the recipes look for them.
+/// Reads the real files, or some of their images, where the recipes look for them.
 TEST_F(Stl10, ReadsTheOfficialImages) {
   const fs::path root =
       (fs::path(BACKSTOP_MANIFEST) / "../../../../data/stl10_binary").lexically_normal();

@@ -1,13 +1,13 @@
-// Feeds .mat files to the reader of SVHN. A compressed variable never gets past its checksum by
-// chance, so each input is read twice: as it is, and with what follows its header compressed.
+// Any bytes as one of SVHN's .mat files. A compressed variable never passes its checksum by chance,
+// so each input is read twice: as it is, and with the variables after its header compressed.
 #include <string>
 #include <vector>
 
 #include <zlib.h>
 
-#include "../../shared/files/fuzz.hpp"
 #include "backstop/error.hpp"
 #include "mat.hpp"
+#include "shared/files/fuzz.hpp"
 
 namespace {
 

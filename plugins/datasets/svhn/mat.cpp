@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstddef>
 #include <cstring>
 #include <string>
@@ -9,7 +10,7 @@
 
 #include <zlib.h>
 
-#include "../../shared/files/transpose.hpp"
+#include "shared/files/transpose.hpp"
 
 namespace backstop::svhn {
 namespace {
@@ -17,11 +18,11 @@ namespace {
 constexpr std::uint64_t kHeaderSize = 128, kTagSize = 8;
 constexpr std::uint32_t kMatrix = 14, kCompressed = 15;  // types of elements
 constexpr std::uint8_t kDoubles = 6, kBytes = 9;         // classes of matrices
-// Tags, flags, dimensions and name that precede the values of a matrix with four dimensions, and
-// the padding that follows them.
+// The size of the tags, flags, dimensions and name before the values of a matrix with four
+// dimensions, and of the padding after them.
 constexpr std::uint64_t kLeastOverhead = 56, kMostOverhead = 96;
 constexpr std::uint32_t kMostDimensions = 8, kLongestName = 32;
-// A matrix, its flags, dimensions and name, and the tag of its values.
+// Room for the tags of a matrix and of its values, and for its flags, dimensions and name.
 constexpr std::size_t kHeadSize = 8 + 16 + 8 + 4 * kMostDimensions + 8 + kLongestName + 8;
 constexpr std::uint64_t kLeastSize = 8 + 16;
 
@@ -48,13 +49,13 @@ void check_header(const files::File& file) {
   if (version == "\x00\x01IM"sv) return;
   if (version == "\x00\x02IM"sv) file.refuse("is a MATLAB 7.3 file (HDF5), expected MATLAB 5");
   if (version == "\x01\x00MI"sv)
-    file.refuse("is a MATLAB 5 file of a big-endian machine, expected a little-endian one");
+    file.refuse("is a MATLAB 5 file from a big-endian machine, expected a little-endian one");
   file.refuse("starts with `" + files::printable(text.substr(0, 20)) +
               "`, expected a MATLAB 5 file");
 }
 
-/// The head of a matrix: of a compressed one after inflating all of it, so that its checksum is
-/// known to be right. `most` is what it may inflate to.
+/// Reads the head of a matrix. A compressed one is decompressed completely, at most to `most`
+/// bytes, so that its checksum is known to be right.
 class Matrix {
  public:
   Matrix(const files::File& file, std::uint64_t offset, std::uint64_t most) : file_(file) {
@@ -64,11 +65,11 @@ class Matrix {
     const Tag tag = little_endian_tag(bytes.data());
     if (tag.type != kMatrix && tag.type != kCompressed)
       file.refuse("has an element of type " + std::to_string(tag.type) + " at byte " +
-                  std::to_string(offset) + ", expected a matrix (14), compressed (15) or not");
+                  std::to_string(offset) + ", expected a matrix (14) or a compressed one (15)");
     if (tag.size > file.size() - offset - bytes.size()) ends_early();
     end_ = offset + bytes.size() + tag.size;
     if (tag.type == kCompressed) {
-      inflate_all(offset + bytes.size(), most);
+      decompress_all(offset + bytes.size(), most);
     } else {
       size_ = end_ - offset;
       file.read(offset, head_.data(), std::min<std::size_t>(head_.size(), size_));
@@ -76,8 +77,8 @@ class Matrix {
     if (size_ > most) too_large(most);
     const Tag matrix = little_endian_tag(head_.data());
     if (size_ < kLeastSize || matrix.type != kMatrix || matrix.size + kTagSize != size_)
-      file.refuse("holds " + std::to_string(size_) +
-                  " bytes of a matrix, expected the number that its head announces");
+      file.refuse("has a matrix of " + std::to_string(size_) +
+                  " bytes, which is not the size that its head declares");
     if (const std::uint8_t found = head_[16]; found != kBytes && found != kDoubles)
       file.refuse("has a variable of class " + std::to_string(found) +
                   ", expected arrays of bytes (9) or doubles (6)");
@@ -85,19 +86,19 @@ class Matrix {
   }
 
   [[nodiscard]] std::uint64_t end() const { return end_; }    ///< in the file
-  [[nodiscard]] std::uint64_t size() const { return size_; }  ///< inflated
+  [[nodiscard]] std::uint64_t size() const { return size_; }  ///< decompressed
 
  private:
   [[noreturn]] void ends_early() const {
     file_.refuse("ends in the middle of a variable after " + std::to_string(file_.size()) +
-                 " bytes, expected all of it");
+                 " bytes");
   }
   [[noreturn]] void too_large(std::uint64_t most) const {
     file_.refuse("has a variable of more than " + std::to_string(most) +
-                 " bytes, expected no more than SVHN's");
+                 " bytes, larger than any of SVHN's");
   }
 
-  /// libmatio makes room for whatever sizes these parts announce.
+  /// libmatio allocates whatever sizes these parts declare.
   void check_parts() const {
     constexpr std::uint32_t kFlags = 6, kDimensions = 5, kName = 1;  // types of elements
     const auto tag_at = [&](std::size_t at) { return little_endian_tag(head_.data() + at); };
@@ -129,7 +130,7 @@ class Matrix {
     require(at <= size_, "values");
   }
 
-  void inflate_all(std::uint64_t offset, std::uint64_t most) {
+  void decompress_all(std::uint64_t offset, std::uint64_t most) {
     std::vector<std::uint8_t> in(std::size_t{1} << 16), out(std::size_t{1} << 16);
     z_stream stream{};
     if (inflateInit(&stream) != Z_OK) throw std::bad_alloc();
@@ -155,13 +156,9 @@ class Matrix {
       if (size_ > most) too_large(most);
       if (code == Z_MEM_ERROR) throw std::bad_alloc();
       if (code == Z_BUF_ERROR && offset == end_)
-        file_.refuse(
-            "has a variable that ends in the middle of its compressed data, expected all "
-            "of it");
+        file_.refuse("has a variable that ends in the middle of its compressed data");
       if (code != Z_OK && code != Z_STREAM_END && code != Z_BUF_ERROR)
-        file_.refuse(
-            "holds damaged compressed data, expected an intact stream with the right "
-            "checksum");
+        file_.refuse("holds damaged compressed data");
     }
     if (stream.avail_in != 0 || offset != end_)
       file_.refuse("has bytes after a variable's compressed data, expected none");
@@ -171,6 +168,11 @@ class Matrix {
   std::array<std::uint8_t, kHeadSize> head_{};
   std::uint64_t end_ = 0, size_ = 0;
 };
+
+std::string number(double value) {
+  std::array<char, 32> text{};
+  return {text.begin(), std::to_chars(text.begin(), text.end(), value).ptr};
+}
 
 std::string shape(const matvar_t& variable) {
   std::string text;
@@ -224,13 +226,13 @@ void MatFile::check_images(const matvar_t& variable, std::uint64_t size, std::in
       variable.dims[2] != 3 || variable.dims[3] == 0)
     file_.refuse("X is " + shape(variable) + ", expected 32 x 32 x 3 x images");
   if (variable.dims[3] > static_cast<std::size_t>(most))
-    file_.refuse("has " + std::to_string(variable.dims[3]) + " images, expected " +
-                 std::to_string(most) + " at most");
+    file_.refuse("has " + std::to_string(variable.dims[3]) + " images, expected at most " +
+                 std::to_string(most));
   images_ = static_cast<std::int64_t>(variable.dims[3]);
   const std::uint64_t values = static_cast<std::uint64_t>(images_ * kImageSize);
   if (size < values + kLeastOverhead || size > values + kMostOverhead)
     file_.refuse("X is " + shape(variable) + " in a variable of " + std::to_string(size) +
-                 " bytes, expected " + std::to_string(values) + " and its head");
+                 " bytes, expected " + std::to_string(values) + " bytes and a head");
 }
 
 void MatFile::check_labels(const matvar_t& variable) const {
@@ -238,7 +240,7 @@ void MatFile::check_labels(const matvar_t& variable) const {
   if (variable.rank != 2 || std::min(variable.dims[0], variable.dims[1]) != 1 ||
       std::max(variable.dims[0], variable.dims[1]) != expected)
     file_.refuse("y is " + shape(variable) + ", expected " + std::to_string(images_) +
-                 " x 1, as many as there are images");
+                 " x 1, one label per image");
 }
 
 void MatFile::read_images(std::uint8_t* to) {
@@ -252,16 +254,17 @@ void MatFile::read_images(std::uint8_t* to) {
 
 void MatFile::read_labels(std::int64_t* to) {
   const auto read = [&](auto value) {
-    std::vector<decltype(value)> values(static_cast<std::size_t>(images_));  // 0: no label
+    std::vector<decltype(value)> values(static_cast<std::size_t>(images_));  // 0 is no label
     if (Mat_VarReadDataLinear(mat_.get(), y_.get(), values.data(), 0, 1,
                               static_cast<int>(images_)) != 0)
       file_.refuse("y cannot be read by libmatio, expected bytes or doubles");
     for (std::size_t i = 0; i < values.size(); ++i) {
-      // The comparison comes first: no other double may be converted.
+      // Compared first, because only a double within the range may be converted.
       if (!(values[i] >= 1 && values[i] <= kClasses) ||
           values[i] != static_cast<decltype(value)>(static_cast<int>(values[i])))
-        file_.refuse("label " + std::to_string(i) + " (from 0) is " + std::to_string(values[i]) +
-                     ", expected 1 to " + std::to_string(kClasses));
+        file_.refuse("label " + std::to_string(i) + " (counting from 0) is " +
+                     number(static_cast<double>(values[i])) + ", expected 1 to " +
+                     std::to_string(kClasses));
       to[i] = static_cast<std::int64_t>(values[i]) % kClasses;
     }
   };

@@ -1,10 +1,9 @@
-// Reads a .mat file of SVHN's cropped digits: X, uint8 [32, 32, 3, images] in MATLAB's order, which
-// is column by column, and y, a label of 1 to 10 for each image. MATLAB's format 5, compressed or
-// not.
+// Reads a .mat file of SVHN's cropped digits, in MATLAB's format 5, compressed or not: X, uint8
+// [32, 32, 3, images] stored column by column, and y, a label of 1 to 10 for each image.
 //
-// libmatio trusts its input: it compares no checksum, does not say when data ends early, and
-// structures and cells send it deep. So each file is walked first: every variable must be an intact
-// array of bytes or doubles, and no larger than SVHN's. What passes is read by libmatio.
+// libmatio trusts its input: it does not compare checksums, does not report data that ends early,
+// and recurses into structures and cells. So each file is checked first: every variable must be an
+// intact array of bytes or doubles, no larger than SVHN's. Only then does libmatio read it.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +12,7 @@
 
 #include <matio.h>
 
-#include "../../shared/files/file.hpp"
+#include "shared/files/file.hpp"
 
 namespace backstop::svhn {
 
@@ -23,14 +22,14 @@ inline constexpr std::int64_t kClasses = 10;
 
 class MatFile {
  public:
-  /// Looks at a file that may hold up to `most` images. Throws EnvironmentError.
+  /// Checks the file, which must hold 1 to `most` images. Throws EnvironmentError.
   MatFile(const files::File& file, std::int64_t most);
 
   [[nodiscard]] std::int64_t images() const noexcept { return images_; }
 
   /// All images, row by row: uint8 [images, 3, 32, 32].
   void read_images(std::uint8_t* to);
-  /// All labels, 0 .. 9: SVHN's 10 is the digit 0. Throws EnvironmentError for any other.
+  /// All labels, 0 .. 9; SVHN's 10 is the digit 0. Throws EnvironmentError for any other label.
   void read_labels(std::int64_t* to);
 
  private:

@@ -1,17 +1,16 @@
-// SVHN: house numbers of street views, cut to single digits.
+// SVHN: house numbers in street views, cropped to single digits.
 #include <algorithm>
 #include <array>
-#include <map>
 #include <span>
 #include <string>
 #include <string_view>
 
 #include <ATen/ops/empty.h>
 
-#include "../../shared/files/official.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/plugin.hpp"
 #include "mat.hpp"
+#include "shared/files/official.hpp"
 
 namespace {
 
@@ -23,7 +22,7 @@ constexpr std::array<std::string_view, kClasses> kNames = {"0", "1", "2", "3", "
                                                            "5", "6", "7", "8", "9"};
 constexpr std::array kSplits = {Split::train, Split::test, Split::extra};
 
-/// The MD5 are torchvision's.
+/// The MD5s are torchvision's.
 struct OfficialFile {
   Split split;
   std::string_view name, md5;
@@ -41,7 +40,7 @@ class Svhn final : public backstop::Dataset {
                                    {kOfficial[0].name, kOfficial[1].name, kOfficial[2].name})) {
     if (folder_.empty()) folder_ = params.string("root");
     for (const OfficialFile& official : kOfficial)
-      files_[official.split].add(folder_ / official.name, official.md5);
+      files_.add(official.split, folder_ / official.name, official.md5);
   }
 
   backstop::Samples load(backstop::Context& context, Split split) override {
@@ -55,9 +54,9 @@ class Svhn final : public backstop::Dataset {
     MatFile mat(file, official.images);
     for (const OfficialFile& other : kOfficial)
       if (other.split != split && other.images == mat.images())
-        file.refuse("has " + std::to_string(mat.images()) + " images as the official " +
-                    std::string(other.name) + " has, expected " + std::to_string(official.images));
-    files::tell_if_partial(context, file.path(), mat.images(), official.images);
+        file.refuse("has " + std::to_string(mat.images()) + " images like the official " +
+                    std::string(other.name) + ", expected " + std::to_string(official.images));
+    files::warn_if_partial(context, file.path(), mat.images(), official.images);
     context.stop_if_cancelled();
     backstop::Samples samples{files::empty_images(mat.images(), kSide),
                               at::empty({mat.images()}, at::kLong)};
@@ -71,19 +70,16 @@ class Svhn final : public backstop::Dataset {
     return kNames.at(static_cast<std::size_t>(label));
   }
 
-  /// Of the 73,257 training images, as public code gives them.
+  /// Of the 73,257 training images, as public code states them.
   backstop::ChannelStatistics statistics() const override {
     return {{0.4377, 0.4438, 0.4728}, {0.1980, 0.2010, 0.1970}};
   }
   std::span<const Split> splits() const override { return kSplits; }
-  std::span<const backstop::DataFile> files(Split split) const override {
-    const auto found = files_.find(split);
-    return found == files_.end() ? std::span<const backstop::DataFile>() : found->second.all();
-  }
+  std::span<const backstop::DataFile> files(Split split) const override { return files_.of(split); }
 
  private:
   std::filesystem::path folder_;
-  std::map<Split, files::DataFiles> files_;
+  files::DataFiles files_;
 };
 
 }  // namespace

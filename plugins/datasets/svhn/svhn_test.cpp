@@ -12,9 +12,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "../../shared/files/testing.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/testing/fakes.hpp"
+#include "shared/files/testing.hpp"
 
 using backstop::Dataset;
 using backstop::EnvironmentError;
@@ -92,7 +92,7 @@ std::string x(std::uint32_t count) {
   return matrix("X", kByteClass, {32, 32, 3, count}, kUint8, pixels(count));
 }
 
-/// MATLAB keeps whole doubles in as few bytes as hold them.
+/// MATLAB stores integral doubles in as few bytes as possible.
 std::string y(const std::string& labels) {
   return matrix("y", kDoubleClass, {static_cast<std::uint32_t>(labels.size()), 1}, kUint8, labels);
 }
@@ -129,7 +129,7 @@ class Svhn : public ::testing::Test {
   FakeContext context;
 };
 
-TEST_F(Svhn, TurnsColumnsIntoRowsAndTenIntoZero) {
+TEST_F(Svhn, ConvertsColumnsToRowsAndLabelTenToZero) {
   const Samples samples = load(good());
   EXPECT_EQ(samples.images.sizes(), at::IntArrayRef({3, 3, 32, 32}));
   EXPECT_TRUE(samples.images.is_contiguous());
@@ -141,10 +141,10 @@ TEST_F(Svhn, TurnsColumnsIntoRowsAndTenIntoZero) {
         for (int column = 0; column < 32; ++column)
           ASSERT_EQ(static_cast<char>(*bytes++), pixel(i, c, row, column)) << i << c << row;
   EXPECT_THAT(context.messages, ElementsAre((folder / "train_32x32.mat").string() +
-                                            ": 3 images, the official file has 73257"));
+                                            ": has 3 images; the official file has 73257"));
 }
 
-TEST_F(Svhn, ReadsEveryFormOfTheSame) {
+TEST_F(Svhn, ReadsEveryEncodingOfTheSameData) {
   const Samples samples = load(good());
   const std::string bytes_y = matrix("y", kByteClass, {1, 3}, kUint8, "\x0a\x01\x09");
   for (const std::string& bytes :
@@ -182,12 +182,12 @@ TEST_F(Svhn, RefusesOtherFormats) {
   EXPECT_EQ(refusal(header("\x00\x02IM"s) + x(1)),
             "is a MATLAB 7.3 file (HDF5), expected MATLAB 5");
   EXPECT_EQ(refusal(header("\x01\x00MI"s) + x(1)),
-            "is a MATLAB 5 file of a big-endian machine, expected a little-endian one");
+            "is a MATLAB 5 file from a big-endian machine, expected a little-endian one");
   EXPECT_EQ(refusal("\x89HDF\r\n" + std::string(200, 'x')),
             "starts with `?HDF??xxxxxxxxxxxxxx`, expected a MATLAB 5 file");
 }
 
-TEST_F(Svhn, RefusesMissingAndOtherVariables) {
+TEST_F(Svhn, RefusesMissingAndUnknownVariables) {
   EXPECT_EQ(refusal(header() + compressed(x(3))), "has no variable y, expected X and y");
   EXPECT_EQ(refusal(header()), "has no variable X, expected X and y");
   EXPECT_EQ(refusal(header() + x(3) + x(3)), "has a variable X, expected X and y");
@@ -207,12 +207,13 @@ TEST_F(Svhn, RefusesMatricesOfOtherClasses) {
               y("\x01")),
       "X is of class 6, expected bytes (uint8, 9)");
   EXPECT_EQ(refusal(header() + compressed(element(7, "abcd"))),
-            "holds 16 bytes of a matrix, expected the number that its head announces");
-  EXPECT_EQ(refusal(header() + element(7, "abcd")),
-            "has an element of type 7 at byte 128, expected a matrix (14), compressed (15) or not");
+            "has a matrix of 16 bytes, which is not the size that its head declares");
+  EXPECT_EQ(
+      refusal(header() + element(7, "abcd")),
+      "has an element of type 7 at byte 128, expected a matrix (14) or a compressed one (15)");
 }
 
-TEST_F(Svhn, RefusesPartsThatAskForMemory) {
+TEST_F(Svhn, RefusesPartsThatDeclareHugeSizes) {
   constexpr std::size_t kDimensions = 28, kName = 52, kValues = 60;  // where sizes lie in x(1)
   for (const auto& [at, part] : {std::pair{kDimensions, "dimensions"}, {kValues, "values"}}) {
     std::string bytes = x(1);
@@ -243,26 +244,27 @@ TEST_F(Svhn, RefusesOtherShapes) {
   EXPECT_EQ(refusal(shaped({16, 64, 3, 2})), "X is 16 x 64 x 3 x 2, expected 32 x 32 x 3 x images");
   EXPECT_EQ(refusal(shaped({32, 32, 3, 0})), "X is 32 x 32 x 3 x 0, expected 32 x 32 x 3 x images");
   EXPECT_EQ(refusal(shaped({32, 32, 3, 3})),
-            "X is 32 x 32 x 3 x 3 in a variable of 6208 bytes, expected 9216 and its head");
-  EXPECT_EQ(refusal(shaped({32, 32, 3, 73258})), "has 73258 images, expected 73257 at most");
+            "X is 32 x 32 x 3 x 3 in a variable of 6208 bytes, expected 9216 bytes and a head");
+  EXPECT_EQ(refusal(shaped({32, 32, 3, 73258})), "has 73258 images, expected at most 73257");
   EXPECT_THAT(refusal(shaped({32, 32, 3, 0xffffffff})), HasSubstr("expected"));
 }
 
 TEST_F(Svhn, RefusesCountsThatDisagree) {
   EXPECT_EQ(refusal(header() + x(3) + y("\x01\x02")),
-            "y is 2 x 1, expected 3 x 1, as many as there are images");
+            "y is 2 x 1, expected 3 x 1, one label per image");
 }
 
 TEST_F(Svhn, RefusesLabelsOutOfRange) {
   EXPECT_EQ(refusal(header() + x(2) + y("\x01\x0b")),
-            "label 1 (from 0) is 11.000000, expected 1 to 10");
+            "label 1 (counting from 0) is 11, expected 1 to 10");
   EXPECT_EQ(refusal(header() + x(2) + y("\x00\x01"s)),
-            "label 0 (from 0) is 0.000000, expected 1 to 10");
+            "label 0 (counting from 0) is 0, expected 1 to 10");
   EXPECT_EQ(refusal(header() + x(1) + matrix("y", kByteClass, {1, 1}, kUint8, "\x0b")),
-            "label 0 (from 0) is 11, expected 1 to 10");
+            "label 0 (counting from 0) is 11, expected 1 to 10");
   for (const double label :
        {1.5, -1.0, 1e300, std::nan(""), std::numeric_limits<double>::infinity()})
-    EXPECT_THAT(refusal(header() + x(1) + y(std::vector{label})), HasSubstr("label 0 (from 0) is "))
+    EXPECT_THAT(refusal(header() + x(1) + y(std::vector{label})),
+                HasSubstr("label 0 (counting from 0) is "))
         << label;
 }
 
@@ -276,42 +278,39 @@ TEST_F(Svhn, RefusesEveryTruncation) {
   const std::string bytes = good();
   for (std::size_t size = 1; size < bytes.size(); ++size)
     EXPECT_NE(refusal(bytes.substr(0, size)), "nothing") << size;
-  EXPECT_EQ(refusal(bytes.substr(0, 400)),
-            "ends in the middle of a variable after 400 bytes, expected all of it");
+  EXPECT_EQ(refusal(bytes.substr(0, 400)), "ends in the middle of a variable after 400 bytes");
 }
 
-TEST_F(Svhn, RefusesBytesAfterTheEnd) {
+TEST_F(Svhn, RefusesTrailingBytes) {
   EXPECT_EQ(refusal(good() + "x"), "ends in the middle of a variable after " +
-                                       std::to_string(good().size() + 1) +
-                                       " bytes, expected all of it");
+                                       std::to_string(good().size() + 1) + " bytes");
 }
 
 TEST_F(Svhn, RefusesDamagedData) {
   std::string bytes = good();
   const std::string first = compressed(x(3));
   bytes[128 + first.size() - 1] = static_cast<char>(bytes[128 + first.size() - 1] ^ 1);
-  EXPECT_EQ(refusal(bytes),
-            "holds damaged compressed data, expected an intact stream with the right checksum");
+  EXPECT_EQ(refusal(bytes), "holds damaged compressed data");
   EXPECT_EQ(refusal(header() + word(15) + word(20) + first.substr(8, 20)),
-            "has a variable that ends in the middle of its compressed data, expected all of it");
+            "has a variable that ends in the middle of its compressed data");
   EXPECT_EQ(refusal(header() + word(15) + word(static_cast<std::uint32_t>(first.size() - 6)) +
                     first.substr(8) + "ab"),
             "has bytes after a variable's compressed data, expected none");
 }
 
-TEST_F(Svhn, StopsInflatingAtTheLargestSize) {
+TEST_F(Svhn, StopsDecompressingAtTheLargestSize) {
   const std::string bomb(std::size_t{240} << 20, '\0');
   EXPECT_EQ(refusal(header() + compressed(bomb)),
-            "has a variable of more than 225045600 bytes, expected no more than SVHN's");
+            "has a variable of more than 225045600 bytes, larger than any of SVHN's");
 }
 
-TEST_F(Svhn, RefusesAnotherSplitsFile) {
+TEST_F(Svhn, RefusesTheFileOfAnotherSplit) {
   constexpr std::uint32_t kTest = 26032;
   const std::string images(std::size_t{kTest} * 3072, '\0');
   EXPECT_EQ(
       refusal(header() + compressed(matrix("X", kByteClass, {32, 32, 3, kTest}, kUint8, images)) +
               compressed(y(std::string(kTest, '\x01')))),
-      "has 26032 images as the official test_32x32.mat has, expected 73257");
+      "has 26032 images like the official test_32x32.mat, expected 73257");
 }
 
 TEST_F(Svhn, RefusesFileWithoutPermission) {
@@ -327,7 +326,7 @@ TEST_F(Svhn, RefusesFileWithoutPermission) {
   }
 }
 
-TEST_F(Svhn, RefusesSplitsThatItLacks) {
+TEST_F(Svhn, RefusesUnknownSplits) {
   EXPECT_THROW(load(good(), Split::unlabeled), backstop::ParameterError);
 }
 
@@ -336,7 +335,7 @@ TEST_F(Svhn, SurvivesMutatedFiles) {
   int refused = 0;
   constexpr int kRounds = 2000;
   for (int round = 0; round < kRounds; ++round) {
-    // Compressed variables are changed before they are compressed: checksums catch the rest.
+    // Variables are changed before they are compressed; otherwise the checksum would catch it.
     std::string bytes[] = {header(), x(2), y("\x0a\x01")};
     for (int edits = 0; edits <= round % 3; ++edits) {
       std::string& part = bytes[random() % 3];
@@ -365,7 +364,7 @@ TEST_F(Svhn, DescribesItself) {
   EXPECT_EQ(dataset->classes(), 10);
 }
 
-/// The real files, or some of their images, where the recipes look for them.
+/// Reads the real files, or some of their images, where the recipes look for them.
 TEST_F(Svhn, ReadsTheOfficialImages) {
   const fs::path root = (fs::path(BACKSTOP_MANIFEST) / "../../../../data/svhn").lexically_normal();
   if (!fs::exists(root)) GTEST_SKIP() << "no " << root << ": put train_32x32.mat there";
@@ -375,8 +374,9 @@ TEST_F(Svhn, ReadsTheOfficialImages) {
     const Samples samples = dataset->load(context, split);
     const at::Tensor counts = samples.labels.bincount();
     EXPECT_EQ(counts.size(0), 10);
-    EXPECT_EQ(counts.argmax().item<std::int64_t>(), 1);  // house numbers begin with 1
-    // The test images are a little brighter than the training images.
+    EXPECT_EQ(counts.argmax().item<std::int64_t>(),
+              1);  // the most frequent first digit of house numbers
+    // The test images are slightly brighter than the training images.
     for (std::int64_t channel = 0; channel < 3; ++channel)
       EXPECT_NEAR(dataset->statistics().mean[channel],
                   samples.images.select(1, channel).to(at::kFloat).mean().item<double>() / 255,

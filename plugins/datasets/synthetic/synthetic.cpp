@@ -1,7 +1,7 @@
-// Images that need no file: every class has a smooth random pattern of its own, and an image is its
-// class's pattern, shifted, made lighter or darker, with noise on top. One seed gives the same
-// bytes on every machine: the engine is the one that the C++ standard defines to the bit, and no
-// function of the mathematical library is called.
+// Generated images that need no files: every class has its own smooth random pattern, and an image
+// is the pattern of its class, shifted, made lighter or darker, with noise on top. A seed gives the
+// same bytes on every machine, because the C++ standard defines the random number engine bit for
+// bit, and no function of the math library is called.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +23,7 @@ using backstop::Split;
 enum class Stream : std::uint64_t { patterns, train, test };
 constexpr std::uint64_t kStreams = 3;
 
-/// The source of one stream's draws.
+/// Draws the random numbers of one stream.
 class Draws {
  public:
   Draws(std::uint64_t seed, Stream stream)
@@ -32,7 +32,7 @@ class Draws {
   double between(double low, double high) {
     return low + (high - low) * (static_cast<double>(engine_() >> 11) * 0x1p-53);
   }
-  /// A whole number in -limit .. limit.
+  /// An integer in -limit .. limit.
   std::int64_t shift(std::int64_t limit) {
     return static_cast<std::int64_t>(engine_() % static_cast<std::uint64_t>(2 * limit + 1)) - limit;
   }
@@ -52,8 +52,8 @@ class Synthetic final : public backstop::Dataset {
         noise_(params.number("noise")),
         seed_(static_cast<std::uint64_t>(params.integer("seed"))) {
     if (channels_ == 2)
-      throw backstop::ParameterError("`channels` is 2, expected 1 or 3",
-                                     "write `channels = 1` for grey or `channels = 3` for colour");
+      throw backstop::ParameterError("`channels` must be 1 or 3, got 2",
+                                     "write `channels = 1` for gray or `channels = 3` for color");
     for (std::int64_t label = 0; label < classes_; ++label)
       names_.push_back("pattern " + std::to_string(label));
   }
@@ -64,7 +64,7 @@ class Synthetic final : public backstop::Dataset {
     return names_.at(static_cast<std::size_t>(label));
   }
 
-  /// Those of these very images.
+  /// The exact values of these images.
   backstop::ChannelStatistics statistics() const override {
     const at::Tensor images = make(Split::train).images;
     backstop::ChannelStatistics result;
@@ -77,8 +77,8 @@ class Synthetic final : public backstop::Dataset {
   }
 
  private:
-  /// All classes' patterns, [classes, channels, size, size] in 0.2 .. 0.8: values at the knots of a
-  /// coarse grid that repeats itself, and straight lines between them.
+  /// The patterns of all classes, [classes, channels, size, size] in 0.2 .. 0.8: random values at
+  /// the knots of a coarse periodic grid, with linear interpolation between them.
   std::vector<double> patterns() const {
     constexpr std::int64_t kKnots = 4;
     Draws draws(seed_, Stream::patterns);

@@ -23,8 +23,7 @@ Samples load(const std::string& recipe, Split split = Split::train, std::uint64_
   return make<Dataset>(params)->load(context, split);
 }
 
-/// Two convolutions and a linear layer, trained for `epochs`; the share of the test images that it
-/// gets right.
+/// The test accuracy of two convolutions and a linear layer, trained for `epochs`.
 double accuracy_of_small_cnn(const std::string& recipe, int epochs) {
   const FakeParams params{recipe};
   FakeContext context;
@@ -81,7 +80,7 @@ TEST(Synthetic, HasTheShapeThatTheRecipeAsksFor) {
   EXPECT_EQ(load("test_images = 5", Split::test).images.sizes(), at::IntArrayRef({5, 3, 16, 16}));
 }
 
-TEST(Synthetic, SameSeedGivesTheSameBytesWhateverTheRunsSeed) {
+TEST(Synthetic, SameSeedGivesTheSameBytesForAnySeedOfTheRun) {
   const at::Tensor images = load("seed = 3", Split::train, 0).images;
   EXPECT_TRUE(load("seed = 3", Split::train, 1).images.equal(images));
   EXPECT_FALSE(load("seed = 4", Split::train, 0).images.equal(images));
@@ -93,18 +92,18 @@ TEST(Synthetic, BytesAreTheSameOnEveryMachine) {
   EXPECT_EQ((bytes * weights).sum().item<std::int64_t>(), 6387549584);
 }
 
-TEST(Synthetic, SmallerSetIsTheBeginningOfLarger) {
+TEST(Synthetic, SmallerSetIsTheBeginningOfALargerOne) {
   EXPECT_TRUE(load("train_images = 20").images.equal(load("").images.narrow(0, 0, 20)));
 }
 
-TEST(Synthetic, NoImageIsThereTwice) {
+TEST(Synthetic, HasNoDuplicateImages) {
   const at::Tensor train = load("noise = 0.05").images,
                    test = load("noise = 0.05", Split::test).images;
   const at::Tensor all = at::cat({train, test}).flatten(1);
   EXPECT_EQ(std::get<0>(at::unique_dim(all, 0)).size(0), all.size(0));
 }
 
-TEST(Synthetic, NoiseMovesPixelsByAtMostItsParameter) {
+TEST(Synthetic, NoiseChangesPixelsByAtMostItsParameter) {
   const at::Tensor clean = load("noise = 0.0").images.to(at::kInt);
   const at::Tensor moved = (load("noise = 0.1").images.to(at::kInt) - clean).abs();
   EXPECT_LE(moved.max().item<int>(), 26);  // 0.1 of 255, and rounding
@@ -144,5 +143,5 @@ TEST(Synthetic, RefusesTwoChannels) {
   error.struct_size = sizeof error;
   const backstop::Params& as_params = params;
   EXPECT_EQ(plugin->create(&as_params, &object, &error), BACKSTOP_ERROR_PARAMETER);
-  EXPECT_STREQ(error.message, "`channels` is 2, expected 1 or 3");
+  EXPECT_STREQ(error.message, "`channels` must be 1 or 3, got 2");
 }

@@ -17,8 +17,8 @@ Batch::Batch(files::File file, Version version, const LabelFormat& format, std::
     data_offset_ = pickle.data_offset;
     column_major_ = pickle.column_major;
     if (count_ > most)
-      file_.refuse("has " + std::to_string(count_) + " images, expected " + std::to_string(most) +
-                   " at most");
+      file_.refuse("has " + std::to_string(count_) + " images, expected at most " +
+                   std::to_string(most));
     return;
   }
   const auto record = static_cast<std::uint64_t>(format.bytes + kImageSize);
@@ -46,14 +46,15 @@ void Batch::read(std::int64_t first, std::int64_t count, std::uint8_t* images,
     return label < 0 || label >= format_.classes;
   });
   if (wrong != labels + count)
-    file_.refuse("record " + std::to_string(first + (wrong - labels)) + " (from 0) has label " +
-                 std::to_string(*wrong) + ", expected 0 to " + std::to_string(format_.classes - 1));
+    file_.refuse("record " + std::to_string(first + (wrong - labels)) +
+                 " (counting from 0) has label " + std::to_string(*wrong) + ", expected 0 to " +
+                 std::to_string(format_.classes - 1));
 }
 
-/// Has the kernel scatter the records, so that no byte of an image is copied twice.
+/// Lets the kernel scatter the records, so that no byte of an image is copied twice.
 void Batch::read_records(std::int64_t first, std::int64_t count, std::uint8_t* images,
                          std::int64_t* labels) const {
-  constexpr std::int64_t kRecords = 512;  // two parts each: what preadv takes at once
+  constexpr std::int64_t kRecords = 512;  // of two parts each: preadv takes no more at once
   std::array<iovec, 2 * kRecords> parts;
   std::array<std::array<std::uint8_t, 2>, kRecords> heads{};
   for (std::int64_t done = 0; done < count; done += kRecords) {
@@ -71,7 +72,7 @@ void Batch::read_records(std::int64_t first, std::int64_t count, std::uint8_t* i
   }
 }
 
-/// An array that lies transposed in the file is turned in blocks of columns.
+/// Transposes an array that is stored by columns, one block of columns at a time.
 void Batch::read_columns(std::int64_t first, std::int64_t count, std::uint8_t* images) const {
   constexpr std::int64_t kColumns = 64;
   static_assert(kImageSize % kColumns == 0);

@@ -8,17 +8,17 @@
 #include <string_view>
 #include <vector>
 
-#include "../files/file.hpp"
+#include "shared/files/file.hpp"
 
 namespace backstop::cifar {
 
 inline constexpr std::int64_t kImageSize = 3 * 32 * 32;
 
-/// How a label is found.
+/// Where the labels are.
 struct LabelFormat {
-  std::int64_t bytes;    ///< of labels before each image of the binary version
-  std::int64_t which;    ///< of them is the label, from 0
-  std::string_view key;  ///< of the labels in the Python version's dictionary
+  std::int64_t bytes;    ///< number of label bytes before each image in the binary version
+  std::int64_t which;    ///< index of the byte to use
+  std::string_view key;  ///< key of the labels in the Python version's dictionary
   std::int64_t classes;
 };
 
@@ -26,13 +26,13 @@ enum class Version { binary, python };
 
 class Batch {
  public:
-  /// Looks at the file, whose number of images must be 1 to `most`. Throws EnvironmentError.
+  /// Checks the file, which must hold 1 to `most` images. Throws EnvironmentError.
   Batch(files::File file, Version version, const LabelFormat& format, std::int64_t most);
 
   [[nodiscard]] const files::File& file() const noexcept { return file_; }
   [[nodiscard]] std::int64_t images() const noexcept { return count_; }
 
-  /// Reads `count` images from `first` on, uint8 [count, 3, 32, 32], and their labels. Throws
+  /// Reads `count` images starting at `first`, uint8 [count, 3, 32, 32], and their labels. Throws
   /// EnvironmentError when a label is not in 0 .. classes-1.
   void read(std::int64_t first, std::int64_t count, std::uint8_t* images,
             std::int64_t* labels) const;
@@ -45,7 +45,7 @@ class Batch {
   files::File file_;
   LabelFormat format_;
   std::int64_t count_ = 0;
-  // Of the Python version:
+  // Only for the Python version:
   std::vector<std::int64_t> labels_;
   std::uint64_t data_offset_ = 0;
   bool column_major_ = false;

@@ -60,7 +60,7 @@ Reader::Reader(const fs::path& root, const Description& description) : descripti
     folder_ = folder;
     break;
   }
-  if (folder_.empty()) {  // errors shall name the first file of the binary version
+  if (folder_.empty()) {  // so that errors name the first file of the binary version
     folder_ = root;
     version_ = Version::binary;
   }
@@ -69,10 +69,10 @@ Reader::Reader(const fs::path& root, const Description& description) : descripti
                                                           : description.python_archive) +
                   " again";
   for (const OfficialFile& file : description.files)
-    files_[file.split].add(folder_ / name(file),
-                           version_ == Version::binary ? file.binary_md5 : file.python_md5);
+    files_.add(file.split, folder_ / name(file),
+               version_ == Version::binary ? file.binary_md5 : file.python_md5);
   if (version_ == Version::python)
-    files_[Split::train].add(folder_ / description.meta, description.meta_md5);
+    files_.add(Split::train, folder_ / description.meta, description.meta_md5);
 }
 
 std::string_view Reader::name(const OfficialFile& file) const {
@@ -80,8 +80,7 @@ std::string_view Reader::name(const OfficialFile& file) const {
 }
 
 std::span<const DataFile> Reader::files(Split split) const {
-  const auto found = files_.find(split);
-  return found == files_.end() ? std::span<const DataFile>() : found->second.all();
+  return files_.of(split);
 }
 
 std::vector<Batch> Reader::open() const {
@@ -97,8 +96,8 @@ std::vector<Batch> Reader::open() const {
   return batches;
 }
 
-/// A test batch among the training batches gives a flattering accuracy and no other sign.
-void Reader::check_each_is_itself(const std::vector<Batch>& batches) const {
+/// The only sign of a test batch among the training batches would be a flattering accuracy.
+void Reader::check_identities(const std::vector<Batch>& batches) const {
   const std::span<const OfficialFile> official = description_.files;
   std::vector<Images> heads;
   for (std::size_t i = 0; i < batches.size(); ++i) {
@@ -106,22 +105,22 @@ void Reader::check_each_is_itself(const std::vector<Batch>& batches) const {
     for (std::size_t j = 0; j < official.size(); ++j) {
       if (i != j && std::ranges::equal(heads.back().labels, official[j].first_labels))
         files::refuse(batches[i].file().path(),
-                      "its labels begin " + text(heads.back().labels) + " as those of " +
-                          std::string(name(official[j])) + " do, expected " +
+                      "its first labels are " + text(heads.back().labels) + ", those of " +
+                          std::string(name(official[j])) + ", expected " +
                           text(official[i].first_labels),
-                      "the file has another one's name: " + unpack_again_);
+                      "the file has the name of another one: " + unpack_again_);
     }
   }
   for (std::size_t i = 0; i < batches.size(); ++i)
     for (std::size_t j = 0; j < i; ++j)
       if (heads[i] == heads[j] && equal(batches[i], batches[j]))
         batches[i].file().refuse("is a copy of " + std::string(name(official[j])) +
-                                 ", expected other images");
+                                 ", expected different images");
 }
 
 Samples Reader::load(Context& context, Split split) const {
   const std::vector<Batch> batches = open();
-  check_each_is_itself(batches);
+  check_identities(batches);
 
   std::int64_t count = 0;
   for (std::size_t i = 0; i < batches.size(); ++i)
@@ -133,7 +132,7 @@ Samples Reader::load(Context& context, Split split) const {
     if (description_.files[i].split != split) continue;
     context.stop_if_cancelled();
     const Batch& batch = batches[i];
-    files::tell_if_partial(context, batch.file().path(), batch.images(),
+    files::warn_if_partial(context, batch.file().path(), batch.images(),
                            description_.files[i].images);
     batch.read(0, batch.images(), images, labels);
     images += batch.images() * kImageSize;

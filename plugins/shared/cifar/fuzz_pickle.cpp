@@ -1,9 +1,9 @@
-// Feeds pickles to the reader of CIFAR's Python version.
+// Any bytes as a batch of CIFAR's Python version.
 #include <vector>
 
-#include "../files/fuzz.hpp"
 #include "backstop/error.hpp"
 #include "batch.hpp"
+#include "shared/files/fuzz.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
   using namespace backstop;

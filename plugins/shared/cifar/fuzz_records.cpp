@@ -1,9 +1,9 @@
-// Feeds records of CIFAR's binary version; the first byte decides between one label and two.
+// Any bytes as a batch of CIFAR's binary version; the first byte decides between one label and two.
 #include <vector>
 
-#include "../files/fuzz.hpp"
 #include "backstop/error.hpp"
 #include "batch.hpp"
+#include "shared/files/fuzz.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
   using namespace backstop;

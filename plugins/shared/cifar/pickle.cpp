@@ -14,8 +14,8 @@
 namespace backstop::cifar {
 namespace {
 
-// The largest official file, CIFAR-100's training set, needs some 200,000: one a label, two a file
-// name.
+// The largest official file, CIFAR-100's training set, needs about 200,000: one per label and two
+// per file name.
 constexpr int kMostInstructions = 500'000;
 constexpr std::size_t kLongestName = 200;
 
@@ -62,8 +62,8 @@ constexpr const char* describe(Type type) {
   return "nothing";
 }
 
-/// Containers are numbers of elements in tables, so that neither a deep nor a circular pickle can
-/// exhaust the stack.
+/// Containers are indices into tables, so that neither a deep nor a circular pickle can exhaust the
+/// stack.
 struct Value {
   Type type = Type::none;
   std::uint32_t size = 0;
@@ -81,21 +81,21 @@ class Machine {
  public:
   explicit Machine(const files::File& file) : file_(file) {}
 
-  /// Runs the pickle to its end, and gives what it leaves.
+  /// Runs the pickle to its end and returns the object that it leaves on the stack.
   Value run() {
     for (int i = 0; i < kMostInstructions; ++i) {
       const std::uint8_t code = byte();
       if (code == '.') {
         if (stack_.size() != 1) unexpected("more than one object", "one dictionary");
         if (position() != file_.size())
-          file_.refuse("the pickle ends after " + std::to_string(position()) + " bytes, expected " +
-                       std::to_string(file_.size()) + ", the file's size");
+          file_.refuse("the pickle ends after " + std::to_string(position()) +
+                       " bytes, but the file has " + std::to_string(file_.size()));
         return stack_.back();
       }
       step(code);
     }
     file_.refuse("has more than " + std::to_string(kMostInstructions) +
-                 " pickle instructions, expected a CIFAR file");
+                 " pickle instructions, too many for a CIFAR file");
   }
 
   const std::vector<Value>& elements(const Value& container) const {
@@ -127,8 +127,7 @@ class Machine {
       filled_ = static_cast<std::size_t>(
           std::min<std::uint64_t>(buffer_.size(), file_.size() - buffer_start_));
       if (filled_ == 0)
-        file_.refuse("the pickle ends in the middle after " + std::to_string(file_.size()) +
-                     " bytes, expected all of it");
+        file_.refuse("the pickle is cut off after " + std::to_string(file_.size()) + " bytes");
       file_.read(buffer_start_, buffer_.data(), filled_);
     }
     return buffer_[next_++];
@@ -154,9 +153,9 @@ class Machine {
   void text(std::uint32_t length) {
     const std::uint64_t start = position();
     if (length > file_.size() - start)
-      file_.refuse("the pickle ends in the middle after " + std::to_string(file_.size()) +
-                   " bytes, expected a string of " + std::to_string(length) + " bytes from byte " +
-                   std::to_string(start) + " on");
+      file_.refuse("the pickle is cut off after " + std::to_string(file_.size()) +
+                   " bytes, within a string of " + std::to_string(length) +
+                   " bytes that starts at byte " + std::to_string(start));
     push({Type::text, length, static_cast<std::int64_t>(start)});
     if (length <= filled_ - next_) {
       next_ += length;
@@ -172,7 +171,7 @@ class Machine {
 
   Value pop() {
     if (stack_.empty() || stack_.back().type == Type::mark)
-      unexpected("an instruction without its operand", "one for every instruction");
+      unexpected("an instruction without its operand", "an operand");
     const Value value = stack_.back();
     stack_.pop_back();
     return value;
@@ -184,11 +183,11 @@ class Machine {
     return value;
   }
 
-  /// What was pushed since the last mark; the mark goes too.
+  /// Pops all that was pushed since the last mark, and the mark itself.
   std::vector<Value> pop_to_mark() {
     const auto mark = std::find_if(stack_.rbegin(), stack_.rend(),
                                    [](const Value& value) { return value.type == Type::mark; });
-    if (mark == stack_.rend()) unexpected("an instruction without its mark", "one");
+    if (mark == stack_.rend()) unexpected("an instruction without its mark", "a mark");
     std::vector<Value> values(mark.base(), stack_.end());
     stack_.erase(mark.base() - 1, stack_.end());
     return values;
@@ -208,7 +207,7 @@ class Machine {
   void append(Type type, const std::vector<Value>& elements) {
     const Value container = pop(type);
     if (type == Type::dictionary && elements.size() % 2 != 0)
-      unexpected("a key without a value", "pairs");
+      unexpected("a key without a value", "key-value pairs");
     auto& all = sequences_[container.size];
     all.insert(all.end(), elements.begin(), elements.end());
     push(container);
@@ -223,7 +222,8 @@ class Machine {
   void recall(std::uint32_t key) {
     const auto found = memory_.find(key);
     if (found == memory_.end())
-      unexpected("a reference to object " + std::to_string(key), "one to an earlier object");
+      unexpected("a reference to object " + std::to_string(key),
+                 "a reference to an earlier object");
     push(found->second);
   }
 
@@ -233,8 +233,7 @@ class Machine {
     switch (code) {
       case 0x80:  // PROTO
         if (const auto protocol = byte(); protocol > 2)
-          unexpected("protocol " + std::to_string(protocol),
-                     "2, which the official files are written with");
+          unexpected("protocol " + std::to_string(protocol), "2, as in the official files");
         return;
       case '(':
         return push({Type::mark});
@@ -292,7 +291,7 @@ class Machine {
       case 'b':
         return build();
       default:
-        unexpected("instruction " + std::to_string(code), "one that the official files have");
+        unexpected("instruction " + std::to_string(code), "one of those in the official files");
     }
   }
 
@@ -306,10 +305,10 @@ class Machine {
     push({digits == "00" || digits == "01" ? Type::boolean : Type::integer, 0, value});
   }
 
-  /// What Python writes for its long integers: their two's complement, as long as it needs to be.
+  /// Python writes its long integers in two's complement, with as many bytes as they need.
   void long_integer() {
     const std::uint8_t bytes = byte();
-    if (bytes > 8) unexpected("an integer of " + std::to_string(bytes) + " bytes", "8 at most");
+    if (bytes > 8) unexpected("an integer of " + std::to_string(bytes) + " bytes", "at most 8");
     std::uint64_t value = 0;
     int bit = 0;
     for (; bit < 8 * bytes; bit += 8) value |= std::uint64_t{byte()} << bit;
@@ -323,7 +322,7 @@ class Machine {
     if (full == "numpy.ndarray") return push({Type::ndarray});
     if (full == "numpy.dtype") return push({Type::dtype});
     file_.refuse("the pickle asks for " + files::printable(full) +
-                 ", a CIFAR file needs only numpy arrays");
+                 ", but a CIFAR file needs only numpy arrays");
   }
 
   void call() {
@@ -332,7 +331,7 @@ class Machine {
     const std::vector<Value>& values = elements(arguments);
     if (function.type == Type::reconstruct) {
       if (values.size() != 3 || values[0].type != Type::ndarray)
-        unexpected("another call of _reconstruct", "one for a numpy array");
+        unexpected("an unknown call of _reconstruct", "one for a numpy array");
       push({Type::array, static_cast<std::uint32_t>(arrays_.size()), 0});
       arrays_.emplace_back();
     } else if (function.type == Type::dtype) {
@@ -340,7 +339,7 @@ class Machine {
         unexpected("an array of another element type", "unsigned bytes (u1)");
       push({Type::byte_type});
     } else {
-      unexpected(std::string("a call of ") + describe(function.type), "one of numpy's");
+      unexpected(std::string("a call of ") + describe(function.type), "a call of numpy");
     }
   }
 
@@ -348,7 +347,7 @@ class Machine {
     const Value state = pop(Type::sequence);
     const Value object = pop();
     push(object);
-    if (object.type == Type::byte_type) return;  // byte order and alignment: a byte has none
+    if (object.type == Type::byte_type) return;  // sets byte order and alignment, which bytes lack
     if (object.type != Type::array)
       unexpected(std::string("a state for ") + describe(object.type), "one for an array");
     const std::vector<Value>& values = elements(state);  // version, shape, type, order, bytes
@@ -384,7 +383,7 @@ Pickle read_pickle(const files::File& file, std::string_view labels_key) {
                 ", expected a dictionary with data and labels");
   const std::vector<Value>& entries = machine.elements(root);
   const auto find = [&](std::string_view key, Type type) {
-    for (std::size_t i = entries.size(); i > 0; i -= 2) {  // of equal keys Python keeps the last
+    for (std::size_t i = entries.size(); i > 0; i -= 2) {  // Python keeps the last of equal keys
       if (!machine.equals(entries[i - 2], key)) continue;
       if (entries[i - 1].type != type)
         file.refuse("`" + std::string(key) + "` is " + describe(entries[i - 1].type) +
@@ -407,10 +406,10 @@ Pickle read_pickle(const files::File& file, std::string_view labels_key) {
   const std::vector<Value>& labels = machine.elements(find(labels_key, Type::sequence));
   if (labels.size() != static_cast<std::size_t>(pickle.images))
     file.refuse("has " + std::to_string(labels.size()) + " labels and " +
-                std::to_string(pickle.images) + " images, expected as many of both");
+                std::to_string(pickle.images) + " images, expected as many labels as images");
   for (const Value& label : labels) {
     if (label.type != Type::integer)
-      file.refuse("label " + std::to_string(pickle.labels.size()) + " (from 0) is " +
+      file.refuse("label " + std::to_string(pickle.labels.size()) + " (counting from 0) is " +
                   describe(label.type) + ", expected an integer");
     pickle.labels.push_back(label.number);
   }

@@ -7,10 +7,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "../files/testing.hpp"
 #include "backstop/error.hpp"
 #include "batch.hpp"
-#include "pickle_files.hpp"
+#include "shared/files/testing.hpp"
+#include "testing.hpp"
 
 namespace backstop::cifar {
 namespace {
@@ -31,7 +31,7 @@ std::string good() {
   return pickled_batch({{"labels", kLabels}}, data());
 }
 
-/// A dictionary with these labels and whatever `fill` adds.
+/// A dictionary with what `fill` adds.
 std::string with(const std::function<void(PickleWriter&)>& fill) {
   PickleWriter pickle;
   pickle.raw("\x80\x02}").remember().raw("(");
@@ -91,7 +91,7 @@ TEST_F(PickleTest, ReadsTransposedArray) {
 }
 
 TEST_F(PickleTest, ReadsProtocolOneAndLongIntegers) {
-  // Protocol 1 has neither the header, nor short tuples, nor booleans of its own.
+  // Protocol 1 has no header, no short tuples and no booleans.
   PickleWriter pickle;
   pickle.raw("}(").text("labels").raw("](\x8a\x01\x03I1\n\x8a").raw(std::string(1, '\0')).raw("e");
   pickle.text("data").raw("cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K");
@@ -102,22 +102,21 @@ TEST_F(PickleTest, ReadsProtocolOneAndLongIntegers) {
 
 TEST_F(PickleTest, RefusesToCallAnythingButNumpy) {
   EXPECT_EQ(refusal("cos\nsystem\n(S'true'\ntR."),
-            "the pickle asks for os.system, a CIFAR file needs only numpy arrays");
+            "the pickle asks for os.system, but a CIFAR file needs only numpy arrays");
   EXPECT_EQ(refusal("\x80\x02"
                     "c__builtin__\neval\nU\x01"
                     "1\x85R."),
-            "the pickle asks for __builtin__.eval, a CIFAR file needs only numpy arrays");
+            "the pickle asks for __builtin__.eval, but a CIFAR file needs only numpy arrays");
   EXPECT_EQ(refusal("c\x1b[2J\n\x07\n."),
-            "the pickle asks for ?[2J.?, a CIFAR file needs only numpy arrays");
+            "the pickle asks for ?[2J.?, but a CIFAR file needs only numpy arrays");
 }
 
-TEST_F(PickleTest, RefusesInstructionsThatTheOfficialFilesLack) {
+TEST_F(PickleTest, RefusesInstructionsThatAreNotInTheOfficialFiles) {
   EXPECT_EQ(refusal("\x80\x02(i__main__\nX\n."),
-            "the pickle has instruction 105 before byte 4, expected one that the official files "
-            "have");
+            "the pickle has instruction 105 before byte 4, expected one of those in the official "
+            "files");
   EXPECT_EQ(refusal("\x80\x04."),
-            "the pickle has protocol 4 before byte 2, expected 2, which the official files are "
-            "written with");
+            "the pickle has protocol 4 before byte 2, expected 2, as in the official files");
 }
 
 TEST_F(PickleTest, RefusesAnythingButArraysOfBytes) {
@@ -132,17 +131,16 @@ TEST_F(PickleTest, RefusesAnythingButArraysOfBytes) {
   EXPECT_THAT(refusal(typed("O8")), HasSubstr("expected unsigned bytes (u1)"));
 }
 
-TEST_F(PickleTest, RefusesCallsOfWhatIsNoFunction) {
+TEST_F(PickleTest, RefusesCallsOfNonFunctions) {
   EXPECT_EQ(refusal("K\x01)R."),
-            "the pickle has a call of an integer before byte 4, expected one of numpy's");
+            "the pickle has a call of an integer before byte 4, expected a call of numpy");
   EXPECT_EQ(refusal("cnumpy\nndarray\n)R."),
-            "the pickle has a call of a name before byte 17, expected one of numpy's");
+            "the pickle has a call of a name before byte 17, expected a call of numpy");
   EXPECT_EQ(refusal("]N)b."),
-            "the pickle has a state for none before byte 4, expected one for "
-            "an array");
+            "the pickle has a state for none before byte 4, expected one for an array");
 }
 
-TEST_F(PickleTest, RefusesAnotherShape) {
+TEST_F(PickleTest, RefusesOtherShapes) {
   const auto shaped = [](const std::vector<std::int64_t>& shape) {
     return with([&](PickleWriter& pickle) {
       pickle.text("labels").list(3, [&](std::size_t) { pickle.integer(1); });
@@ -159,7 +157,7 @@ TEST_F(PickleTest, RefusesAnotherShape) {
   EXPECT_THAT(refusal(shaped({9216})), HasSubstr("expected images x 3072"));
 }
 
-TEST_F(PickleTest, RefusesArrayThatWasNeverFilled) {
+TEST_F(PickleTest, RefusesArrayWithoutContent) {
   const std::string bytes = with([](PickleWriter& pickle) {
     pickle.text("labels").raw("]").text("data");
     pickle.raw(
@@ -171,7 +169,7 @@ TEST_F(PickleTest, RefusesArrayThatWasNeverFilled) {
 
 TEST_F(PickleTest, RefusesCountsThatDisagree) {
   EXPECT_EQ(refusal(pickled_batch({{"labels", {1, 2}}}, data())),
-            "has 2 labels and 3 images, expected as many of both");
+            "has 2 labels and 3 images, expected as many labels as images");
 }
 
 TEST_F(PickleTest, RefusesMissingKeys) {
@@ -186,10 +184,10 @@ TEST_F(PickleTest, RefusesKeysOfTheWrongType) {
   EXPECT_EQ(refusal(with([](PickleWriter& p) {
               p.text("data").array({1, 3072}, data(1)).text("labels").raw("]N").raw("a");
             })),
-            "label 0 (from 0) is none, expected an integer");
+            "label 0 (counting from 0) is none, expected an integer");
 }
 
-TEST_F(PickleTest, RefusesWhatIsNoDictionary) {
+TEST_F(PickleTest, RefusesAnythingButADictionary) {
   EXPECT_EQ(refusal("\x80\x02]."),
             "the pickle holds a list, expected a dictionary with data and labels");
   EXPECT_EQ(refusal("\x80\x02."),
@@ -199,19 +197,19 @@ TEST_F(PickleTest, RefusesWhatIsNoDictionary) {
 TEST_F(PickleTest, RefusesEveryTruncation) {
   const std::string bytes = good();
   for (std::size_t size = 1; size < bytes.size(); size += size < 300 ? 1 : 97)
-    EXPECT_THAT(refusal(bytes.substr(0, size)), HasSubstr("the pickle ends in the middle after " +
-                                                          std::to_string(size) + " bytes"));
+    EXPECT_THAT(refusal(bytes.substr(0, size)),
+                HasSubstr("the pickle is cut off after " + std::to_string(size) + " bytes"));
 }
 
-TEST_F(PickleTest, RefusesBytesAfterTheEnd) {
+TEST_F(PickleTest, RefusesTrailingBytes) {
   const std::string size = std::to_string(good().size());
-  EXPECT_EQ(refusal(good() + "x"), "the pickle ends after " + size + " bytes, expected " +
-                                       std::to_string(good().size() + 1) + ", the file's size");
+  EXPECT_EQ(refusal(good() + "x"), "the pickle ends after " + size + " bytes, but the file has " +
+                                       std::to_string(good().size() + 1));
 }
 
 TEST_F(PickleTest, RefusesToRunForever) {
   EXPECT_EQ(refusal(std::string(std::size_t{1} << 20, 'N')),
-            "has more than 500000 pickle instructions, expected a CIFAR file");
+            "has more than 500000 pickle instructions, too many for a CIFAR file");
 }
 
 TEST_F(PickleTest, RefusesLongNames) {
@@ -219,7 +217,7 @@ TEST_F(PickleTest, RefusesLongNames) {
             "the pickle has a name of more than 200 bytes before byte 202, expected a shorter one");
 }
 
-TEST_F(PickleTest, RefusesOperandsThatAreNotThere) {
+TEST_F(PickleTest, RefusesMissingOperands) {
   for (const std::string bytes :
        {"a", "e", "s", "u", "t", "\x85", "\x87", "R", "b", "q\x01", "h\x01", "(a",
         "K\x01"
@@ -228,7 +226,7 @@ TEST_F(PickleTest, RefusesOperandsThatAreNotThere) {
     EXPECT_THAT(refusal(bytes + "."), HasSubstr("the pickle ")) << bytes;
 }
 
-TEST_F(PickleTest, SurvivesListsThatHoldThemselves) {
+TEST_F(PickleTest, SurvivesListsThatContainThemselves) {
   EXPECT_EQ(refusal("]q\x01h\x01"
                     "a."),
             "the pickle holds a list, expected a dictionary with data and labels");
@@ -241,7 +239,7 @@ TEST_F(PickleTest, SurvivesMutatedFiles) {
   constexpr int kRounds = 4000;
   for (int round = 0; round < kRounds; ++round) {
     std::string changed = bytes;
-    // The interesting bytes are those around the images.
+    // The interesting bytes are those before and after the images.
     for (int edits = 0; edits <= round % 3; ++edits) {
       std::size_t at = random() % 500;
       if (at >= 350) at = bytes.size() - 1 - at % 150;

@@ -30,7 +30,7 @@ void refuse(const fs::path& file, const std::string& problem, const std::string&
 }
 
 File::File(const fs::path& path, Kind kind) : path_(path), kind_(std::move(kind)) {
-  // Opening a pipe would wait for somebody to write into it, were it not for O_NONBLOCK.
+  // Without O_NONBLOCK, opening a pipe would wait until somebody writes to it.
   descriptor_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   if (descriptor_ < 0) {
     if (errno == ENOENT || errno == ENOTDIR) files::refuse(path_, "is missing", kind_.missing);
@@ -78,8 +78,8 @@ void File::read(std::uint64_t offset, std::span<iovec> parts) const {
       files::refuse(path_, "cannot be read: " + reason(errno),
                     "check the file and the disk that holds it");
     if (got == 0)
-      refuse("ends after " + std::to_string(offset) + " bytes, expected more: it had " +
-             std::to_string(size_) + " when it was opened");
+      refuse("ends after " + std::to_string(offset) + " bytes, but had " + std::to_string(size_) +
+             " when it was opened");
     offset += static_cast<std::uint64_t>(got);
     for (auto left = static_cast<std::size_t>(got); left > 0;) {
       iovec& part = parts.front();

@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 
 class FileTest : public ::testing::Test {
  protected:
-  /// What opening `name` is refused with, without the path.
+  /// The message that opening `name` is refused with, without the path.
   std::string refusal(const std::string& name) {
     try {
       const File file(folder / name, kind);
@@ -34,7 +34,7 @@ class FileTest : public ::testing::Test {
   std::string hint;
 };
 
-TEST_F(FileTest, ReadsIntoSeveralPlacesAtOnce) {
+TEST_F(FileTest, ReadsIntoSeveralBuffersAtOnce) {
   write(folder / "file", "0123456789");
   const File file(folder / "file", kind);
   EXPECT_EQ(file.size(), 10U);
@@ -44,7 +44,7 @@ TEST_F(FileTest, ReadsIntoSeveralPlacesAtOnce) {
   EXPECT_EQ(first + second, "45678");
 }
 
-TEST_F(FileTest, RefusesToReadBeyondTheEnd) {
+TEST_F(FileTest, RefusesToReadPastTheEnd) {
   write(folder / "file", "0123456789");
   const File file(folder / "file", kind);
   fs::resize_file(folder / "file", 5);
@@ -53,9 +53,8 @@ TEST_F(FileTest, RefusesToReadBeyondTheEnd) {
     file.read(0, bytes.data(), bytes.size());
     FAIL();
   } catch (const EnvironmentError& error) {
-    EXPECT_EQ(error.what(), (folder / "file").string() +
-                                ": ends after 5 bytes, expected more: it had 10 when it was "
-                                "opened");
+    EXPECT_EQ(error.what(),
+              (folder / "file").string() + ": ends after 5 bytes, but had 10 when it was opened");
   }
 }
 
@@ -93,16 +92,16 @@ TEST_F(FileTest, RefusesFileWithoutPermission) {
   EXPECT_EQ(hint, "check the file and its permissions");
 }
 
-TEST_F(FileTest, FindsTheFolderThatHoldsAFile) {
+TEST_F(FileTest, FindsTheFolderThatHoldsOneOfTheFiles) {
   fs::create_directory(folder / "inner");
   EXPECT_EQ(find_folder(folder.path(), {"inner"}, {"a", "b"}), "");
   write(folder / "inner" / "b", "b");
   EXPECT_EQ(find_folder(folder.path(), {"outer", "inner"}, {"a", "b"}), folder / "inner");
-  fs::create_symlink("a", folder / "a");  // not readable, but it is what has to be complained of
+  fs::create_symlink("a", folder / "a");  // unreadable, but it is the file to report
   EXPECT_EQ(find_folder(folder.path(), {"inner"}, {"a", "b"}), folder.path());
 }
 
-TEST_F(FileTest, PrintsNoControlBytes) {
+TEST_F(FileTest, ReplacesControlBytes) {
   EXPECT_EQ(printable("a\x1b[31m\xff"
                       "b"),
             "a?[31m?b");

@@ -1,4 +1,4 @@
-// Gives the fuzzers' bytes to readers that want a file.
+// Passes the bytes of a fuzzer to readers that expect a file.
 #pragma once
 
 #include <cstddef>

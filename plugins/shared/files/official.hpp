@@ -1,11 +1,12 @@
-// What the datasets with official files share beyond reading them: how many images those hold,
-// which MD5 they have, which splits there are, and memory for the images.
+// What the datasets with official files share apart from reading them: the list of their files with
+// the published MD5s, memory for the images, and checks of what was asked for and found.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -22,68 +23,56 @@
 
 namespace backstop::files {
 
-/// The files of one split that are on disk, as Dataset::files() gives them.
+/// The files of a dataset that exist on disk, as Dataset::files() returns them.
 class DataFiles {
  public:
-  /// Adds `path` if there is such a file.
-  void add(const std::filesystem::path& path, std::string_view md5) {
+  /// Adds `path` to the files of `split` if it exists.
+  void add(Split split, const std::filesystem::path& path, std::string_view md5) {
     std::error_code ignored;
     if (!std::filesystem::is_regular_file(path, ignored)) return;
-    // A deque never moves its elements, so the views stay good.
-    files_.push_back({paths_.emplace_back(path.string()), md5});
+    files_[split].push_back({paths_.emplace_back(path.string()), md5});
   }
-  [[nodiscard]] std::span<const DataFile> all() const noexcept { return files_; }
+  [[nodiscard]] std::span<const DataFile> of(Split split) const {
+    const auto found = files_.find(split);
+    return found == files_.end() ? std::span<const DataFile>() : found->second;
+  }
 
  private:
-  std::deque<std::string> paths_;
-  std::vector<DataFile> files_;
+  std::deque<std::string> paths_;  ///< a deque never moves its elements, so views stay valid
+  std::map<Split, std::vector<DataFile>> files_;
 };
 
-/// Room for images, uint8 [count, 3, side, side], on huge pages where the kernel has some: to touch
-/// small ones for the first time takes longer than to read the images into them.
+/// Memory for images, uint8 [count, 3, side, side], on huge pages where the kernel has some:
+/// touching small pages for the first time takes longer than reading the images into them.
 inline at::Tensor empty_images(std::int64_t count, std::int64_t side) {
   at::Tensor images = at::empty({count, 3, side, side}, at::kByte);
   void* start = images.data_ptr();
   std::size_t space = images.nbytes();
   constexpr std::size_t kHugePage = std::size_t{2} << 20;
   if (std::align(kHugePage, kHugePage, start, space) != nullptr)
-    madvise(start, space, MADV_HUGEPAGE);  // a wish: the images are the same without it
+    madvise(start, space, MADV_HUGEPAGE);  // only a hint, so a failure does not matter
   return images;
 }
 
-/// Says so when a file that was read has fewer images than the official one: parts of a dataset are
-/// useful, but nobody should take them for the whole.
-inline void tell_if_partial(Context& context, const std::filesystem::path& file, std::int64_t found,
+/// Warns when a file has fewer images than the official one: part of a dataset is useful, but
+/// nobody should mistake it for the whole.
+inline void warn_if_partial(Context& context, const std::filesystem::path& file, std::int64_t found,
                             std::int64_t official) {
   if (found == official) return;
-  context.log(LogLevel::warning, file.string() + ": " + std::to_string(found) +
+  context.log(LogLevel::warning, file.string() + ": has " + std::to_string(found) +
                                      (found == 1 ? " image" : " images") +
-                                     ", the official file has " + std::to_string(official));
-}
-
-inline std::string_view name_of(Split split) {
-  switch (split) {
-    case Split::train:
-      return "train";
-    case Split::test:
-      return "test";
-    case Split::extra:
-      return "extra";
-    case Split::unlabeled:
-      return "unlabeled";
-  }
-  return "unknown";
+                                     "; the official file has " + std::to_string(official));
 }
 
 /// Throws ParameterError when `dataset` has no such split.
 inline void check_split(const Dataset& dataset, std::string_view name, Split split) {
   std::string known;
-  for (const Split each : dataset.splits()) {
-    if (each == split) return;
-    known += (known.empty() ? "" : ", ") + std::string(name_of(each));
+  for (const Split candidate : dataset.splits()) {
+    if (candidate == split) return;
+    known += (known.empty() ? "" : ", ") + std::string(to_string(candidate));
   }
-  throw ParameterError(std::string(name) + " has no split `" + std::string(name_of(split)) +
-                       "`, it has " + known);
+  throw ParameterError(std::string(name) + " has no split `" + std::string(to_string(split)) +
+                       "`; it has " + known);
 }
 
 }  // namespace backstop::files

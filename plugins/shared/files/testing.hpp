@@ -1,4 +1,4 @@
-// Folders, files and rights for the tests of datasets.
+// Folders, files and permissions for the tests of datasets.
 #pragma once
 
 #include <cstdlib>
@@ -11,13 +11,13 @@
 
 namespace backstop::files {
 
-/// An empty folder that ends with the test.
+/// An empty folder that is deleted at the end of the test.
 class TemporaryFolder {
  public:
   TemporaryFolder() {
     std::string name =
         (std::filesystem::temp_directory_path() / "backstop-dataset-XXXXXX").string();
-    if (!mkdtemp(name.data())) throw std::runtime_error("cannot make a temporary folder");
+    if (!mkdtemp(name.data())) throw std::runtime_error("cannot create a temporary folder");
     path_ = name;
   }
   TemporaryFolder(const TemporaryFolder&) = delete;
@@ -31,7 +31,7 @@ class TemporaryFolder {
 };
 
 inline void write(const std::filesystem::path& file, const std::string& bytes) {
-  // Some file systems wait for the disk when a file is truncated and written anew.
+  // Some file systems wait for the disk when a file is truncated and rewritten.
   std::filesystem::remove(file);
   std::ofstream(file, std::ios::binary | std::ios::trunc) << bytes;
 }
@@ -41,7 +41,8 @@ inline std::string read(const std::filesystem::path& file) {
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
-/// As long as it lives nobody may read `file`, but its neighbours, not even a test that root runs.
+/// As long as this object lives, nobody can read `file`, not even a test that runs as root; the
+/// other files in its folder stay readable.
 class Unreadable {
  public:
   explicit Unreadable(const std::filesystem::path& file) : was_(geteuid()) {
@@ -54,7 +55,7 @@ class Unreadable {
                                    perms::owner_read | perms::group_read | perms::others_read);
     std::filesystem::permissions(file, perms::none);
     if (was_ == 0 && seteuid(kNobody) != 0)
-      throw std::runtime_error("cannot give up root's rights");
+      throw std::runtime_error("cannot give up root's privileges");
   }
   Unreadable(const Unreadable&) = delete;
   Unreadable& operator=(const Unreadable&) = delete;

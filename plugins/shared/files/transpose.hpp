@@ -1,4 +1,4 @@
-// Turns images that were written column by column into rows.
+// Turns images that were stored column by column into rows.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 
 namespace backstop::files {
 
-/// Transposes a square in place, in blocks that fit the cache's lines.
+/// Transposes a square in place, in blocks that fit into cache lines.
 template <std::int64_t kSide>
 void transpose(std::uint8_t* square) {
   constexpr std::int64_t kBlock = 16;

@@ -1,9 +1,9 @@
-// Feeds IDX files: the first byte decides between labels and images.
+// Any bytes as an IDX file; the first byte decides between labels and images.
 #include <array>
 
-#include "../files/fuzz.hpp"
 #include "backstop/error.hpp"
 #include "idx_file.hpp"
+#include "shared/files/fuzz.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
   using namespace backstop;

@@ -1,12 +1,13 @@
 #include "idx.hpp"
 
+#include <iterator>
 #include <system_error>
 #include <utility>
 
 #include <ATen/ops/empty.h>
 
-#include "../files/file.hpp"
 #include "idx_file.hpp"
+#include "shared/files/file.hpp"
 
 namespace backstop::idx {
 namespace {
@@ -28,7 +29,7 @@ std::string prefix_of(Split split) {
 files::File open(const fs::path& folder, const std::string& name, const std::string& source) {
   std::error_code error;
   if (!fs::is_directory(folder, error))
-    files::refuse(folder, "is no folder that can be read, expected one with IDX files", source);
+    files::refuse(folder, "is not a readable folder, expected one with IDX files", source);
   for (const char* ending : kEndings) {
     const fs::path file = folder / (name + ending);
     if (fs::exists(fs::symlink_status(file, error)))
@@ -57,41 +58,55 @@ Samples read_files(const fs::path& folder, const std::string& prefix, const Expe
   if (wrong.size(0) > 0) {
     const auto position = wrong[0].item<std::int64_t>();
     files::refuse(labels.path(),
-                  "label " + std::to_string(position) + " (from 0) is " +
+                  "label " + std::to_string(position) + " (counting from 0) is " +
                       std::to_string(samples.labels[position].item<std::int64_t>()) +
                       ", expected 0 to " + std::to_string(expected.classes - 1),
-                  "the file is damaged or another dataset's: copy it again");
+                  "the file is damaged or belongs to another dataset: copy it again");
   }
   return samples;
 }
 
-Reader::Reader(const fs::path& root, std::string_view inner, const Published& train,
-               const Published& test, std::string source)
-    : folder_(root), source_(std::move(source)) {
+IdxDataset::IdxDataset(const Params& params, const Description& description)
+    : description_(description), folder_(params.string("root")) {
+  const fs::path root = folder_;
   for (const char* ending : kEndings) {
-    const std::string first = images_name("train") + ending, second = images_name("t10k") + ending;
-    const fs::path found = files::find_folder(root, {"raw", inner}, {first, second});
+    const std::string train = images_name("train") + ending, test = images_name("t10k") + ending;
+    const fs::path found = files::find_folder(root, {"raw", description.folder}, {train, test});
     if (found.empty()) continue;
     folder_ = found;
     break;
   }
-  for (const auto& [split, published] : {std::pair{Split::train, train}, {Split::test, test}}) {
-    for (const auto& [name, md5] : {std::pair{images_name(prefix_of(split)), published.images},
-                                    {labels_name(prefix_of(split)), published.labels}}) {
-      files_[split].add(folder_ / name, "");  // what is published are the compressed files
-      files_[split].add(folder_ / (name + ".gz"), md5);
+  for (const auto& [split, checksums] :
+       {std::pair{Split::train, description.train}, {Split::test, description.test}}) {
+    for (const auto& [name, md5] : {std::pair{images_name(prefix_of(split)), checksums.images},
+                                    {labels_name(prefix_of(split)), checksums.labels}}) {
+      files_.add(split, folder_ / name, "");  // only the compressed files were published
+      files_.add(split, folder_ / (name + ".gz"), md5);
     }
   }
 }
 
-Samples Reader::load(Split split) const {
-  return read_files(folder_, prefix_of(split), {split == Split::train ? 60000 : 10000, 28, 28, 10},
-                    source_);
+Samples IdxDataset::load(Context&, Split split) {
+  files::check_split(*this, description_.name, split);
+  return read_files(folder_, prefix_of(split),
+                    {split == Split::train ? 60000 : 10000, 28, 28, classes()},
+                    std::string(description_.source));
 }
 
-std::span<const DataFile> Reader::files(Split split) const {
-  const auto found = files_.find(split);
-  return found == files_.end() ? std::span<const DataFile>() : found->second.all();
+std::int64_t IdxDataset::classes() const {
+  return std::ssize(description_.class_names);
+}
+
+std::string_view IdxDataset::class_name(std::int64_t label) const {
+  return description_.class_names.at(static_cast<std::size_t>(label));
+}
+
+ChannelStatistics IdxDataset::statistics() const {
+  return {{description_.mean}, {description_.deviation}};
+}
+
+std::span<const DataFile> IdxDataset::files(Split split) const {
+  return files_.of(split);
 }
 
 }  // namespace backstop::idx

@@ -1,17 +1,16 @@
-// The datasets in MNIST's format: for each split an IDX file of images and one of labels, plain or
-// compressed with gzip. The file without `.gz` is taken where both are there.
+// Datasets in MNIST's format: each split has an IDX file of images and one of labels, plain or
+// compressed with gzip. Where both exist, the plain file is read.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <filesystem>
-#include <map>
-#include <span>
 #include <string>
 #include <string_view>
 
-#include "../files/official.hpp"
 #include "backstop/dataset.hpp"
+#include "backstop/params.hpp"
+#include "shared/files/official.hpp"
 
 namespace backstop::idx {
 
@@ -23,30 +22,47 @@ struct Expected {
 };
 
 /// The images, uint8 [images, 1, height, width], and labels of `<prefix>-images-idx3-ubyte[.gz]`
-/// and `<prefix>-labels-idx1-ubyte[.gz]`. `source` is the hint for somebody who lacks the files.
-/// Throws EnvironmentError for everything that is missing or not as expected.
+/// and `<prefix>-labels-idx1-ubyte[.gz]`. `source` is the hint for a user who lacks the files.
+/// Throws EnvironmentError when anything is missing or not as expected.
 Samples read_files(const std::filesystem::path& folder, const std::string& prefix,
                    const Expected& expected, const std::string& source);
 
-/// MD5 of a split's two compressed files, as their makers published them.
-struct Published {
+/// MD5 of the two compressed files of a split, as their makers published them.
+struct Checksums {
   std::string_view images, labels;
 };
 
-/// A dataset of MNIST's own shape: 60,000 training and 10,000 test images of 28 x 28 in 10 classes.
-class Reader {
- public:
-  /// Looks in `root`, in its folder `raw` and in `inner` of it, where torchvision puts the files.
-  Reader(const std::filesystem::path& root, std::string_view inner, const Published& train,
-         const Published& test, std::string source);
+/// What distinguishes the datasets of MNIST's shape from each other.
+struct Description {
+  std::string_view name;    ///< of the plugin
+  std::string_view folder;  ///< below `root`, where torchvision puts the files
+  std::string_view source;  ///< the hint for a user who lacks the files
+  std::array<std::string_view, 10> class_names;
+  double mean = 0, deviation = 1;  ///< of the 60,000 training images
+  Checksums train, test;
+};
 
-  [[nodiscard]] Samples load(Split split) const;
-  [[nodiscard]] std::span<const DataFile> files(Split split) const;
+/// A dataset of MNIST's shape: 60,000 training and 10,000 test images of 28 x 28 pixels in 10
+/// classes. Reads the parameter `root`, and looks for the files there, in its folder `raw`, and
+/// where torchvision puts them.
+class IdxDataset : public Dataset {
+ public:
+  Samples load(Context& ctx, Split split) final;
+  [[nodiscard]] std::int64_t classes() const final;
+  [[nodiscard]] std::string_view class_name(std::int64_t label) const final;
+  [[nodiscard]] ChannelStatistics statistics() const final;
+  [[nodiscard]] std::span<const DataFile> files(Split split) const final;
+
+ protected:
+  IdxDataset(const Params& params, const Description& description);
+  IdxDataset(const IdxDataset&) = delete;
+  IdxDataset& operator=(const IdxDataset&) = delete;
+  ~IdxDataset() = default;
 
  private:
+  Description description_;
   std::filesystem::path folder_;
-  std::string source_;
-  std::map<Split, files::DataFiles> files_;
+  files::DataFiles files_;
 };
 
 }  // namespace backstop::idx

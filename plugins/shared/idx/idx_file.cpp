@@ -25,21 +25,20 @@ struct Close {
 };
 using Stream = std::unique_ptr<gzFile_s, Close>;
 
-/// Reads up to `size` bytes; fewer at the end of the file. The checksum of gzip is compared when
-/// the end is reached.
+/// Reads up to `size` bytes, fewer at the end of the file. zlib compares the checksum when it
+/// reaches the end.
 std::size_t read_bytes(gzFile file, const fs::path& path, void* to, std::size_t size) {
   const int got = gzread(file, to, static_cast<unsigned>(size));
   int code = Z_OK;
   gzerror(file, &code);
   if (code == Z_BUF_ERROR)
-    refuse(path, "ends in the middle of its gzip stream, expected all of it",
-           "the file was cut short: copy it again");
+    refuse(path, "ends in the middle of its gzip stream", "the file was cut short: copy it again");
   if (code == Z_MEM_ERROR) throw std::bad_alloc();
   if (code == Z_ERRNO)
     refuse(path, "cannot be read: " + std::generic_category().message(errno),
            "check the file and the disk that holds it");
   if (code != Z_OK || got < 0)
-    refuse(path, "holds damaged gzip data, expected an intact stream with the right checksum",
+    refuse(path, "holds damaged gzip data",
            "the file was changed after it was made: copy it again");
   return static_cast<std::size_t>(got);
 }
@@ -63,7 +62,7 @@ void read_array(const files::File& source, std::span<const std::int64_t> shape, 
   const std::string unit = shape.size() == 1 ? " labels" : " (images x rows x columns)";
 
   const fs::path& path = source.path();
-  const int descriptor = dup(source.descriptor());  // which the stream closes at its end
+  const int descriptor = dup(source.descriptor());  // closed by the stream
   if (descriptor < 0)
     refuse(path, "cannot be read: " + std::generic_category().message(errno), "close other files");
   const Stream file(gzdopen(descriptor, "rb"));
@@ -75,8 +74,8 @@ void read_array(const files::File& source, std::span<const std::int64_t> shape, 
   std::array<std::uint8_t, 16> header{};
   const std::size_t header_size = 4 + 4 * shape.size();
   const std::size_t header_got = read_bytes(file.get(), path, header.data(), header_size);
-  if (header_got == 0)  // a gzip file of nothing
-    refuse(path, "inflates to nothing, expected an IDX file",
+  if (header_got == 0)  // a gzip file with no content
+    refuse(path, "decompresses to nothing, expected an IDX file",
            "the file was cut short: copy it again");
   if (header_got < header_size)
     refuse(path,
@@ -93,29 +92,30 @@ void read_array(const files::File& source, std::span<const std::int64_t> shape, 
                    : "it is not an IDX file of " +
                          std::string(shape.size() == 1 ? "labels" : "images") + ": copy it again");
   }
-  std::string announced, expected;
+  std::string declared, expected;
   for (std::size_t i = 0; i < shape.size(); ++i) {
     const std::string times = i == 0 ? "" : " x ";
-    announced += times + std::to_string(big_endian(header.data() + 4 + 4 * i));
+    declared += times + std::to_string(big_endian(header.data() + 4 + 4 * i));
     expected += times + std::to_string(shape[i]);
   }
-  if (announced != expected)
-    refuse(path, "announces " + announced + ", expected " + expected + unit,
-           "is it the other split's file, or another dataset's?");
+  if (declared != expected)
+    refuse(path, "declares " + declared + ", expected " + expected + unit,
+           "does the file belong to the other split, or to another dataset?");
 
   const auto size = static_cast<std::size_t>(
       std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()));
   const std::size_t got = read_bytes(file.get(), path, to, size);
-  const std::string holds = gzdirect(file.get()) != 0 ? "holds " : "inflates to ";
-  const std::string expected_bytes =
-      "expected the " + std::to_string(header_size + size) + " that its header announces";
+  const std::string holds = gzdirect(file.get()) != 0 ? "holds " : "decompresses to ";
+  const std::string declared_size = std::to_string(header_size + size);
   if (got < size)
-    refuse(path, holds + std::to_string(header_size + got) + " bytes, " + expected_bytes,
+    refuse(path,
+           holds + std::to_string(header_size + got) + " bytes, expected the " + declared_size +
+               " that its header declares",
            "the file was cut short: copy it again");
   std::uint8_t beyond = 0;
   if (read_bytes(file.get(), path, &beyond, 1) != 0)
-    refuse(path, holds + "more bytes, " + expected_bytes,
-           "the file is not what its header says: copy it again");
+    refuse(path, holds + "more than the " + declared_size + " bytes that its header declares",
+           "the file does not match its header: copy it again");
 }
 
 }  // namespace backstop::idx

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 
 #include "backstop/error.hpp"
-#include "idx_files.hpp"
+#include "testing.hpp"
 
 namespace backstop::idx {
 namespace {
@@ -39,7 +39,7 @@ class Idx : public ::testing::Test {
     write(folder / kLabels, label_bytes());
   }
 
-  /// Expects a refusal that names the file, and says this of it.
+  /// Expects a refusal that names the file and states this problem.
   void expect_refused(const std::string& file, const std::string& problem) const {
     try {
       read_files(folder.path(), "train", kSmall, "get the files");
@@ -63,7 +63,7 @@ TEST_F(Idx, ReadsImagesAndLabels) {
   EXPECT_TRUE(samples.labels.equal(at::tensor({9, 0, 3, 1, 7}, at::kLong)));
 }
 
-TEST_F(Idx, ReadsTheSameFromGzip) {
+TEST_F(Idx, ReadsTheSameDataFromGzip) {
   const Samples plain = read_files(folder.path(), "train", kSmall, "");
   for (const char* name : {kImages, kLabels}) fs::remove(folder / name);
   write(folder / (std::string(kImages) + ".gz"), gzip(image_bytes()));
@@ -73,12 +73,12 @@ TEST_F(Idx, ReadsTheSameFromGzip) {
   EXPECT_TRUE(packed.labels.equal(plain.labels));
 }
 
-TEST_F(Idx, TakesThePlainFileWhereBothAreThere) {
+TEST_F(Idx, ReadsThePlainFileWhereBothExist) {
   write(folder / (std::string(kLabels) + ".gz"), gzip(label_bytes({1, 1, 1, 1, 1})));
   EXPECT_EQ(read_files(folder.path(), "train", kSmall, "").labels[0].item<int>(), 9);
 }
 
-TEST_F(Idx, RefusesMissingFileWithTheSourceAsHint) {
+TEST_F(Idx, RefusesMissingFileAndHintsAtItsSource) {
   fs::remove(folder / kLabels);
   expect_refused(kLabels, "is missing, and so is train-labels-idx1-ubyte.gz");
   try {
@@ -94,7 +94,7 @@ TEST_F(Idx, RefusesMissingFolder) {
     FAIL();
   } catch (const EnvironmentError& error) {
     EXPECT_EQ(error.what(), (folder / "nowhere").string() +
-                                ": is no folder that can be read, expected one with IDX files");
+                                ": is not a readable folder, expected one with IDX files");
   }
 }
 
@@ -133,12 +133,12 @@ TEST_F(Idx, RefusesFileThatEndsInItsHeader) {
 
 TEST_F(Idx, RefusesTruncatedFile) {
   write(folder / kImages, image_bytes().substr(0, 75));
-  expect_refused(kImages, "holds 75 bytes, expected the 76 that its header announces");
+  expect_refused(kImages, "holds 75 bytes, expected the 76 that its header declares");
 }
 
 TEST_F(Idx, RefusesFileThatIsTooLong) {
   write(folder / kLabels, label_bytes() + "x");
-  expect_refused(kLabels, "holds more bytes, expected the 13 that its header announces");
+  expect_refused(kLabels, "holds more than the 13 bytes that its header declares");
 }
 
 TEST_F(Idx, RefusesLabelsInPlaceOfImages) {
@@ -156,32 +156,31 @@ TEST_F(Idx, RefusesAnotherFormat) {
   expect_refused(kImages, "starts with 0x89504e47, expected 0x00000803");
 }
 
-TEST_F(Idx, RefusesTheOtherSplitsCount) {
+TEST_F(Idx, RefusesTheImageCountOfTheOtherSplit) {
   write(folder / kImages, image_bytes(2));
-  expect_refused(kImages, "announces 2 x 4 x 3, expected 5 x 4 x 3 (images x rows x columns)");
+  expect_refused(kImages, "declares 2 x 4 x 3, expected 5 x 4 x 3 (images x rows x columns)");
 }
 
 TEST_F(Idx, RefusesFewerLabelsThanImages) {
   write(folder / kLabels, label_bytes({1, 2, 3, 4}));
-  expect_refused(kLabels, "announces 4, expected 5 labels");
+  expect_refused(kLabels, "declares 4, expected 5 labels");
 }
 
 TEST_F(Idx, RefusesAnotherImageSize) {
   write(folder / kImages, image_bytes(5, 3, 4));
-  expect_refused(kImages, "announces 5 x 3 x 4, expected 5 x 4 x 3 (images x rows x columns)");
+  expect_refused(kImages, "declares 5 x 3 x 4, expected 5 x 4 x 3 (images x rows x columns)");
 }
 
-TEST_F(Idx, RefusesHugeAnnouncedCountBeforeAllocating) {
+TEST_F(Idx, RefusesHugeDeclaredCountBeforeAllocating) {
   write(folder / kImages, header(0x803, {0xffffffff, 0xffffffff, 0xffffffff}));
-  expect_refused(
-      kImages,
-      "announces 4294967295 x 4294967295 x 4294967295, expected 5 x 4 x 3 (images x rows "
-      "x columns)");
+  expect_refused(kImages,
+                 "declares 4294967295 x 4294967295 x 4294967295, expected 5 x 4 x 3 (images x rows "
+                 "x columns)");
 }
 
 TEST_F(Idx, RefusesLabelOutOfRange) {
   write(folder / kLabels, label_bytes({9, 0, 10, 1, 11}));
-  expect_refused(kLabels, "label 2 (from 0) is 10, expected 0 to 9");
+  expect_refused(kLabels, "label 2 (counting from 0) is 10, expected 0 to 9");
 }
 
 class IdxGzip : public Idx {
@@ -193,11 +192,11 @@ class IdxGzip : public Idx {
   const std::string packed_images = std::string(kImages) + ".gz";
 };
 
-TEST_F(IdxGzip, RefusesEveryCutStream) {
+TEST_F(IdxGzip, RefusesEveryTruncatedStream) {
   const std::string packed = gzip(image_bytes());
   for (std::size_t length = 20; length < packed.size(); ++length) {
     write(folder / packed_images, packed.substr(0, length));
-    expect_refused(packed_images, "ends in the middle of its gzip stream, expected all of it");
+    expect_refused(packed_images, "ends in the middle of its gzip stream");
   }
 }
 
@@ -205,30 +204,29 @@ TEST_F(IdxGzip, RefusesWrongChecksum) {
   std::string packed = gzip(image_bytes());
   packed[packed.size() - 8] ^= 1;
   write(folder / packed_images, packed);
-  expect_refused(packed_images,
-                 "holds damaged gzip data, expected an intact stream with the right checksum");
+  expect_refused(packed_images, "holds damaged gzip data");
 }
 
-TEST_F(IdxGzip, RefusesStreamOfNothing) {
+TEST_F(IdxGzip, RefusesEmptyStream) {
   write(folder / packed_images, gzip(""));
-  expect_refused(packed_images, "inflates to nothing, expected an IDX file");
+  expect_refused(packed_images, "decompresses to nothing, expected an IDX file");
 }
 
-TEST_F(IdxGzip, RefusesStreamThatInflatesToTooLittle) {
+TEST_F(IdxGzip, RefusesStreamThatIsTooShort) {
   write(folder / packed_images, gzip(image_bytes().substr(0, 70)));
-  expect_refused(packed_images, "inflates to 70 bytes, expected the 76 that its header announces");
+  expect_refused(packed_images,
+                 "decompresses to 70 bytes, expected the 76 that its header declares");
 }
 
-TEST_F(IdxGzip, StopsInflatingAtTheAnnouncedEnd) {
-  // The damage in the second half would be reported if the reader came that far.
+TEST_F(IdxGzip, StopsDecompressingAtTheDeclaredEnd) {
+  // The damage in the second half would be reported if the reader got that far.
   std::string bomb = gzip(image_bytes() + std::string(std::size_t{64} << 20, '\0'));
   for (std::size_t i = bomb.size() / 2; i < bomb.size(); ++i) bomb[i] = '\xff';
   write(folder / packed_images, bomb);
-  expect_refused(packed_images,
-                 "inflates to more bytes, expected the 76 that its header announces");
+  expect_refused(packed_images, "decompresses to more than the 76 bytes that its header declares");
 }
 
-/// Some bytes changed, some cut off, some put in.
+/// Changes, removes and inserts some bytes.
 std::string mutate(std::string bytes, std::mt19937& random) {
   const auto below = [&](std::size_t limit) { return random() % limit; };
   for (std::size_t edits = 1 + below(4); edits > 0; --edits) {

@@ -24,10 +24,10 @@ namespace {
 
 constexpr char kMagic[] = "backstop images";  // 16 bytes, with the zero
 constexpr std::uint32_t kVersion = 1;
-/// Read as another number where the bytes of numbers have another order.
+/// Reads as another number on a machine with another byte order.
 constexpr std::uint32_t kByteOrder = 0x01020304;
 
-/// What the file begins with; zeros fill the page.
+/// The beginning of the file; zeros fill up the page.
 struct Fields {
   char magic[16];
   std::uint32_t version;
@@ -35,7 +35,7 @@ struct Fields {
   std::int64_t train, test, side;
   Digest listing;
   Summary summary;
-  Digest checksum;  ///< of all before
+  Digest checksum;  ///< of everything before it
 };
 static_assert(std::has_unique_object_representations_v<Fields> && sizeof(Fields) < kCacheHeader);
 
@@ -80,15 +80,16 @@ HeaderResult read_header(std::span<const std::uint8_t> header, std::int64_t file
             "has " + std::to_string(file_bytes) + " bytes, expected " +
                 std::to_string(key.file_bytes())};
   std::memcpy(&found, header.data(), sizeof found);
-  if (std::memcmp(found.magic, kMagic, sizeof kMagic) != 0) return {{}, "is no cache of images"};
-  if (found.byte_order != kByteOrder) return {{}, "was written by a machine of another byte order"};
+  if (std::memcmp(found.magic, kMagic, sizeof kMagic) != 0) return {{}, "is not an image cache"};
+  if (found.byte_order != kByteOrder)
+    return {{}, "was written on a machine with another byte order"};
   if (found.version != kVersion)
-    return {{},
-            "is of version " + std::to_string(found.version) + ", expected " +
-                std::to_string(kVersion)};
+    return {
+        {},
+        "has version " + std::to_string(found.version) + ", expected " + std::to_string(kVersion)};
   if (found.checksum != checksum_of(found)) return {{}, "has a damaged header"};
   if (fields_of(key, found.summary).checksum != found.checksum)
-    return {{}, "is of other images than its name says"};
+    return {{}, "holds other images than its name says"};
   if (file_bytes != key.file_bytes())
     return {{},
             "has " + std::to_string(file_bytes) + " bytes, expected " +
@@ -142,13 +143,13 @@ CacheWriter::CacheWriter(std::filesystem::path file, const CacheKey& key)
     : file_(std::move(file)), key_(key) {
   std::error_code error;
   std::filesystem::create_directories(file_.parent_path(), error);
-  if (error) fail("cannot be made: there is no folder for it", error.value());
+  if (error) fail("needs a folder that cannot be created", error.value());
   temporary_ = (file_.parent_path() /
                 ("." + file_.filename().string() + "." + std::to_string(std::random_device()())))
                    .string();
   descriptor_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (descriptor_ < 0) fail("cannot be made", errno);
-  // Reserved now: a disk that fills up in the middle would be found an hour later.
+  if (descriptor_ < 0) fail("cannot be created", errno);
+  // Reserved now, or a full disk might be discovered only an hour later.
   if (fallocate(descriptor_, 0, 0, key_.file_bytes()) != 0 && errno != EOPNOTSUPP) {
     const int reason = errno;
     close(descriptor_);
@@ -168,9 +169,9 @@ void CacheWriter::write(std::int64_t position, std::span<const std::uint8_t> pix
 
 void CacheWriter::finish(const Summary& summary) {
   put(0, write_header(key_, summary));
-  // On the disk before it has its name, or a power failure leaves a whole header over holes.
+  // Synced before it is renamed, or a power failure could leave a valid header over holes.
   if (fdatasync(descriptor_) != 0) fail("cannot be written", errno);
-  if (rename(temporary_.c_str(), file_.c_str()) != 0) fail("cannot be put in its place", errno);
+  if (rename(temporary_.c_str(), file_.c_str()) != 0) fail("cannot be renamed into place", errno);
   temporary_.clear();
 }
 
@@ -186,7 +187,7 @@ void CacheWriter::put(std::int64_t at, std::span<const std::uint8_t> bytes) {
 
 void CacheWriter::fail(const std::string& what, int error) const {
   refuse(file_.string(), what + ": " + std::generic_category().message(error),
-         "set `cache` to a folder on a disk with room, or to \"\" to keep the images in memory");
+         "set `cache` to a folder with enough space, or to \"\" to keep the images in memory");
 }
 
 std::filesystem::path default_cache_folder() {
@@ -199,8 +200,7 @@ std::filesystem::path default_cache_folder() {
     base = from("HOME");
     if (!base.is_absolute())
       throw EnvironmentError(
-          "no folder for decoded images is known: neither XDG_CACHE_HOME nor "
-          "HOME is set",
+          "there is no folder for decoded images: neither XDG_CACHE_HOME nor HOME is set",
           "set `cache` to a folder, or to \"\" to keep the images in memory");
     base /= ".cache";
   }

@@ -1,7 +1,7 @@
-// The file in which the decoded images of a folder are kept: a header of one page, then all
-// training images, then all test images, uint8 [3, side, side] each. It is mapped, not read: a
-// dataset larger than memory works, and opening it takes no time. Labels and names come from the
-// folder's listing, which the file is named by.
+// The cache file of a dataset's decoded images: a header of one page, then all training images,
+// then all test images, uint8 [3, side, side] each. It is mapped instead of read, so that opening
+// it takes no time and a dataset may be larger than memory. Labels and names are not in it: they
+// come from the folder's listing, whose hash is the file's name.
 #pragma once
 
 #include <array>
@@ -16,21 +16,20 @@
 
 namespace backstop::images {
 
-/// What a cache file has to be of.
+/// The images that a cache file must hold.
 struct CacheKey {
-  Digest listing{};  ///< of the files and of all that decides the pixels
-  std::int64_t train = 0;
-  std::int64_t test = 0;  ///< images
-  std::int64_t side = 0;  ///< pixels
+  Digest listing{};  ///< of the list of files and everything else that decides the pixels
+  std::int64_t train = 0, test = 0;  ///< number of images
+  std::int64_t side = 0;             ///< pixels
 
   [[nodiscard]] std::int64_t image_bytes() const { return 3 * side * side; }
   [[nodiscard]] std::int64_t file_bytes() const;
 };
 
-/// What is known of the images once they are decoded.
+/// What is known about the images once they have been decoded.
 struct Summary {
-  std::array<std::uint64_t, 3> sum{};      ///< of the training images' pixels, by channel
-  std::array<std::uint64_t, 3> squares{};  ///< of their squares
+  std::array<std::uint64_t, 3> sum{};      ///< of the training images' pixels, per channel
+  std::array<std::uint64_t, 3> squares{};  ///< of those pixels squared
   Digest train{}, test{};                  ///< of pixels and labels
 
   bool operator==(const Summary&) const = default;
@@ -41,8 +40,8 @@ using CacheHeader = std::array<std::uint8_t, kCacheHeader>;
 
 CacheHeader write_header(const CacheKey& key, const Summary& summary);
 
-/// The summary, or why `header`, the first bytes of a file of `file_bytes` bytes, is not that of a
-/// cache of `key`.
+/// The summary, or the reason why `header`, the first bytes of a file of `file_bytes` bytes, does
+/// not belong to a cache of `key`.
 struct HeaderResult {
   std::optional<Summary> summary;
   std::string problem;
@@ -53,8 +52,8 @@ HeaderResult read_header(std::span<const std::uint8_t> header, std::int64_t file
 /// A mapped cache file.
 class Cache {
  public:
-  /// The mapped file; null, with `problem` set, when it is not a whole cache of `key`, and with
-  /// `problem` empty when there is none. Throws EnvironmentError for what cannot be read.
+  /// The mapped file; null with `problem` set when it is not a complete cache of `key`, and null
+  /// with `problem` empty when it does not exist. Throws EnvironmentError when it cannot be read.
   static std::shared_ptr<const Cache> open(const std::filesystem::path& file, const CacheKey& key,
                                            std::string& problem);
   Cache(const Cache&) = delete;
@@ -62,7 +61,7 @@ class Cache {
   ~Cache();
 
   [[nodiscard]] const Summary& summary() const { return summary_; }
-  /// All images, the training set's first. Not to be written to.
+  /// All images, the training set first. Read-only.
   [[nodiscard]] const std::uint8_t* images() const { return bytes_ + kCacheHeader; }
 
  private:
@@ -74,17 +73,17 @@ class Cache {
   Summary summary_;
 };
 
-/// Writes a cache file under another name; finish() puts it in its place. Without it, nothing is
-/// left. Throws EnvironmentError for a full disk and the like.
+/// Writes a cache file under a temporary name; finish() renames it, and without finish() it is
+/// deleted. Throws EnvironmentError for a full disk and the like.
 class CacheWriter {
  public:
-  /// Makes the folder, and reserves the disk's space.
+  /// Creates the folder and reserves the disk space.
   CacheWriter(std::filesystem::path file, const CacheKey& key);
   CacheWriter(const CacheWriter&) = delete;
   CacheWriter& operator=(const CacheWriter&) = delete;
   ~CacheWriter();
 
-  /// Image `position`, counted through both splits. [any thread]
+  /// Writes image `position`, counting through both splits. [any thread]
   void write(std::int64_t position, std::span<const std::uint8_t> pixels);
   void finish(const Summary& summary);
 
@@ -93,12 +92,12 @@ class CacheWriter {
   [[noreturn]] void fail(const std::string& what, int error) const;
 
   std::filesystem::path file_;
-  std::string temporary_;  ///< empty once it is in its place
+  std::string temporary_;  ///< empty once renamed
   CacheKey key_;
   int descriptor_ = -1;
 };
 
-/// Where cache files are kept unless told otherwise: backstop/datasets in $XDG_CACHE_HOME, or in
+/// Where cache files are kept by default: backstop/datasets in $XDG_CACHE_HOME, or else in
 /// ~/.cache. Throws EnvironmentError when neither is known.
 std::filesystem::path default_cache_folder();
 

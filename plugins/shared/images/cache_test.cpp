@@ -11,8 +11,8 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include "../files/testing.hpp"
 #include "backstop/error.hpp"
+#include "shared/files/testing.hpp"
 
 namespace backstop::images {
 namespace {
@@ -40,7 +40,7 @@ class ImagesCache : public ::testing::Test {
     writer.finish(summary);
   }
 
-  /// Expects that the file is refused for this reason.
+  /// Expects the file to be refused for this reason.
   void expect_problem(const std::string& expected) const {
     std::string problem;
     EXPECT_EQ(Cache::open(file, key, problem), nullptr);
@@ -59,7 +59,7 @@ class ImagesCache : public ::testing::Test {
   Summary summary;
 };
 
-TEST_F(ImagesCache, GivesBackWhatWasWritten) {
+TEST_F(ImagesCache, ReturnsWhatWasWritten) {
   write();
   std::string problem;
   const auto cache = Cache::open(file, key, problem);
@@ -78,11 +78,11 @@ TEST_F(ImagesCache, StaysMappedWhenTheFileIsReplaced) {
   EXPECT_EQ(cache->images()[47], 3);
 }
 
-TEST_F(ImagesCache, IsNotThereWithoutAProblem) {
+TEST_F(ImagesCache, MayBeAbsent) {
   expect_problem("");
 }
 
-TEST_F(ImagesCache, KnowsFilesThatWereCutShort) {
+TEST_F(ImagesCache, RejectsTruncatedFiles) {
   write();
   for (const std::uintmax_t size : {4143U, 4096U, 500U, 8U, 0U}) {
     fs::resize_file(file, size);
@@ -90,22 +90,22 @@ TEST_F(ImagesCache, KnowsFilesThatWereCutShort) {
   }
 }
 
-TEST_F(ImagesCache, KnowsFilesThatAreTooLong) {
+TEST_F(ImagesCache, RejectsFilesThatAreTooLong) {
   write();
   fs::resize_file(file, 4145);
   expect_problem("has 4145 bytes, expected 4144");
 }
 
-TEST_F(ImagesCache, KnowsOtherFilesVersionsAndDamage) {
+TEST_F(ImagesCache, RejectsOtherFilesVersionsAndDamage) {
   write();
   change(3);
-  expect_problem("is no cache of images");
+  expect_problem("is not an image cache");
   change(3);
   change(16);
-  expect_problem("is of version 0, expected 1");
+  expect_problem("has version 0, expected 1");
   change(16);
   change(20);
-  expect_problem("was written by a machine of another byte order");
+  expect_problem("was written on a machine with another byte order");
   change(20);
   change(100);
   expect_problem("has a damaged header");
@@ -114,7 +114,7 @@ TEST_F(ImagesCache, KnowsOtherFilesVersionsAndDamage) {
   EXPECT_NE(Cache::open(file, key, problem), nullptr);
 }
 
-TEST_F(ImagesCache, KnowsTheCacheOfOtherImages) {
+TEST_F(ImagesCache, RejectsTheCacheOfOtherImages) {
   write();
   using Change = void (*)(CacheKey&);
   for (const Change other :
@@ -124,11 +124,11 @@ TEST_F(ImagesCache, KnowsTheCacheOfOtherImages) {
     other(changed);
     std::string problem;
     EXPECT_EQ(Cache::open(file, changed, problem), nullptr);
-    EXPECT_EQ(problem, "is of other images than its name says");
+    EXPECT_EQ(problem, "holds other images than its name says");
   }
 }
 
-TEST_F(ImagesCache, NoByteOfTheHeaderCanChangeUnnoticed) {
+TEST_F(ImagesCache, NoticesAChangeOfAnyHeaderByte) {
   write();
   const std::string bytes = files::read(file);
   const auto open = [&](const std::string& changed) {
@@ -153,12 +153,12 @@ TEST_F(ImagesCache, RefusesFolderInPlaceOfFile) {
   EXPECT_THROW(Cache::open(file, key, problem), EnvironmentError);
 }
 
-TEST_F(ImagesCache, LeavesNothingWhenItIsNotFinished) {
+TEST_F(ImagesCache, LeavesNothingBehindWhenNotFinished) {
   { CacheWriter writer(file, key); }
   EXPECT_TRUE(fs::is_empty(file.parent_path()));
 }
 
-TEST_F(ImagesCache, SaysHowManyBytesAFullDiskLacks) {
+TEST_F(ImagesCache, SaysHowManyBytesItNeedsOnAFullDisk) {
   std::signal(SIGXFSZ, SIG_IGN);
   rlimit before{};
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
@@ -174,21 +174,22 @@ TEST_F(ImagesCache, SaysHowManyBytesAFullDiskLacks) {
   }
   setrlimit(RLIMIT_FSIZE, &before);
   EXPECT_EQ(message, file.string() + ": needs 4144 bytes: File too large");
-  EXPECT_THAT(hint, HasSubstr("set `cache` to a folder on a disk with room"));
+  EXPECT_THAT(hint, HasSubstr("set `cache` to a folder with enough space"));
   EXPECT_TRUE(fs::is_empty(file.parent_path()));
 }
 
-TEST_F(ImagesCache, NeedsAFolderThatCanBeMade) {
+TEST_F(ImagesCache, NeedsAFolderThatCanBeCreated) {
   files::write(folder / "inner", "a file");
   try {
     write();
     FAIL();
   } catch (const EnvironmentError& error) {
-    EXPECT_THAT(error.what(), StartsWith(file.string() + ": cannot be made"));
+    EXPECT_THAT(error.what(),
+                StartsWith(file.string() + ": needs a folder that cannot be created: "));
   }
 }
 
-TEST(ImagesCacheFolder, IsTheUsers) {
+TEST(ImagesCacheFolder, BelongsToTheUser) {
   const auto restore = [](const char* name) {
     const char* value = std::getenv(name);
     return std::pair<const char*, std::string>(name, value ? value : "");

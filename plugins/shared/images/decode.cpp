@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <string_view>
 
-#include "backstop/error.hpp"
 #include "formats.hpp"
 
 namespace backstop::images {
@@ -18,9 +17,10 @@ bool starts_with(Bytes bytes, std::string_view text, std::size_t at = 0) {
                     [](char a, std::uint8_t b) { return static_cast<std::uint8_t>(a) == b; });
 }
 
-/// Formats that are images, and that people have in such folders.
+/// Image formats that are not supported but found in such folders.
 std::string_view other_format(Bytes bytes) {
   if (starts_with(bytes, "GIF8"sv)) return "a GIF";
+  if (starts_with(bytes, "BM"sv)) return "a BMP";
   if (starts_with(bytes, "RIFF"sv) && starts_with(bytes, "WEBP"sv, 8)) return "a WebP image";
   if (starts_with(bytes, "II*\0"sv) || starts_with(bytes, "MM\0*"sv)) return "a TIFF";
   if (starts_with(bytes, "ftypavif"sv, 4)) return "an AVIF image";
@@ -41,14 +41,10 @@ std::string first_bytes(Bytes bytes) {
 
 }  // namespace
 
-void refuse(const std::string& file, const std::string& problem, const std::string& hint) {
-  throw EnvironmentError(file + ": " + problem, hint);
-}
-
 Image make_image(const std::string& file, std::int64_t height, std::int64_t width) {
   const std::string size = std::to_string(width) + " x " + std::to_string(height) + " pixels";
-  if (height < 1 || width < 1) refuse(file, "is " + size + ", expected at least one", kCopyAgain);
-  const std::string hint = "scale the image down: it is made small anyway";
+  if (height < 1 || width < 1) refuse(file, "is " + size + ", expected at least 1 x 1", kCopyAgain);
+  const std::string hint = "scale the image down: it is resized to a small one anyway";
   if (height > kMaximumSide || width > kMaximumSide)
     refuse(file, "is " + size + ", expected at most " + std::to_string(kMaximumSide) + " on a side",
            hint);
@@ -66,16 +62,15 @@ Image decode(const std::string& file, Bytes bytes) {
   if (bytes.empty()) refuse(file, "is empty, expected an image", kCopyAgain);
   if (starts_with(bytes, "\xff\xd8\xff"sv)) return decode_jpeg(file, bytes);
   if (starts_with(bytes, "\x89PNG\r\n\x1a\n"sv)) return decode_png(file, bytes);
-  if (starts_with(bytes, "BM"sv)) return decode_bmp(file, bytes);
   if (bytes.size() > 1 && bytes[0] == 'P' && bytes[1] >= '1' && bytes[1] <= '7')
     return decode_pnm(file, bytes);
   const std::string_view other = other_format(bytes);
   if (!other.empty())
-    refuse(file, "is " + std::string(other) + ", expected JPEG, PNG, BMP, PPM or PGM",
+    refuse(file, "is " + std::string(other) + ", expected JPEG, PNG, PPM or PGM",
            "convert it to PNG");
   refuse(
       file,
-      "is no image: it starts with " + first_bytes(bytes) + ", expected JPEG, PNG, BMP, PPM or PGM",
+      "is not an image: it starts with " + first_bytes(bytes) + ", expected JPEG, PNG, PPM or PGM",
       "remove the file from the folder, or copy it again");
 }
 

@@ -37,7 +37,7 @@ struct CloseFolder {
 class File {
  public:
   explicit File(const std::filesystem::path& path)
-      // Not blocking: what was a file when it was listed may be a pipe by now.
+      // Does not block if the file has been replaced by a pipe since it was listed.
       : descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
     if (descriptor_ < 0) refuse_access(path, errno);
   }
@@ -83,8 +83,7 @@ std::vector<Entry> list_folder(const std::filesystem::path& folder) {
         refuse_access(folder / entry.name, errno);
       entry.is_folder = S_ISDIR(status.st_mode);
       if (!entry.is_folder && !S_ISREG(status.st_mode))
-        refuse((folder / entry.name).string(), "is neither file nor folder, expected one of them",
-               "remove it");
+        refuse((folder / entry.name).string(), "is neither a file nor a folder", "remove it");
       entry.stamp = stamp_of(status);
     }
     entries.push_back(std::move(entry));
@@ -98,19 +97,18 @@ std::vector<std::uint8_t> read_file(const std::filesystem::path& path, const Sta
   const File file(path);
   struct stat status {};
   if (fstat(file.descriptor(), &status) != 0) refuse_access(path, errno);
-  if (!S_ISREG(status.st_mode))
-    refuse(path.string(), "is not a regular file, expected one", kCheckAccess);
+  if (!S_ISREG(status.st_mode)) refuse(path.string(), "is not a regular file", kCheckAccess);
   const Stamp found = stamp_of(status);
   const auto refuse_change = [&] {
-    refuse(path.string(), "was changed while the dataset was read, expected it to stay as it is",
-           "wait until the folder is complete, and run again");
+    refuse(path.string(), "changed while the dataset was being read",
+           "wait until the folder is complete, then run again");
   };
   if (expected && found != *expected) refuse_change();
   if (found.size > kMaximumFile)
     refuse(path.string(),
            "has " + std::to_string(found.size) + " bytes, expected at most " +
                std::to_string(kMaximumFile),
-           "is it the file that it should be?");
+           "is this the right file?");
   std::vector<std::uint8_t> bytes(static_cast<std::size_t>(found.size));
   for (std::size_t at = 0; at < bytes.size();) {
     const ssize_t got = read(file.descriptor(), bytes.data() + at, bytes.size() - at);

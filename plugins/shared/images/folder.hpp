@@ -1,4 +1,4 @@
-// Lists folders and reads files: one system call an entry, and every failure a sentence.
+// Lists folders, with one system call per entry, and reads files; every failure says what is wrong.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,11 @@
 
 namespace backstop::images {
 
-/// What tells a file from a changed one without reading it.
+/// Tells whether a file has changed without reading it.
 struct Stamp {
   std::int64_t size = 0;
   std::int64_t modified = 0;  ///< nanoseconds
-  std::int64_t changed = 0;   ///< likewise; no program can set it back
+  std::int64_t changed = 0;   ///< nanoseconds; no program can set it back
   bool operator==(const Stamp&) const = default;
 };
 
@@ -23,27 +23,27 @@ struct Entry {
   Stamp stamp;
 };
 
-/// What is in a folder, sorted by name; entries that start with a dot come without stamp. Symbolic
-/// links are followed. Throws EnvironmentError for a folder or an entry that cannot be looked at,
-/// and for what is neither file nor folder.
+/// The entries of a folder, sorted by name; those that start with a dot have no stamp. Symbolic
+/// links are followed. Throws EnvironmentError for a folder or an entry that cannot be read, and
+/// for an entry that is neither a file nor a folder.
 std::vector<Entry> list_folder(const std::filesystem::path& folder);
 
 [[nodiscard]] bool is_folder(const std::filesystem::path& path);
 [[nodiscard]] bool is_file(const std::filesystem::path& path);
 
-/// A file's bytes. Throws EnvironmentError when it cannot be read, has more than kMaximumFile
-/// bytes, or, with a stamp, is no longer what list_folder() saw.
+/// The bytes of a file. Throws EnvironmentError when it cannot be read, has more than kMaximumFile
+/// bytes, or no longer has the `expected` stamp.
 std::vector<std::uint8_t> read_file(const std::filesystem::path& file,
                                     const Stamp* expected = nullptr);
 inline constexpr std::int64_t kMaximumFile = 128 << 20;
 
 struct Line {
   std::int64_t number = 0;  ///< from 1
-  std::string_view text;    ///< without its ending
+  std::string_view text;    ///< without its line ending
 };
 
-/// The lines of a text, whatever they end with: LF or CR LF. A UTF-8 mark at the start and empty
-/// lines at the end are left out.
+/// The lines of a text, which may end with LF or CR LF. A UTF-8 byte order mark at the start and
+/// empty lines at the end are left out.
 std::vector<Line> lines_of(std::string_view text);
 /// The fields of a line: one more than there are separators.
 std::vector<std::string_view> fields_of(std::string_view line, char separator);

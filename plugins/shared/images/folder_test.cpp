@@ -8,8 +8,8 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include "../files/testing.hpp"
 #include "backstop/error.hpp"
+#include "shared/files/testing.hpp"
 
 namespace backstop::images {
 namespace {
@@ -32,7 +32,7 @@ class ImagesFolder : public ::testing::Test {
   const files::TemporaryFolder folder;
 };
 
-TEST_F(ImagesFolder, IsListedInTheOrderOfTheNamesBytes) {
+TEST_F(ImagesFolder, IsSortedByTheBytesOfTheNames) {
   for (const char* name : {"b", "a", "B", "\xc3\xa4", ".hidden"}) files::write(folder / name, name);
   fs::create_directory(folder / "c");
   fs::create_symlink("b", folder / "link");
@@ -47,7 +47,7 @@ TEST_F(ImagesFolder, IsListedInTheOrderOfTheNamesBytes) {
   EXPECT_THAT(names, ElementsAre(".hidden", "B", "a", "b", "c", "link", "\xc3\xa4"));
 }
 
-TEST_F(ImagesFolder, RefusesLoopsAndLinksToNothing) {
+TEST_F(ImagesFolder, RefusesLoopsAndDanglingLinks) {
   fs::create_symlink("loop", folder / "loop");
   expect_refused(folder / "loop", "cannot be read: Too many levels of symbolic links");
   fs::remove(folder / "loop");
@@ -57,7 +57,7 @@ TEST_F(ImagesFolder, RefusesLoopsAndLinksToNothing) {
 
 TEST_F(ImagesFolder, RefusesPipes) {
   ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
-  expect_refused(folder / "pipe", "is neither file nor folder, expected one of them");
+  expect_refused(folder / "pipe", "is neither a file nor a folder");
 }
 
 TEST_F(ImagesFolder, RefusesFolderWithoutPermission) {
@@ -81,7 +81,7 @@ TEST_F(ImagesFolder, RefusesHugeFiles) {
   EXPECT_THROW(read_file(folder / "a"), EnvironmentError);
 }
 
-TEST(ImagesText, HasLinesOfEitherEnding) {
+TEST(ImagesText, SplitsLinesWithEitherEnding) {
   std::vector<std::string> texts;
   for (const Line& line : lines_of("\xef\xbb\xbf"
                                    "a\r\n\nb\nc\n\r\n")) {
@@ -91,7 +91,7 @@ TEST(ImagesText, HasLinesOfEitherEnding) {
   EXPECT_TRUE(lines_of("").empty());
 }
 
-TEST(ImagesText, HasOneFieldMoreThanSeparators) {
+TEST(ImagesText, HasOneMoreFieldThanSeparators) {
   EXPECT_THAT(fields_of("a;b;;c", ';'), ElementsAre("a", "b", "", "c"));
   EXPECT_THAT(fields_of("", ';'), ElementsAre(""));
 }

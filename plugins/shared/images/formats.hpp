@@ -1,4 +1,4 @@
-// The decoders behind decode(): one file a format.
+// The decoders behind decode(), one file per format.
 #pragma once
 
 #include <cstdint>
@@ -6,20 +6,18 @@
 #include <string>
 
 #include "decode.hpp"
+#include "shared/files/file.hpp"
 
 namespace backstop::images {
 
 using Bytes = std::span<const std::uint8_t>;
 
-Image decode_bmp(const std::string& file, Bytes bytes);
 Image decode_jpeg(const std::string& file, Bytes bytes);
 Image decode_png(const std::string& file, Bytes bytes);
 Image decode_pnm(const std::string& file, Bytes bytes);
 
-/// Throws EnvironmentError.
-[[noreturn]] void refuse(const std::string& file, const std::string& problem,
-                         const std::string& hint);
-/// An empty image of this size; refuses sizes that are not within the limits.
+using files::refuse;
+/// A blank image of this size; refuses sizes outside the limits.
 Image make_image(const std::string& file, std::int64_t height, std::int64_t width);
 
 inline constexpr const char* kCopyAgain = "the file was damaged: copy it again";

@@ -1,6 +1,6 @@
-// Any bytes for the header of a cache: refused with a reason, unless it is the very one that was
-// asked for. The first byte says how long the file is; a second one of 1 puts the right checksum
-// in, so that what comes before it is looked at.
+// Any bytes as the header of a cache: it must be refused with a reason unless it is exactly the one
+// that was asked for. The first byte decides the length of the file; if the second is 1, the
+// checksum is corrected, so that the fields before it are looked at.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -16,7 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   key.train = 3;
   key.test = 1;
   key.side = 2;
-  constexpr std::size_t kChecksum = 192;  // its place
+  constexpr std::size_t kChecksum = 192;  // its offset
   CacheHeader header{};
   std::memcpy(header.data(), data + 2, std::min(size - 2, header.size()));
   if (data[1] == 1) {

@@ -1,4 +1,4 @@
-// Any bytes for an image: pixels, or an EnvironmentError that names the file.
+// Any bytes as an image: they must give pixels, or an EnvironmentError that names the file.
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

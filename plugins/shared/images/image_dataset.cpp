@@ -41,7 +41,7 @@ std::vector<std::uint8_t> decode_item(const fs::path& root, const Item& item, st
              "is " + std::to_string(image.width) + " x " + std::to_string(image.height) +
                  " pixels, expected " + std::to_string(said.width) + " x " +
                  std::to_string(said.height) + " as in " + said.place,
-             "image and annotation are not of one version: copy both again");
+             "the image and its annotation are from different versions: copy both again");
     if (said.crop) box = *said.crop;
   }
   const Resizer resizer(box.bottom - box.top, box.right - box.left, side, side);
@@ -52,8 +52,8 @@ std::vector<std::uint8_t> decode_item(const fs::path& root, const Item& item, st
   return pixels;
 }
 
-/// Runs work(0) .. work(count - 1) on all cores, in this order but for what runs at once, and tells
-/// `ctx` of it. When several fail, the first one's exception is thrown.
+/// Starts work(0) .. work(count - 1) in this order on all cores and reports progress to `ctx`. When
+/// several fail, the exception of the first is thrown.
 void for_each(std::size_t count, Context* ctx, const std::function<void(std::size_t)>& work) {
   std::atomic<std::size_t> next = 0, done = 0;
   std::mutex mutex;
@@ -86,7 +86,7 @@ void for_each(std::size_t count, Context* ctx, const std::function<void(std::siz
   std::unique_lock lock(mutex);
   try {
     for (; running < threads; ++running) workers.emplace_back(run);
-  } catch (...) {  // no thread to be had: those that run stop, and are waited for
+  } catch (...) {  // no more threads: stops and joins those that run
     next = count;
     lock.unlock();
     throw;
@@ -105,7 +105,7 @@ void for_each(std::size_t count, Context* ctx, const std::function<void(std::siz
   if (done < count) throw Cancelled();
 }
 
-/// Decodes all images of a listing, `write`s each, and sums them up.
+/// Decodes all images of a listing, passes each to `write`, and summarizes them.
 Summary decode_all(const Listing& listing, std::int64_t side, Context* ctx,
                    const std::function<void(std::int64_t, std::span<const std::uint8_t>)>& write) {
   const std::size_t train = listing.train.size();
@@ -152,8 +152,8 @@ Summary decode_all(const Listing& listing, std::int64_t side, Context* ctx,
   return summary;
 }
 
-/// What names the cache file: all that decides the pixels, without reading them. The folder's
-/// place is part of it, because unpacked archives can have equal names, sizes and times.
+/// Identifies the cache file by everything that decides the pixels, without reading any. That
+/// includes the folder's path, because unpacked archives can have equal names, sizes and times.
 CacheKey key_of(const Listing& listing, std::int64_t side) {
   CacheKey key;
   key.train = std::ssize(listing.train);
@@ -171,7 +171,7 @@ CacheKey key_of(const Listing& listing, std::int64_t side) {
       for (const std::int64_t number :
            {item.stamp.size, item.stamp.modified, item.stamp.changed, item.label})
         sha.add(number);
-      // One that says a wrong size has to fail, also when the images are there already.
+      // An annotation with a wrong size has to fail even when the images are cached.
       const Annotation annotation = item.annotation.value_or(Annotation{});
       const Box box = annotation.crop.value_or(Box{});
       for (const std::int64_t number :
@@ -223,8 +223,8 @@ const Listing& ImageDataset::listing() const {
                "set `root` to the folder of the dataset");
     }
     listing_ = std::move(found);
-    for (const std::string& path : listing_->train_files) train_files_.push_back({path, {}});
-    for (const std::string& path : listing_->test_files) test_files_.push_back({path, {}});
+    for (const std::string& path : listing_->train_files) files_.add(Split::train, path, {});
+    for (const std::string& path : listing_->test_files) files_.add(Split::test, path, {});
   }
   return *listing_;
 }
@@ -256,7 +256,7 @@ const ImageDataset::Loaded& ImageDataset::loaded(Context* ctx) const {
     std::string problem;
     auto cache = Cache::open(file, key, problem);
     if (!problem.empty())
-      log(LogLevel::warning, file.string() + " " + problem + ": it is made anew");
+      log(LogLevel::warning, file.string() + " " + problem + ": it will be rebuilt");
     if (!cache) {
       log(LogLevel::info, what + file.string() + " (" + megabytes(key.file_bytes()) + ")");
       CacheWriter writer(file, key);
@@ -264,8 +264,8 @@ const ImageDataset::Loaded& ImageDataset::loaded(Context* ctx) const {
                                [&](std::int64_t i, Bytes pixels) { writer.write(i, pixels); }));
       cache = Cache::open(file, key, problem);
       if (!cache)
-        refuse(file.string(), "was written and is gone again, expected it to stay",
-               "is something else cleaning the folder? set `cache` to another one");
+        refuse(file.string(), "has disappeared since it was written",
+               "is another program cleaning the folder? set `cache` to another one");
     }
     loaded->summary = cache->summary();
     images = at::from_blob(
@@ -281,8 +281,7 @@ const ImageDataset::Loaded& ImageDataset::loaded(Context* ctx) const {
 }
 
 Samples ImageDataset::load(Context& ctx, Split split) {
-  if (split != Split::train && split != Split::test)
-    throw ParameterError(name_ + " has no split but train and test", "leave the split out");
+  files::check_split(*this, name_, split);
   const Loaded& all = loaded(&ctx);
   return split == Split::train ? all.train : all.test;
 }
@@ -310,9 +309,7 @@ ChannelStatistics ImageDataset::statistics() const {
 
 std::span<const DataFile> ImageDataset::files(Split split) const {
   listing();
-  if (split == Split::train) return train_files_;
-  if (split == Split::test) return test_files_;
-  return {};
+  return files_.of(split);
 }
 
 std::string_view ImageDataset::fingerprint(Split split) const {

@@ -1,5 +1,5 @@
-// A dataset made of image files: what the plugins share. A plugin lists its files; this decodes
-// them on all cores, once, to squares of one size, keeps them in a cache file, and hands that out.
+// The base of datasets made of image files. A plugin lists its files; this class decodes them once,
+// on all cores, to squares of one size, and keeps the result in a cache file that it maps.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,15 @@
 #include "backstop/params.hpp"
 #include "decode.hpp"
 #include "folder.hpp"
+#include "shared/files/official.hpp"
 
 namespace backstop::images {
 
-/// What is known of an image before it is read.
+/// What is known about an image before it is read.
 struct Annotation {
   std::string place;  ///< "FILE line N", for errors
   std::int64_t width = 0, height = 0;
-  std::optional<Box> crop;  ///< within the size
+  std::optional<Box> crop;  ///< within width and height
 };
 
 struct Item {
@@ -35,32 +36,32 @@ struct Listing {
   std::filesystem::path root;
   std::vector<std::string> class_names;
   std::vector<Item> train, test;                     ///< in the order of the tensors
-  std::vector<std::string> train_files, test_files;  ///< that say what the images are; may be empty
-  std::vector<std::string> notes;                    ///< what the user has to know
+  std::vector<std::string> train_files, test_files;  ///< annotations and class lists; may be empty
+  std::vector<std::string> notes;                    ///< for the log
 };
 
-/// The listing's images, uint8 [3, side, side] each, and what is known of them afterwards. The
-/// parameters that it reads are `root`, `image_size` and `cache`.
+/// The images of a listing, uint8 [3, side, side] each. Reads the parameters `root`, `image_size`
+/// and `cache`.
 class ImageDataset : public Dataset {
  public:
   Samples load(Context& ctx, Split split) final;
   [[nodiscard]] std::int64_t classes() const final;
   [[nodiscard]] std::string_view class_name(std::int64_t label) const final;
-  /// Over the training images, as they are after cropping and resizing; computed while decoding. A
-  /// deviation is at least one grey level. Decodes, without progress, when load() was not called.
+  /// Of the training images after cropping and resizing, computed while decoding. A deviation is at
+  /// least one gray level. Decodes the images, without progress, if load() has not been called.
   [[nodiscard]] ChannelStatistics statistics() const final;
   [[nodiscard]] std::span<const DataFile> files(Split split) const final;
-  /// Of the decoded pixels and the labels: the same on every machine.
+  /// Of the decoded pixels and the labels; the same on every machine.
   [[nodiscard]] std::string_view fingerprint(Split split) const final;
 
  protected:
-  /// `name` is the plugin's.
+  /// `name` is the plugin's name.
   ImageDataset(const Params& params, std::string name);
   ImageDataset(const ImageDataset&) = delete;
   ImageDataset& operator=(const ImageDataset&) = delete;
   ~ImageDataset();
 
-  /// What there is to decode. Called once.
+  /// The images to decode. Called once.
   virtual Listing list() const = 0;
   [[nodiscard]] const std::filesystem::path& root() const { return root_; }
 
@@ -72,9 +73,9 @@ class ImageDataset : public Dataset {
   std::filesystem::path root_;
   std::string name_;
   std::int64_t side_;
-  std::optional<std::filesystem::path> cache_folder_;       ///< none: in memory
-  mutable std::optional<Listing> listing_;                  ///< without items once they are loaded
-  mutable std::vector<DataFile> train_files_, test_files_;  ///< of the listing
+  std::optional<std::filesystem::path> cache_folder_;  ///< without it, in memory
+  mutable std::optional<Listing> listing_;             ///< without items once they are loaded
+  mutable files::DataFiles files_;
   mutable std::unique_ptr<const Loaded> loaded_;
 };
 

@@ -12,8 +12,8 @@
 namespace backstop::images {
 namespace {
 
-/// libpng reports errors by jumping out of its calls: nothing in the functions that it is called
-/// from may need a destructor.
+/// libpng reports errors by jumping out of its calls, so the functions that call it must not hold
+/// objects with destructors.
 struct Reader {
   Bytes rest;
   std::array<char, 128> message{};
@@ -35,8 +35,8 @@ struct Reader {
   bool read_header() {
     if (setjmp(png_jmpbuf(png)) != 0) return false;  // NOLINT(cert-err52-cpp)
     png_set_read_fn(png, this, &on_read);
-    png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // ours come with a better text
-    // Nothing but pixels is looked at: no gamma, no profiles, no compressed texts.
+    png_set_user_limits(png, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // ours have a better message
+    // Only pixels are read: no gamma, no profiles, no compressed texts.
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
     png_read_info(png, info);
     return true;
@@ -63,7 +63,7 @@ struct Reader {
     png_longjmp(png, 1);
   }
 
-  /// What libpng warns of is not in the pixels: a wrong checksum or order of other chunks.
+  /// Warnings do not concern the pixels, only the checksum or order of other chunks.
   static void on_warning(png_structp, png_const_charp) {}
 
   static void on_read(png_structp png, png_bytep to, std::size_t size) {
@@ -79,9 +79,7 @@ struct Reader {
 Image decode_png(const std::string& file, Bytes bytes) {
   Reader reader(bytes);
   const auto fail = [&] {
-    refuse(file,
-           std::string("is a damaged PNG (") + reader.message.data() + "), expected an intact one",
-           kCopyAgain);
+    refuse(file, std::string("is a damaged PNG (") + reader.message.data() + ")", kCopyAgain);
   };
   if (!reader.read_header()) fail();
   Image image = make_image(file, png_get_image_height(reader.png, reader.info),

@@ -6,7 +6,7 @@
 namespace backstop::images {
 namespace {
 
-/// The header's numbers, with white space and comments between them.
+/// Reads the numbers of the header, between which there may be white space and comments.
 class Header {
  public:
   Header(const std::string& file, Bytes bytes) : file_(file), bytes_(bytes) {}
@@ -20,15 +20,16 @@ class Header {
       if (value > kLargest) break;
     }
     if (at_ == first || value > kLargest)
-      refuse(file_, std::string("has no ") + what + " in its header, expected a number to 999999",
+      refuse(file_,
+             std::string("has no ") + what + " in its header, expected a number up to 999999",
              kCopyAgain);
     return value;
   }
 
-  /// The pixels: they start after one white space.
+  /// The pixels, which start after one white space.
   Bytes rest() {
     if (at_ == bytes_.size() || !is_space(bytes_[at_]))
-      refuse(file_, "has no white space after its header, expected one", kCopyAgain);
+      refuse(file_, "has no white space after its header", kCopyAgain);
     return bytes_.subspan(at_ + 1);
   }
 
@@ -56,7 +57,7 @@ class Header {
 Image decode_pnm(const std::string& file, Bytes bytes) {
   if (bytes[1] != '5' && bytes[1] != '6')
     refuse(file,
-           std::string("is a PNM of kind P") + static_cast<char>(bytes[1]) +
+           std::string("is a PNM of type P") + static_cast<char>(bytes[1]) +
                ", expected P6 (PPM) or P5 (PGM)",
            "convert it to PNG");
   const std::int64_t channels = bytes[1] == '6' ? 3 : 1;
@@ -69,7 +70,7 @@ Image decode_pnm(const std::string& file, Bytes bytes) {
            "convert it to 8 bits, or to PNG");
   const Bytes pixels = header.rest();
   const auto got = static_cast<std::int64_t>(pixels.size());
-  // Compared before anything is allocated: 10^6 x 10^6 x 3 fits into 64 bits.
+  // Compared before anything is allocated; 10^6 x 10^6 x 3 fits into 64 bits.
   if (got != channels * width * height)
     refuse(file,
            "has " + std::to_string(got) + " bytes of pixels, expected " +

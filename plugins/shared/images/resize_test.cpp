@@ -31,42 +31,42 @@ Pixels resize(const Pixels& from, std::int64_t height, std::int64_t width, std::
   return to;
 }
 
-// What Pillow 9.4 gives for Image.resize(size, Image.BILINEAR) of the same grey image, exactly.
-TEST(Resize, ShrinksAsPillowDoes) {
+// Exactly what Pillow 9.4 returns for Image.resize(size, Image.BILINEAR) of the same gray image.
+TEST(Resize, ShrinksLikePillow) {
   EXPECT_THAT(resize(pattern(5, 6), 5, 6, 3, 4),
               ElementsAre(58, 122, 115, 205, 149, 193, 125, 169, 130, 180, 161, 169));
   EXPECT_THAT(resize(pattern(4, 9), 4, 9, 2, 2), ElementsAre(146, 143, 162, 138));
 }
 
-TEST(Resize, EnlargesAsPillowDoes) {
+TEST(Resize, EnlargesLikePillow) {
   EXPECT_THAT(resize(pattern(3, 4), 3, 4, 5, 6),
               ElementsAre(0, 24, 68, 150, 140, 110, 50, 82, 119, 144, 127, 105, 124, 168, 196, 134,
                           108, 98, 141, 120, 113, 169, 185, 187, 152, 88, 58, 192, 236, 246));
 }
 
-TEST(Resize, KeepsAnImageThatHasTheSize) {
+TEST(Resize, KeepsAnImageOfTheTargetSize) {
   EXPECT_EQ(resize(pattern(7, 5), 7, 5, 7, 5), pattern(7, 5));
 }
 
 TEST(Resize, KeepsConstantImagesConstant) {
-  for (const std::uint8_t grey : Pixels{0, 1, 127, 254, 255}) {
+  for (const std::uint8_t gray : Pixels{0, 1, 127, 254, 255}) {
     for (const std::int64_t side : {1, 2, 13, 64, 700})
-      EXPECT_THAT(resize(Pixels(static_cast<std::size_t>(side * 31), grey), side, 31, 8, 9),
-                  Each(grey))
+      EXPECT_THAT(resize(Pixels(static_cast<std::size_t>(side * 31), gray), side, 31, 8, 9),
+                  Each(gray))
           << side;
-    EXPECT_THAT(resize(Pixels(Resizer::kMaximum, grey), 1, Resizer::kMaximum, 1, 1), Each(grey));
+    EXPECT_THAT(resize(Pixels(Resizer::kMaximum, gray), 1, Resizer::kMaximum, 1, 1), Each(gray));
   }
 }
 
-TEST(Resize, LooksAtEveryPixelWhenItShrinks) {
+TEST(Resize, UsesEveryPixelWhenShrinking) {
   Pixels stripes(64 * 64);
   for (std::size_t i = 0; i < stripes.size(); ++i) stripes[i] = i % 2 == 0 ? 0 : 255;
   EXPECT_THAT(resize(stripes, 64, 64, 8, 8),
               Each(::testing::AllOf(::testing::Ge(120), ::testing::Le(135))));
 }
 
-TEST(Resize, TakesInterleavedChannelsAndCrops) {
-  // Channel 1 of the part [1:6, 2:6] of an image of 8 x 7 pixels of three channels.
+TEST(Resize, ReadsInterleavedChannelsAndCrops) {
+  // Channel 1 of the part [1:6, 2:6] of an image with 8 rows, 7 columns and three channels.
   Pixels image(8 * 7 * 3, 200);
   const Pixels part = pattern(5, 4);
   for (std::size_t y = 0; y < 5; ++y) {

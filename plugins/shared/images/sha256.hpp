@@ -1,4 +1,4 @@
-// SHA-256 of bytes as they come.
+// SHA-256 of a stream of bytes, numbers and texts.
 #pragma once
 
 #include <array>
@@ -24,19 +24,19 @@ class Sha256 {
   void add(const void* bytes, std::size_t size) {
     if (EVP_DigestUpdate(context_.get(), bytes, size) != 1) throw std::bad_alloc();
   }
-  /// Eight bytes, the lowest first, on every machine.
+  /// Adds eight bytes, the lowest first on every machine.
   void add(std::int64_t number) {
     std::array<std::uint8_t, 8> bytes{};
     for (std::size_t i = 0; i < bytes.size(); ++i)
       bytes[i] = static_cast<std::uint8_t>(static_cast<std::uint64_t>(number) >> (8 * i));
     add(bytes.data(), bytes.size());
   }
-  /// Its length first, so that no two lists of texts are the same bytes.
+  /// Adds the length first, so that different lists of texts are never the same bytes.
   void add(const std::string& text) {
     add(static_cast<std::int64_t>(text.size()));
     add(text.data(), text.size());
   }
-  /// Ends the sum.
+  /// Finishes the sum; nothing can be added afterwards.
   Digest digest() {
     Digest result{};
     if (EVP_DigestFinal_ex(context_.get(), result.data(), nullptr) != 1) throw std::bad_alloc();

@@ -20,6 +20,20 @@ enum class Split : std::uint32_t {
   unlabeled = 3,  ///< images without labels (STL-10)
 };
 
+[[nodiscard]] inline std::string_view to_string(Split split) {
+  switch (split) {
+    case Split::train:
+      return "train";
+    case Split::test:
+      return "test";
+    case Split::extra:
+      return "extra";
+    case Split::unlabeled:
+      return "unlabeled";
+  }
+  return "unknown";
+}
+
 /// All images of a split.
 struct Samples {
   /// uint8 [N, C, H, W], contiguous, on the CPU; C is 1 or 3. May be a read-only mapping of a file,

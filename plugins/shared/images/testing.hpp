@@ -1,4 +1,4 @@
-// Makes image files for tests.
+// Creates image files for tests.
 #pragma once
 
 #include <algorithm>
@@ -35,8 +35,8 @@ inline std::string ppm(std::int64_t width, std::int64_t height, unsigned seed) {
   return ppm(width, height, pixels(width, height, seed));
 }
 
-/// `rows`, each as a PNG of this kind packs it.
-inline std::string png(std::uint32_t width, std::uint32_t height, int colour_type, int depth,
+/// A PNG of these rows, which are packed as its color type and depth require.
+inline std::string png(std::uint32_t width, std::uint32_t height, int color_type, int depth,
                        std::vector<std::uint8_t> rows, bool interlaced = false) {
   std::string file;
   png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, nullptr, nullptr, nullptr);
@@ -49,12 +49,12 @@ inline std::string png(std::uint32_t width, std::uint32_t height, int colour_typ
             ->append(reinterpret_cast<const char*>(bytes), size);
       },
       [](png_structp) {});
-  png_set_IHDR(png, info, width, height, depth, colour_type,
+  png_set_IHDR(png, info, width, height, depth, color_type,
                interlaced ? PNG_INTERLACE_ADAM7 : PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT,
                PNG_FILTER_TYPE_DEFAULT);
-  if (colour_type == PNG_COLOR_TYPE_PALETTE) {
-    const png_color colours[] = {{10, 20, 30}, {200, 100, 50}};
-    png_set_PLTE(png, info, colours, 2);
+  if (color_type == PNG_COLOR_TYPE_PALETTE) {
+    const png_color colors[] = {{10, 20, 30}, {200, 100, 50}};
+    png_set_PLTE(png, info, colors, 2);
   }
   png_write_info(png, info);
   const std::size_t row_bytes = png_get_rowbytes(png, info);
@@ -72,50 +72,18 @@ inline std::string png(std::uint32_t width, std::uint32_t height, unsigned seed)
 inline std::string jpeg(int width, int height, const std::vector<std::uint8_t>& bytes,
                         int format = TJPF_RGB, int subsampling = TJSAMP_420, int quality = 90) {
   const tjhandle handle = tjInitCompress();
-  unsigned char* made = nullptr;
+  unsigned char* encoded = nullptr;
   unsigned long size = 0;  // NOLINT(google-runtime-int): as in turbojpeg.h
-  const int failed = tjCompress2(handle, bytes.data(), width, 0, height, format, &made, &size,
+  const int failed = tjCompress2(handle, bytes.data(), width, 0, height, format, &encoded, &size,
                                  subsampling, quality, TJFLAG_ACCURATEDCT);
-  const std::string file(reinterpret_cast<const char*>(made), failed == 0 ? size : 0);
-  tjFree(made);
+  const std::string file(reinterpret_cast<const char*>(encoded), failed == 0 ? size : 0);
+  tjFree(encoded);
   tjDestroy(handle);
   if (failed != 0) throw std::runtime_error("cannot write a JPEG");
   return file;
 }
 inline std::string jpeg(int width, int height, unsigned seed) {
   return jpeg(width, height, pixels(width, height, seed));
-}
-
-/// `rows`: each as wide as a BMP's, from the top. `palette`: blue, green, red, 0 for each colour.
-inline std::string bmp(std::int32_t width, std::int32_t height, std::uint32_t bits,
-                       const std::vector<std::uint8_t>& rows, bool top_down = false,
-                       const std::vector<std::uint8_t>& palette = {}) {
-  std::string file = "BM";
-  const auto append = [&](std::uint32_t value, int size) {
-    for (int i = 0; i < size; ++i) file += static_cast<char>(value >> (8 * i) & 0xff);
-  };
-  const auto start = static_cast<std::uint32_t>(54 + palette.size());
-  append(start + static_cast<std::uint32_t>(rows.size()), 4);
-  append(0, 4);
-  append(start, 4);
-  append(40, 4);
-  append(static_cast<std::uint32_t>(width), 4);
-  append(static_cast<std::uint32_t>(top_down ? -height : height), 4);
-  append(1, 2);
-  append(bits, 2);
-  append(0, 4);
-  append(static_cast<std::uint32_t>(rows.size()), 4);
-  append(0, 4);
-  append(0, 4);
-  append(static_cast<std::uint32_t>(palette.size() / 4), 4);
-  append(0, 4);
-  file += text_of(palette);
-  const std::size_t row_bytes = rows.size() / static_cast<std::size_t>(height);
-  for (std::size_t y = 0; y < static_cast<std::size_t>(height); ++y) {
-    const std::size_t row = top_down ? y : static_cast<std::size_t>(height) - 1 - y;
-    file.append(reinterpret_cast<const char*>(rows.data()) + row * row_bytes, row_bytes);
-  }
-  return file;
 }
 
 }  // namespace backstop::images

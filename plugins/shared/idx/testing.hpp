@@ -8,7 +8,7 @@
 
 #include <zlib.h>
 
-#include "../files/testing.hpp"
+#include "shared/files/testing.hpp"
 
 namespace backstop::idx {
 

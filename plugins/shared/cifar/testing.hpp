@@ -1,5 +1,5 @@
-// Writes pickles for tests, as Python 2 and numpy wrote the official ones: protocol 2, byte
-// strings, every object remembered, lists in pieces of a thousand.
+// Writes pickles for tests as Python 2 and numpy wrote the official ones: protocol 2, byte strings,
+// every object memoized, lists in pieces of a thousand.
 #pragma once
 
 #include <cstddef>
@@ -76,9 +76,10 @@ class PickleWriter {
   std::size_t next_ = 1;
 };
 
-using LabelLists = std::vector<std::pair<std::string, std::string>>;  ///< key, a byte a label
+using LabelLists =
+    std::vector<std::pair<std::string, std::string>>;  ///< key, and one byte per label
 
-/// A batch file: `data` has 3072 bytes an image.
+/// A batch file; `data` has 3072 bytes per image.
 inline std::string pickled_batch(const LabelLists& labels, const std::string& data,
                                  bool column_major = false) {
   PickleWriter pickle;
