@@ -62,18 +62,18 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
     observer.progress(1, 2, "batches");
     if (name == "waits" || name == "stuck") wait_for_signal(request, name == "waits");
     if (*request.interrupted != 0) {
-      outcome.code = static_cast<base::ExitCode>(128 + *request.interrupted);
+      outcome.code = static_cast<ExitCode>(128 + *request.interrupted);
       outcome.error = "interrupted";
       return;
     }
     if (name == "fails") {
-      outcome.code = base::ExitCode::environment;
+      outcome.code = ExitCode::environment;
       outcome.error = "no space left";
       outcome.hint = "make some";
       return;
     }
     if (name == "breaks") {
-      outcome.code = base::ExitCode::bug;
+      outcome.code = ExitCode::bug;
       outcome.error = "vector::at";
       return;
     }

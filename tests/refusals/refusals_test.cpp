@@ -30,18 +30,18 @@ class Refusals : public EndToEnd {
   }
   [[nodiscard]] fs::path plugins() const { return folder_ / "plugins"; }
 
-  [[nodiscard]] engine::Outcome backstop(std::vector<std::string> arguments,
-                                         const std::string& plugin_path = {}) const {
+  [[nodiscard]] Outcome backstop(std::vector<std::string> arguments,
+                                 const std::string& plugin_path = {}) const {
     return Process({BACKSTOP_PROGRAM,
                     std::move(arguments),
                     {{"HOME", folder_.string()}, {"BACKSTOP_PLUGIN_PATH", plugin_path}}})
         .wait();
   }
-  [[nodiscard]] engine::Outcome list() const {
+  [[nodiscard]] Outcome list() const {
     return backstop({"list", "--plugin-path", plugins().string()});
   }
   /// Runs a recipe whose second defense trains with the scheduler `name`.
-  [[nodiscard]] engine::Outcome run_with(const std::string& name) const {
+  [[nodiscard]] Outcome run_with(const std::string& name) const {
     return run({"--plugin-path", plugins().string(), "--set",
                 "defense.1.scheduler={ plugin = \"" + name + "\" }"});
   }
@@ -138,21 +138,21 @@ class RefusedPlugin : public Refusals, public ::testing::WithParamInterface<Case
 };
 
 TEST_P(RefusedPlugin, InspectSaysWhy) {
-  const engine::Outcome outcome = backstop({"inspect", file().string()});
+  const Outcome outcome = backstop({"inspect", file().string()});
   EXPECT_EQ(outcome.code, 3) << outcome.signal;
   EXPECT_THAT(outcome.err,
               AllOf(HasSubstr("error: "), HasSubstr(GetParam().sentence), HasSubstr("\nhint: ")));
 }
 
 TEST_P(RefusedPlugin, InspectSaysItInJsonToo) {
-  const engine::Outcome outcome = backstop({"inspect", file().string(), "--json"});
+  const Outcome outcome = backstop({"inspect", file().string(), "--json"});
   EXPECT_EQ(outcome.code, 3) << outcome.signal;
   const auto json = nlohmann::json::parse(outcome.out);
   EXPECT_THAT(json["refusal"]["message"].get<std::string>(), HasSubstr(GetParam().sentence));
 }
 
 TEST_P(RefusedPlugin, ListShowsItWithTheReason) {
-  const engine::Outcome outcome = list();
+  const Outcome outcome = list();
   EXPECT_EQ(outcome.code, 0) << outcome.signal << outcome.err;
   EXPECT_THAT(outcome.out, AllOf(HasSubstr(file().string()), HasSubstr("refused: "),
                                  HasSubstr(GetParam().sentence)));
@@ -166,7 +166,7 @@ TEST_P(RefusedPlugin, RunOfARecipeThatNamesItWritesNothing) {
   const auto found = std::find_if(plugins_json.begin(), plugins_json.end(),
                                   [&](const auto& one) { return one["path"] == file().string(); });
   ASSERT_NE(found, plugins_json.end());
-  const engine::Outcome outcome = run_with((*found)["name"].template get<std::string>());
+  const Outcome outcome = run_with((*found)["name"].template get<std::string>());
   EXPECT_EQ(outcome.code, 3) << outcome.signal << outcome.err;
   EXPECT_THAT(outcome.err, AllOf(HasSubstr("cannot be used: " + file().string() + ": "),
                                  HasSubstr(GetParam().sentence)));
@@ -186,7 +186,7 @@ TEST_P(UnloadablePlugin, RunSaysWhy) {
   const auto& [name, sentence] = GetParam();
   const fs::path file = plugins() / (std::string(name) + ".so");
   bad(name)(file);
-  const engine::Outcome outcome = run_with(name);
+  const Outcome outcome = run_with(name);
   EXPECT_EQ(outcome.code, 3) << outcome.signal << outcome.err;
   EXPECT_THAT(outcome.err, AllOf(HasSubstr("error: "), HasSubstr(sentence), HasSubstr("\nhint: ")));
   EXPECT_THAT(outcome.err, HasSubstr(name));
@@ -195,7 +195,7 @@ TEST_P(UnloadablePlugin, RunSaysWhy) {
 TEST_P(UnloadablePlugin, ListRunsNoneOfItsCode) {
   const auto& [name, sentence] = GetParam();
   bad(name)(plugins() / "x.so");
-  const engine::Outcome outcome = list();
+  const Outcome outcome = list();
   EXPECT_EQ(outcome.code, 0) << outcome.signal << outcome.err;
   EXPECT_THAT(outcome.out, AllOf(HasSubstr(name), Not(HasSubstr("refused"))));
 }
@@ -230,11 +230,11 @@ TEST_F(Refusals, TwoOfOneNameInOneFolder) {
   fs::copy_file(kConstant, plugins() / "one.so");
   fs::copy_file(kConstant, plugins() / "two.so");
   const std::string sentence = "two files hold scheduler `constant`: ";
-  const engine::Outcome listed = list();
+  const Outcome listed = list();
   EXPECT_THAT(listed.out, AllOf(HasSubstr(sentence + (plugins() / "one.so").string() + " and " +
                                           (plugins() / "two.so").string()),
                                 HasSubstr(sentence + (plugins() / "two.so").string())));
-  const engine::Outcome inspected =
+  const Outcome inspected =
       backstop({"inspect", (plugins() / "one.so").string(), "--plugin-path", plugins().string()});
   EXPECT_EQ(inspected.code, 3);
   EXPECT_THAT(inspected.err, AllOf(HasSubstr(sentence), HasSubstr("hint: remove one of them")));
@@ -245,7 +245,7 @@ TEST_F(Refusals, TwoOfOneNameInOneFolder) {
 TEST_F(Refusals, TwoOfANameThatNothingElseHas) {
   bad("throws-42")(plugins() / "one.so");
   bad("throws-42")(plugins() / "two.so");
-  const engine::Outcome outcome = run_with("throws-42");
+  const Outcome outcome = run_with("throws-42");
   EXPECT_EQ(outcome.code, 3);
   EXPECT_THAT(outcome.err, HasSubstr("two files hold scheduler `throws-42`: "));
 }
@@ -254,15 +254,15 @@ TEST_F(Refusals, FolderThatEveryoneMayWriteTo) {
   bad("throws-42")(plugins() / "throws-42.so");
   fs::permissions(plugins(), fs::perms::all);
   const std::string sentence = plugins().string() + " is writable by everyone";
-  const engine::Outcome listed = backstop({"list"}, plugins().string());
+  const Outcome listed = backstop({"list"}, plugins().string());
   EXPECT_EQ(listed.code, 0);
   EXPECT_THAT(listed.out, HasSubstr("refused: " + sentence));
-  const engine::Outcome inspected = backstop({"inspect", "throws-42"}, plugins().string());
+  const Outcome inspected = backstop({"inspect", "throws-42"}, plugins().string());
   EXPECT_EQ(inspected.code, 3);
   EXPECT_THAT(inspected.err, AllOf(HasSubstr(sentence), HasSubstr("hint: chmod o-w ")));
   Start start = command({"--set", "defense.1.scheduler={ plugin = \"throws-42\" }"});
   start.environment["BACKSTOP_PLUGIN_PATH"] = plugins().string();
-  const engine::Outcome ran = Process(start).wait();
+  const Outcome ran = Process(start).wait();
   EXPECT_EQ(ran.code, 3);
   EXPECT_THAT(ran.err, HasSubstr(sentence));
 }
@@ -285,7 +285,7 @@ class Shadowing : public Refusals {
 };
 
 TEST_F(Shadowing, ListShowsBoth) {
-  const engine::Outcome outcome = list();
+  const Outcome outcome = list();
   EXPECT_THAT(outcome.out, AllOf(HasSubstr((plugins() / "mine.so").string()),
                                  HasSubstr("not used: an earlier folder has one of this name")));
   const auto json =
@@ -301,14 +301,14 @@ TEST_F(Shadowing, ListShowsBoth) {
 }
 
 TEST_F(Shadowing, CheckSaysOnceWhichIsUsed) {
-  const engine::Outcome outcome =
+  const Outcome outcome =
       backstop({"check", recipe().string(), "--plugin-path", plugins().string()});
   EXPECT_EQ(outcome.code, 0);
   EXPECT_EQ(count(outcome.err, warning()), 1U) << outcome.err;
 }
 
 TEST_F(Shadowing, RunSaysItToo) {
-  const engine::Outcome outcome = run({"--plugin-path", plugins().string()});
+  const Outcome outcome = run({"--plugin-path", plugins().string()});
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_EQ(count(outcome.err, warning()), 1U) << outcome.err;
 }
