@@ -34,8 +34,8 @@ std::filesystem::path file_of(const void* address) {
   return error ? std::filesystem::path(info.dli_fname) : real;
 }
 
-/// Describes the BLAS that the dynamic linker resolved for LibTorch. The one that LibTorch was built
-/// with may have been replaced by the system's alternatives.
+/// Describes the BLAS that the dynamic linker resolved for LibTorch. The one that LibTorch was
+/// built with may have been replaced by the system's alternatives.
 void describe_blas(EngineDescription& description) {
   const void* sgemm = dlsym(RTLD_DEFAULT, "sgemm_");
   const auto file = file_of(sgemm);

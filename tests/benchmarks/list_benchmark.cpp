@@ -18,8 +18,8 @@ namespace fs = std::filesystem;
 using backstop::testing::Process;
 using backstop::testing::Start;
 
-/// A folder of copies of one real plugin. Two plugins of the same name in a folder would be refused,
-/// so a number replaces the last letters of each name.
+/// A folder of copies of one real plugin. Two plugins of the same name in a folder would be
+/// refused, so a number replaces the last letters of each name.
 class Folder {
  public:
   explicit Folder(int plugins) {

@@ -345,7 +345,8 @@ BENCHMARK(scaling)
     ->UseRealTime();
 
 /// An epoch of fine-tuning in batches of 256, then 10,000 clean and 9,000 triggered test images.
-/// Arguments: width, training images, own kernels, bfloat16. Counters have the seconds of each part.
+/// Arguments: width, training images, own kernels, bfloat16. Counters have the seconds of each
+/// part.
 void fine_tuning_epoch(benchmark::State& state) {
   using Clock = std::chrono::steady_clock;
   engine::Classifier classifier =

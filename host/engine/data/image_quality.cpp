@@ -11,7 +11,8 @@ namespace {
 
 constexpr double kPeak = 255;
 
-/// The Gaussian window as a matrix that maps `side` pixels to their `side - window + 1` local means.
+/// The Gaussian window as a matrix that maps `side` pixels to their `side - window + 1` local
+/// means.
 at::Tensor window_matrix(std::int64_t side, std::int64_t window) {
   constexpr double kDeviation = 1.5;
   const at::Tensor offsets = at::arange(window, at::kDouble) - (window - 1) / 2;

@@ -29,8 +29,8 @@ const std::int64_t* data_or_null(const at::Tensor& t) {
   return t.defined() ? t.data_ptr<std::int64_t>() : nullptr;
 }
 
-/// One pass over the pixels of a set on the CPU: find the image, shift, flip, normalize by table, and
-/// store in channels-last.
+/// One pass over the pixels of a set on the CPU: find the image, shift, flip, normalize by table,
+/// and store in channels-last.
 template <typename Out>
 void gather(const at::Tensor& images, const at::Tensor& changed, const at::Tensor& rows,
             const Draws& draws, const Normalization& normalization, Out* out) {

@@ -39,8 +39,8 @@ Draws draw_augmentation(const Augmentation& augmentation, std::int64_t n, at::Ge
 /// A set of images whose subsets share its pixels.
 class ImageStore final : public ImageSet {
  public:
-  /// `images`: uint8 [N, C, H, W], never written to; `labels`: int64 [N] in 0 .. classes-1; both are
-  /// moved to `device`. `indices`: int64 [N] on the CPU; if undefined, 0 .. N-1.
+  /// `images`: uint8 [N, C, H, W], never written to; `labels`: int64 [N] in 0 .. classes-1; both
+  /// are moved to `device`. `indices`: int64 [N] on the CPU; if undefined, 0 .. N-1.
   ImageStore(at::Tensor images, at::Tensor labels, std::int64_t classes, c10::Device device,
              at::Tensor indices = {});
 
@@ -55,8 +55,8 @@ class ImageStore final : public ImageSet {
 
   /// The images at `positions` (int64 [m]). Shares the pixels.
   [[nodiscard]] ImageStore subset(const at::Tensor& positions) const;
-  /// The same set with other images (uint8 [m, C, H, W]) and labels at `positions`. Shares the pixels
-  /// of the rest. Its indices are positions in this set.
+  /// The same set with other images (uint8 [m, C, H, W]) and labels at `positions`. Shares the
+  /// pixels of the rest. Its indices are positions in this set.
   [[nodiscard]] ImageStore changed(const at::Tensor& positions, const at::Tensor& images,
                                    const at::Tensor& labels) const;
   /// uint8 [m, C, H, W].

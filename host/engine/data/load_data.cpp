@@ -78,8 +78,8 @@ Choice choice_in(const PluginObject& plugin, const toml::table& table,
   return choice;
 }
 
-/// `per_class` positions of every chosen class. The draw of one class does not depend on the others,
-/// and a smaller selection is always a subset of a larger one.
+/// `per_class` positions of every chosen class. The draw of one class does not depend on the
+/// others, and a smaller selection is always a subset of a larger one.
 at::Tensor draw_per_class(const PluginObject& plugin, const at::Tensor& labels,
                           const Choice& choice, const std::vector<std::string>& names,
                           std::int64_t seed) {

@@ -17,14 +17,14 @@ struct Data {
   Normalization normalization;
   std::vector<std::string> class_names;
   std::string fingerprint;  ///< of all images and labels, before the selection
-  /// The selection, for the key of a stage: image_size (0: unchanged), classes (labels of the dataset;
-  /// empty: all), per_class, limit, test_limit (0: all).
+  /// The selection, for the key of a stage: image_size (0: unchanged), classes (labels of the
+  /// dataset; empty: all), per_class, limit, test_limit (0: all).
   nlohmann::json choice;
 };
 
-/// `table` is `[dataset]` of the resolved recipe; random selections follow from `seed`. Only selected
-/// images are copied, because the plugin's tensors may be mapped files larger than memory. Throws
-/// HostError, also if the plugin returns what the interface does not allow.
+/// `table` is `[dataset]` of the resolved recipe; random selections follow from `seed`. Only
+/// selected images are copied, because the plugin's tensors may be mapped files larger than memory.
+/// Throws HostError, also if the plugin returns what the interface does not allow.
 Data load_data(const PluginObject& plugin, const toml::table& table, std::int64_t seed,
                StageContext& ctx, c10::Device device);
 

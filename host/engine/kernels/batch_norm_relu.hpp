@@ -10,8 +10,8 @@ namespace backstop::engine {
 
 /// relu(norm(x)), with the gradients of both and the effect on running statistics. x: [N, C, H, W].
 /// It is computed here for dense channels-last x of float32 or bfloat16 on the CPU if the number of
-/// channels is a multiple of 16, and by LibTorch otherwise or after use_own_kernels(false). Sums are
-/// formed over fixed blocks of pixels, so the number of threads does not change the result.
+/// channels is a multiple of 16, and by LibTorch otherwise or after use_own_kernels(false). Sums
+/// are formed over fixed blocks of pixels, so the number of threads does not change the result.
 /// Statistics and the gradients of parameters are float32.
 at::Tensor batch_norm_relu(torch::nn::BatchNorm2dImpl& norm, const at::Tensor& x);
 
@@ -43,8 +43,8 @@ struct NormGradients {
   at::Tensor input, weight, bias;
 };
 
-/// Its gradients, which can themselves be differentiated in gradient mode. The gradient of the input
-/// may be undefined unless `input_needed`.
+/// Its gradients, which can themselves be differentiated in gradient mode. The gradient of the
+/// input may be undefined unless `input_needed`.
 NormGradients batch_norm_relu_backward(const at::Tensor& x, const at::Tensor& weight,
                                        const at::Tensor& bias, const Statistics& statistics,
                                        const at::Tensor& dy, bool input_needed);

@@ -32,7 +32,8 @@ kernels::Shape shape_of(const Tensor& x, const Tensor& weight, std::int64_t stri
   return {x.size(0), x.size(1), weight.size(0), x.size(2), weight.size(2), stride};
 }
 
-/// The output. x and `add` (which may be undefined) are bfloat16; `fusion` has everything but `add`.
+/// The output. x and `add` (which may be undefined) are bfloat16; `fusion` has everything but
+/// `add`.
 Tensor product(const Tensor& x, const Tensor& weight, std::int64_t stride, kernels::Fusion fusion,
                const Tensor& add) {
   const auto shape = shape_of(x, weight, stride);

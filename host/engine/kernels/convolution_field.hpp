@@ -15,8 +15,9 @@
 
 namespace backstop::engine::convolution_kernels {
 
-/// Where the pixels of some images lie in a field: rows of `side` pixels, `margin` zeros behind each
-/// row, as many rows of zeros behind each image, and enough zeros before and behind everything.
+/// Where the pixels of some images lie in a field: rows of `side` pixels, `margin` zeros behind
+/// each row, as many rows of zeros behind each image, and enough zeros before and behind
+/// everything.
 struct FieldGrid {
   Index side, margin, row, image;
   Index images;  ///< that a field holds

@@ -48,8 +48,8 @@ void forward(const Shape& shape, const c10::BFloat16* x, const float* weight, c1
 void input_gradient(const Shape& shape, const c10::BFloat16* dy, const float* weight,
                     c10::BFloat16* dx);
 
-/// dw is laid out as weight. The sum over images is split in the same way for any number of threads.
-/// `before`: see Fusion.
+/// dw is laid out as weight. The sum over images is split in the same way for any number of
+/// threads. `before`: see Fusion.
 void weight_gradient(const Shape& shape, const c10::BFloat16* x, const c10::BFloat16* dy, float* dw,
                      const Affine* before = nullptr);
 

@@ -1,5 +1,5 @@
-// The gradient of a convolution with respect to its weights, on AMX: for every tap the product of the
-// output gradient and the pixels that the tap sees, summed over pixels.
+// The gradient of a convolution with respect to its weights, on AMX: for every tap the product of
+// the output gradient and the pixels that the tap sees, summed over pixels.
 #include <algorithm>
 #include <vector>
 
@@ -43,9 +43,9 @@ struct PixelPairLoader {
   }
 };
 
-/// Writes `pixels` of 16 channels each, which lie `pitch` numbers apart, to their places among pairs
-/// of pixels, [length / 2, 16, 2], the first of them to place `at` of `length`. If the other half of
-/// a pair is not among them, it stays as it is.
+/// Writes `pixels` of 16 channels each, which lie `pitch` numbers apart, to their places among
+/// pairs of pixels, [length / 2, 16, 2], the first of them to place `at` of `length`. If the other
+/// half of a pair is not among them, it stays as it is.
 BACKSTOP_AMX void write_pixel_pairs(const BFloat16* from, Index pitch, Index pixels, Index at,
                                     const PixelPairLoader& pair, BFloat16* to) {
   constexpr __mmask32 kFirst = 0x55555555, kSecond = 0xaaaaaaaa;

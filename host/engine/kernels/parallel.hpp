@@ -9,9 +9,9 @@
 
 namespace backstop::engine {
 
-/// Calls work(next) on every thread of LibTorch, where next() returns a number in 0 .. count - 1 that
-/// no thread has taken yet, or `count` if all are taken. A thread that is slowed down takes fewer
-/// pieces, where at::parallel_for would make the others wait for it.
+/// Calls work(next) on every thread of LibTorch, where next() returns a number in 0 .. count - 1
+/// that no thread has taken yet, or `count` if all are taken. A thread that is slowed down takes
+/// fewer pieces, where at::parallel_for would make the others wait for it.
 template <typename Work>
 void parallel_pieces(std::int64_t count, const Work& work) {
   std::atomic<std::int64_t> taken{0};

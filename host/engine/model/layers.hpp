@@ -26,7 +26,7 @@ inline at::Tensor norm_relu(torch::nn::BatchNorm2d& norm, const at::Tensor& x) {
   return batch_norm_relu(*norm, x);
 }
 
-inline void report(ActivationSink* sink, std::string_view stage, const at::Tensor& map) {
+inline void report_stage(ActivationSink* sink, std::string_view stage, const at::Tensor& map) {
   if (sink != nullptr) sink->activation(stage, map);
 }
 

@@ -7,12 +7,12 @@ namespace backstop::engine {
 
 /// Runs one of these tests of a plugin:
 ///
-///   ranges         can be created with every parameter at either end of its range, or says why not
+///   ranges         accepts the limits of every parameter's range, or explains why it cannot
 ///   deterministic  gives the same result for the same seed, whatever the global random numbers are
 ///   state          leaves global state unchanged
 ///   cancellation   stops within 2 s of cancellation
-///   images         accepts 1, 7 and 64 images of one and three channels (attack, defense); keeps the
-///                  promises of its interface (scheduler, dataset)
+///   images         accepts 1, 7 and 64 images of one and three channels (attack, defense); keeps
+///                  the promises of its interface (scheduler, dataset)
 ///   failures       passes the exceptions of a model on and works afterwards (attack, defense)
 ///
 /// Throws HostError if the plugin fails.

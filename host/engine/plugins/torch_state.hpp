@@ -14,8 +14,8 @@
 
 namespace backstop::engine {
 
-/// While it lives, convolutions and matrix products of this thread run in bfloat16. Clears the cache
-/// of cast weights at its end, because LibTorch would otherwise use stale ones after the next
+/// While it lives, convolutions and matrix products of this thread run in bfloat16. Clears the
+/// cache of cast weights at its end, because LibTorch would otherwise use stale ones after the next
 /// optimizer step.
 class AutocastGuard {
  public:
@@ -49,8 +49,8 @@ class DefaultGeneratorGuard {
   at::Tensor state_;
 };
 
-/// Copies `tensor` to `device` if it is not there. From the CPU to a GPU it goes through page-locked
-/// memory, so that neither waits for the other.
+/// Copies `tensor` to `device` if it is not there. From the CPU to a GPU it goes through
+/// page-locked memory, so that neither waits for the other.
 at::Tensor send(const at::Tensor& tensor, c10::Device device);
 
 /// Waits until `device` has finished all work.
@@ -62,8 +62,8 @@ struct SgdSettings {
   bool nesterov;
 };
 
-/// A step of SGD (see make_optimizer) on tensors of one device, in a single call if LibTorch has one
-/// (from 2.4 on). `buffers` is empty if the momentum is 0; `rate` is float32 [] on that device.
+/// A step of SGD (see make_optimizer) on tensors of one device, in a single call if LibTorch has
+/// one (from 2.4 on). `buffers` is empty if the momentum is 0; `rate` is float32 [] on that device.
 void sgd_step(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& gradients,
               const std::vector<at::Tensor>& buffers, const SgdSettings& settings,
               const at::Tensor& rate);

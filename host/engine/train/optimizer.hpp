@@ -22,10 +22,10 @@ class Optimizer {
   [[nodiscard]] virtual bool recordable() const noexcept = 0;
 };
 
-/// An optimizer of float32 `parameters` on one device. SGD is g = gradient + weight_decay p,
-/// b = momentum b + g starting from b = 0, p = p - rate (nesterov ? g + momentum b : b), on every
-/// device in as few passes over memory as possible; on a CPU with AVX-512 it rounds where LibTorch's
-/// operators round. Adam and AdamW are LibTorch's. Throws Error for an unknown kind.
+/// An optimizer of float32 `parameters` on one device. SGD is g = gradient + weight_decay p, b =
+/// momentum b + g starting from b = 0, p = p - rate (nesterov ? g + momentum b : b), on every
+/// device in as few passes over memory as possible; on a CPU with AVX-512 it rounds where
+/// LibTorch's operators round. Adam and AdamW are LibTorch's. Throws Error for an unknown kind.
 std::unique_ptr<Optimizer> make_optimizer(std::vector<at::Tensor> parameters,
                                           const OptimizerOptions& options);
 

@@ -11,7 +11,8 @@
 namespace backstop::engine {
 namespace {
 
-/// The weight of a convolution in channels-last, more numbers than one thread takes, a few, and one.
+/// The weight of a convolution in channels-last, more numbers than one thread takes, a few, and
+/// one.
 std::vector<at::Tensor> some_parameters() {
   at::Generator generator = make_generator(7);
   const auto random = [&](at::IntArrayRef shape) { return at::randn(shape, generator); };
@@ -137,8 +138,8 @@ TEST(Adam, LearnsAndOnlySgdCanBeRecorded) {
     give_gradients(parameters, 1);
     optimizer->set_rate(0.1);
     optimizer->step();
-    // The first step has the size of the learning rate and the opposite sign of the gradient, unless
-    // that is almost 0.
+    // The first step has the size of the learning rate and the opposite sign of the gradient,
+    // unless that is almost 0.
     const at::Tensor expected = some_parameters()[1] - 0.1 * parameters[1].grad().sign();
     EXPECT_LT((parameters[1] - expected).abs().median().item<double>(), 1e-3);
   }

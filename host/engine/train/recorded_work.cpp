@@ -17,8 +17,8 @@ bool same_shapes(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>
 }  // namespace
 
 bool RecordedWork::operator()(const std::vector<at::Tensor>& inputs) {
-  // In the first calls cuDNN chooses its algorithms, libraries allocate memory and optimizers create
-  // their buffers. None of that may happen in a recording.
+  // In the first calls cuDNN chooses its algorithms, libraries allocate memory and optimizers
+  // create their buffers. None of that may happen in a recording.
   constexpr int kFirstCalls = 3;
   if (recorder_ == nullptr) {
     work_(inputs);

@@ -17,8 +17,8 @@
 namespace backstop::engine {
 namespace {
 
-/// Does on the CPU what a CUDA graph does: what is recorded is not executed, and later sees only the
-/// memory that it saw then.
+/// Does on the CPU what a CUDA graph does: what is recorded is not executed, and later sees only
+/// the memory that it saw then.
 struct Tape final : Recorder {
   void record(const std::function<void()>& work) override {
     ++records;
@@ -68,8 +68,8 @@ TEST(RecordedWork, HasNoRecorderOnTheCpu) {
 }
 
 /// Does on the CPU what HostTrainer does on a GPU: SGD steps with a learning rate that changes from
-/// step to step, on augmented images of a set in which some were changed. Returns the weights of the
-/// first layer.
+/// step to step, on augmented images of a set in which some were changed. Returns the weights of
+/// the first layer.
 at::Tensor trained(std::unique_ptr<Recorder> recorder) {
   at::Generator generator = make_generator(1);
   const Architecture architecture{"small-cnn", 4, 3, 2};

@@ -18,8 +18,8 @@ const ImageStore& host_set(const ImageSet& images);
 
 class HostTrainer final : public Trainer {
  public:
-  /// Called after every epoch in which the subject was trained. `epoch` counts from 1 through all of
-  /// its trainings, and `epochs` is where the current training ends.
+  /// Called after every epoch in which the subject was trained. `epoch` counts from 1 through all
+  /// of its trainings, and `epochs` is where the current training ends.
   using EpochHook =
       std::function<void(Classifier& model, std::int64_t epoch, std::int64_t epochs, double loss)>;
 
