@@ -32,7 +32,7 @@ TEST(Registry, BuildsNetworksThatOfferWhatTheListSays) {
 
     struct Counter final : ActivationSink {
       void activation(std::string_view, const at::Tensor& map) override {
-        maps += map.dim() == 4 ? 1 : 0;
+        if (map.dim() == 4) ++maps;
       }
       std::size_t maps = 0;
     } counter;
