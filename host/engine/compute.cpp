@@ -11,12 +11,14 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <fmt/format.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 
 #include "host/base/error.hpp"
 #include "host/engine/plugins/torch_state.hpp"
+#include "host/engine/train/cuda.hpp"
 
 namespace backstop::engine {
 
@@ -59,13 +61,14 @@ c10::Device resolve_device(const std::string& text) {
   if (gpus == 0)
     throw base::HostError(
         base::ExitCode::environment,
-        "there is no CUDA device for compute.device = \"" + text + "\"",
+        fmt::format("there is no CUDA device for compute.device = \"{}\"", text),
         "this LibTorch was built without CUDA or sees no GPU; use device = \"cpu\" or \"auto\"");
   if (index >= gpus)
-    throw base::HostError(base::ExitCode::environment,
-                          "there is no GPU number " + std::to_string(index) +
-                              ", as compute.device = \"" + text +
-                              "\" says: they are numbered 0 to " + std::to_string(gpus - 1));
+    throw base::HostError(
+        base::ExitCode::environment,
+        fmt::format("there is no GPU {} for compute.device = \"{}\"", index, text),
+        gpus == 1 ? "the only GPU is number 0"
+                  : fmt::format("the GPUs are numbered 0 to {}", gpus - 1));
   return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
 }
 
@@ -84,7 +87,7 @@ Compute resolve_compute(const recipe::ComputeUse& compute, std::int64_t width) {
   use_own_kernels(result.own_kernels);
   if (result.device.is_cuda()) {
     at::globalContext().setDeterministicCuDNN(true);
-    at::globalContext().setAllowTF32CuDNN(false);  // float32 is what it says
+    at::globalContext().setAllowTF32CuDNN(false);  // float32 means float32
   }
   return result;
 }
@@ -114,7 +117,7 @@ void use_own_kernels(bool use) {
 
 void tune_process() {
 #if defined(__GLIBC__)
-  // Freed activations stay mapped: otherwise glibc gives every block of 32 MiB and more back to the
+  // Freed activations stay mapped. Otherwise glibc returns every block of 32 MiB or more to the
   // system, and each step pays for its pages again.
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());

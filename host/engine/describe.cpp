@@ -1,4 +1,4 @@
-// Answers `backstop doctor`: what the loaded LibTorch is and what it computes with.
+// Describes the loaded LibTorch and what it computes with, for `backstop doctor`.
 #include <string_view>
 #include <system_error>
 
@@ -16,7 +16,7 @@
 namespace backstop::engine {
 namespace {
 
-/// What stands behind `key` in LibTorch's text about itself, up to a comma or the line's end.
+/// The text behind `key` in LibTorch's description of itself, up to a comma or the end of the line.
 std::string value_of(std::string_view key, const std::string& text) {
   const std::size_t at = text.find(key);
   if (at == std::string::npos) return {};
@@ -24,7 +24,8 @@ std::string value_of(std::string_view key, const std::string& text) {
   return text.substr(begin, text.find_first_of(",\n", begin) - begin);
 }
 
-/// The file that an address was mapped from, links followed: Debian's alternatives are links.
+/// The file that an address was mapped from. Links are followed, because Debian's alternatives are
+/// links.
 std::filesystem::path file_of(const void* address) {
   Dl_info info{};
   if (address == nullptr || dladdr(address, &info) == 0 || info.dli_fname == nullptr) return {};
@@ -33,15 +34,15 @@ std::filesystem::path file_of(const void* address) {
   return error ? std::filesystem::path(info.dli_fname) : real;
 }
 
-/// LibTorch's BLAS, as the dynamic linker resolved it: what LibTorch was built with says nothing
-/// of what the system's alternatives put in its place.
+/// Describes the BLAS that the dynamic linker resolved for LibTorch. The one that LibTorch was
+/// built with may have been replaced by the system's alternatives.
 void describe_blas(EngineDescription& description) {
   const void* sgemm = dlsym(RTLD_DEFAULT, "sgemm_");
   const auto file = file_of(sgemm);
   if (file != description.file) description.blas_file = file;
   description.reference_blas =
       file.filename().string().starts_with("libblas.so") && file.parent_path().filename() == "blas";
-  // OpenBLAS may be there all the same, behind LAPACK.
+  // OpenBLAS may be loaded all the same, for LAPACK.
   if (description.reference_blas) {
     description.blas = "netlib reference BLAS";
   } else if (void* symbol = dlsym(RTLD_DEFAULT, "openblas_get_config")) {

@@ -21,15 +21,14 @@ class RunObserver {
  public:
   virtual ~RunObserver() = default;
   /// One JSON object with a string "event":
-  ///   run_started    {run, seed}                      run: the run's folder
-  ///   stage_started  {stage, name, reused}            stage: "data", "attack" or "defense"; name:
-  ///   the row's epoch          {stage, name, epoch, epochs, loss, clean_accuracy,
-  ///   attack_success_rate,
-  ///                   attack_success_rate_all, robust_accuracy}   epoch 0: before training, no
-  ///                   loss
-  ///   stage_finished {stage, name, wall_seconds, reused}
-  ///   log            {level: "debug"|"info"|"warning", stage, name, message}
-  ///   run_finished   {run, results}                   results: results.json's content
+  ///   run_started     run (the folder of the run), seed
+  ///   stage_started   stage ("data", "attack" or "defense"), name (of its row), reused
+  ///   epoch           stage, name, epoch, epochs, loss, clean_accuracy, attack_success_rate,
+  ///                   attack_success_rate_all, robust_accuracy; epoch 0 is before training and has
+  ///                   no loss
+  ///   stage_finished  stage, name, wall_seconds, reused
+  ///   log             level ("debug", "info" or "warning"), stage, name, message
+  ///   run_finished    run, results (the content of results.json)
   virtual void event(const nlohmann::json& event) = 0;
   /// `done` of `total` units of `what` in the current stage; many times a second at most.
   virtual void progress(std::int64_t done, std::int64_t total, const std::string& what) = 0;

@@ -10,6 +10,7 @@
 #include "host/recipe/recipe.hpp"
 #include "host/recipe/schema.hpp"
 #include "host/recipe/write.hpp"
+#include "host/schema/architectures.hpp"
 
 namespace backstop::recipe {
 namespace {
@@ -606,10 +607,10 @@ toml::table Checker::pretraining_dataset(const toml::table& recipe, const Scope&
 }
 
 void Checker::needs_of_model(const catalog::Manifest& manifest, const toml::source_region& region) {
-  for (const ModelTrait& trait : model_traits()) {
-    const auto& without = trait.missing_in;
-    if (needs(manifest, trait.need) &&
-        std::find(without.begin(), without.end(), architecture_) != without.end())
+  const auto* architecture = schema::find_architecture(architecture_);
+  if (architecture == nullptr) return;  // reported where it stands
+  for (const schema::ModelTrait& trait : schema::model_traits()) {
+    if (needs(manifest, trait.need) && !(architecture->*trait.offered))
       report(region,
              "defense `" + manifest.name + "` needs " + std::string(trait.text) +
                  ", which a model of architecture " + in_quotes(architecture_) + " does not offer",
@@ -863,6 +864,13 @@ toml::table Checker::recipe(const toml::table& given) {
   toml::table model = host_section(given, "model", sections().model, top);
   normalization(given, model, top);
   architecture_ = model["architecture"].value_or(std::string());
+  const auto* network = schema::find_architecture(architecture_);
+  const auto* chosen = given["model"]["architecture"].node();
+  if (network != nullptr && adapts() && !network->replaceable_head)
+    report(chosen != nullptr ? place_of(*chosen, top) : top.header,
+           "scenario " + in_quotes(scenario_) + " replaces the head of the model, and " +
+               in_quotes(architecture_) + " has none that can be replaced",
+           "choose another [model] architecture");
   resolved.insert(ordered_key("model", index++), std::move(model));
   resolved.insert(
       ordered_key("attack", index++),

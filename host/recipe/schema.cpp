@@ -3,6 +3,10 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
+#include "host/schema/architectures.hpp"
+
 namespace backstop::recipe {
 namespace {
 
@@ -67,6 +71,16 @@ catalog::Parameter choice(std::string key, std::vector<std::string> choices, std
   return made;
 }
 
+catalog::Parameter architecture() {
+  std::vector<std::string> names;
+  std::string help = "The network:";
+  for (const schema::ArchitectureInfo& info : schema::architectures()) {
+    help += fmt::format("{} {} ({})", names.empty() ? "" : ",", info.name, info.summary);
+    names.emplace_back(info.name);
+  }
+  return choice("architecture", std::move(names), std::move(help));
+}
+
 catalog::Parameter below_maximum(catalog::Parameter made) {
   made.maximum_exclusive = true;
   return made;
@@ -128,7 +142,7 @@ Sections make_sections() {
                          "Start from these weights instead of training a model"));
   file.must_exist = true;
   made.model = {
-      choice("architecture", {"preact-resnet18", "resnet18", "small-cnn", "mlp"}, "The network"),
+      architecture(),
       integer("width", 64, 1, 1024, "Channels of the network's first stage"),
       std::move(file),
       constants("mean",
@@ -194,14 +208,6 @@ Sections make_sections() {
 }
 
 }  // namespace
-
-const std::vector<ModelTrait>& model_traits() {
-  static const std::vector<ModelTrait> kTraits = {
-      {"feature-maps", "the feature maps of stages", {"mlp"}},
-      {"batch-norm", "batch normalisation", {"mlp"}},
-  };
-  return kTraits;
-}
 
 const Sections& sections() {
   static const Sections kSections = make_sections();

@@ -2,7 +2,6 @@
 // one validator serves both.
 #pragma once
 
-#include <string_view>
 #include <vector>
 
 #include "host/catalog/manifest.hpp"
@@ -25,13 +24,5 @@ struct Sections {
 };
 
 const Sections& sections();
-
-/// What a manifest's `needs` can ask of a model: which architectures do not offer it, and what to
-/// call it in a sentence.
-struct ModelTrait {
-  std::string_view need, text;
-  std::vector<std::string_view> missing_in;
-};
-const std::vector<ModelTrait>& model_traits();
 
 }  // namespace backstop::recipe

@@ -1,5 +1,5 @@
-// Reading CIFAR-10's training set from the page cache: bytes of the tensors a second, and the most
-// memory that it took, as a multiple of the tensors. The promises are 1 GB/s and 1.2.
+// Reading the CIFAR-10 training set from the page cache: bytes of the tensors per second, and peak
+// memory as a multiple of the tensors. The promises are 1 GB/s and 1.2.
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -16,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Files of the official names and sizes, with pixels at random.
+/// Files with the official names and sizes, and random pixels.
 class Cifar10Files {
  public:
   Cifar10Files() {
@@ -42,7 +42,7 @@ class Cifar10Files {
   fs::path path_;
 };
 
-/// Resident bytes: "VmRSS" now, "VmHWM" the most since the last reset.
+/// Resident bytes: "VmRSS" now, or "VmHWM" at the peak since the last reset.
 std::int64_t memory(const std::string& what) {
   std::ifstream file("/proc/self/status");
   for (std::string line; std::getline(file, line);)
@@ -59,7 +59,7 @@ void read_training_set(benchmark::State& state) {
   double most = 0;
   for (auto _ : state) {
     state.PauseTiming();
-    std::ofstream("/proc/self/clear_refs") << 5;  // forget the most so far
+    std::ofstream("/proc/self/clear_refs") << 5;  // resets the peak
     const std::int64_t before = memory("VmRSS");
     state.ResumeTiming();
     const backstop::Samples samples = dataset->load(context, backstop::Split::train);

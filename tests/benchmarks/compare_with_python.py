@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Backstop beside the strongest Python loop that we could write (tuned_python.py), in turns.
+"""Compares Backstop with the strongest Python loop that we could write (tuned_python.py), in alternation.
 
 Both fine-tune a preact-resnet18 for one epoch in bfloat16, in batches of 256, and evaluate it on 10,000 clean and 9,000
-triggered images. Backstop's side is `model_benchmark` (build the target `benchmarks`), once with its own kernels and once
-with LibTorch's alone. Printed are seconds and the ratio of each pair of neighbours in time: the median and, in brackets,
-the smallest and the largest. Python needs Debian's python3-torch, which uses the same LibTorch.
+triggered images. Backstop is represented by `model_benchmark` (build the target `benchmarks`), once with its own kernels
+and once with only LibTorch's. The output is seconds and the ratio of each pair of consecutive measurements: the median
+and, in brackets, the smallest and the largest. Python needs Debian's python3-torch, which uses the same LibTorch.
 
   tests/benchmarks/compare_with_python.py --build build/dev --data data/cifar-10-batches-bin --width 64 --rounds 3
 """
 import argparse, json, os, pathlib, statistics, subprocess
 
 HERE = pathlib.Path(__file__).parent
-# What a careful user sets for the Python loop; Backstop sets the like for itself.
+# What a careful user sets for the Python loop. Backstop makes the same settings itself.
 TUNED = {
     "ATEN_CPU_CAPABILITY": "avx512",
     "MALLOC_MMAP_MAX_": "0",
@@ -57,12 +57,12 @@ def main():
     args = parser.parse_args()
 
     seconds = {name: [] for name in ("Python", "LibTorch's kernels", "own kernels")}
-    for turn in range(args.rounds):
+    for number in range(args.rounds):
         seconds["Python"].append(python_epoch(args))
         seconds["LibTorch's kernels"].append(own_epoch(args, 0))
         seconds["own kernels"].append(own_epoch(args, 1))
         for name, values in seconds.items():
-            print(f"round {turn + 1}, {name}: training {values[-1][0]:.2f} s, evaluation {values[-1][1]:.2f} s", flush=True)
+            print(f"round {number + 1}, {name}: training {values[-1][0]:.2f} s, evaluation {values[-1][1]:.2f} s", flush=True)
     print(f"width {args.width}, {args.images} training images, {args.rounds} rounds, {args.threads} threads")
     for name, values in seconds.items():
         train, evaluation = zip(*values)

@@ -1,5 +1,5 @@
-// A folder of images, 32x32 PPM: the first start decodes them into the cache file, the second maps
-// it. The promise for the second is a second with 100,000 images.
+// A folder of 32x32 PPM images: the first start decodes them into the cache file, the second maps
+// that file. The promise for the second start is one second with 100,000 images.
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -24,7 +24,7 @@ class ImageFolder {
     for (std::int64_t i = 0; i < images; ++i) {
       const fs::path folder = path_ / "images" / ("class-" + std::to_string(i % 10));
       if (i < 10) fs::create_directories(folder);
-      image.replace(13, 8, std::to_string(10'000'000 + i));  // no two are equal
+      image.replace(13, 8, std::to_string(10'000'000 + i));  // all different
       std::ofstream(folder / (std::to_string(i) + ".ppm"), std::ios::binary) << image;
     }
   }
@@ -32,7 +32,7 @@ class ImageFolder {
   ImageFolder(const ImageFolder&) = delete;
   ImageFolder& operator=(const ImageFolder&) = delete;
 
-  /// As a run starts: from the parameters to both splits and their statistics.
+  /// Does what a run does at its start, from the parameters to both splits and their statistics.
   void start() const {
     const backstop::testing::FakeParams params{"root = \"" + (path_ / "images").string() +
                                                "\"\nimage_size = 32\ncache = \"" +

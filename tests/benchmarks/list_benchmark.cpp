@@ -1,5 +1,5 @@
-// What `backstop list` costs with 0, 20 and 200 plugins in the path: as a user sees it, and without
-// the start of a process. The promise is 150 ms with 200.
+// The cost of `backstop list` with 0, 20 and 200 plugins in the path, as a user sees it and without
+// starting a process. The promise is 150 ms with 200 plugins.
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -18,8 +18,8 @@ namespace fs = std::filesystem;
 using backstop::testing::Process;
 using backstop::testing::Start;
 
-/// A folder of copies of one real plugin. Two of one name in a folder would be refused, so each
-/// gets a number in place of the last letters of its name.
+/// A folder of copies of one real plugin. Two plugins of the same name in a folder would be
+/// refused, so a number replaces the last letters of each name.
 class Folder {
  public:
   explicit Folder(int plugins) {
@@ -49,7 +49,7 @@ class Folder {
 
 void list(benchmark::State& state) {
   const Folder folder(static_cast<int>(state.range(0)));
-  // A copy of the program has no installation around it, and so no plugins of its own.
+  // A copy of the program has no installation around it, and therefore no built-in plugins.
   fs::create_directories(folder.path() / "installation/bin");
   fs::copy_file(BACKSTOP_PROGRAM, folder.path() / "installation/bin/backstop");
   Start start{(folder.path() / "installation/bin/backstop").string(),

@@ -1,5 +1,5 @@
-// What a training step and an evaluation cost, and the layers that Backstop computes itself, beside
-// LibTorch's on the same images in the same run.
+// The cost of a training step and of an evaluation, and the layers that Backstop computes itself
+// beside LibTorch's on the same images in the same run.
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
@@ -25,12 +25,11 @@
 namespace {
 
 using namespace backstop;
-using namespace backstop;
 using namespace backstop::engine;
 
 benchmarks::Peak peak;  ///< of all cores, measured at the start
 
-/// FLOPs of the convolutions of one image's way through a preact-resnet18, forth.
+/// FLOPs of the convolutions in the forward pass of one image through a preact-resnet18.
 double flops_of_an_image(std::int64_t width) {
   double flops = 2.0 * 32 * 32 * 27 * static_cast<double>(width);
   for (std::int64_t stage = 0; stage < 4; ++stage) {
@@ -41,7 +40,7 @@ double flops_of_an_image(std::int64_t width) {
   return flops;
 }
 
-/// Counters of `flops` in every iteration.
+/// Adds counters for `flops` in every iteration.
 void count_flops(benchmark::State& state, double flops, bool bfloat16) {
   using benchmark::Counter;
   const double most = bfloat16 && peak.bfloat16 > 0 ? peak.bfloat16 : peak.float32;
@@ -49,7 +48,7 @@ void count_flops(benchmark::State& state, double flops, bool bfloat16) {
   state.counters["of_peak"] = Counter(flops / most, Counter::kIsIterationInvariantRate);
 }
 
-/// The same for bytes that memory must move at least.
+/// Adds counters for the bytes that memory must move at least in every iteration.
 void count_bytes(benchmark::State& state, double bytes) {
   using benchmark::Counter;
   state.counters["GB/s"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
@@ -106,7 +105,8 @@ void training_step(benchmark::State& state) {
   }
   state.SetItemsProcessed(state.iterations() * batch);
   const double images_flops = static_cast<double>(batch) * flops_of_an_image(state.range(0));
-  count_flops(state, 3 * images_flops, compute.bfloat16);  // forth, and back to inputs and weights
+  count_flops(state, 3 * images_flops,
+              compute.bfloat16);  // forward, and backward to inputs and weights
 }
 BENCHMARK(training_step)
     ->ArgNames({"width", "batch", "own", "bf16"})
@@ -139,8 +139,8 @@ BENCHMARK(evaluation)
 /// The three products of a convolution.
 enum Product : std::int64_t { output, input_gradient, weight_gradient };
 
-/// Arguments: channels in and out, side of the images (128 of them), kernel, stride, Product, own
-/// kernels. Those of preact-resnet18 of width 16 and 64.
+/// Arguments: input and output channels, side of the 128 images, kernel, stride, Product, own
+/// kernels. The convolutions are those of preact-resnet18 of width 16 and 64.
 void convolving(benchmark::State& state) {
   settings(state.range(6) != 0, true);
   torch::nn::Conv2d conv(torch::nn::Conv2dOptions(state.range(0), state.range(1), state.range(3))
@@ -200,7 +200,7 @@ BENCHMARK(convolving)
     ->MeasureProcessCPUTime()
     ->UseRealTime();
 
-/// Arguments: channels, side of the image, own kernels, backward pass as well.
+/// Arguments: channels, side of the images, own kernels, with the backward pass.
 void normalization(benchmark::State& state) {
   settings(state.range(2) != 0, true);
   const std::int64_t channels = state.range(0), side = state.range(1);
@@ -217,7 +217,7 @@ void normalization(benchmark::State& state) {
     x.mutable_grad().reset();
     if (backward) y.backward(gradient);
   }
-  // Forth: x, y; back: x, dy, dx.
+  // Forward: x, y; backward: x, dy, dx.
   count_bytes(state, static_cast<double>(x.numel()) * 2 * (backward ? 5 : 2));
 }
 BENCHMARK(normalization)
@@ -252,7 +252,7 @@ BENCHMARK(augmentation)
     ->MeasureProcessCPUTime()
     ->UseRealTime();
 
-/// A trigger on 9,000 images, as the attack's plugin puts it on.
+/// The trigger of an attack on 9,000 images, as the plugin applies it.
 void triggering(benchmark::State& state, const char* plugin) {
   const engine::Compute compute = settings(true, false);
   const auto catalog = catalog::Catalog::scan({{BACKSTOP_PLUGIN_FOLDER, true, false}});
@@ -293,7 +293,7 @@ void optimizer_step(benchmark::State& state) {
   }
   const auto optimizer = sgd(classifier);
   for (auto _ : state) optimizer->step();
-  count_bytes(state, 5 * bytes);  // weights and momentum, read and written; gradients, read
+  count_bytes(state, 5 * bytes);  // weights and momentum are read and written, gradients are read
 }
 BENCHMARK(optimizer_step)
     ->ArgNames({"width", "own"})
@@ -314,8 +314,8 @@ TrainingOptions one_epoch(const Scheduler& scheduler, std::int64_t batch_size) {
   return options;
 }
 
-/// An epoch of training after one step that warms up. Arguments: see scale.py, which runs each in a
-/// process of its own.
+/// An epoch of training after one warm-up step. scale.py has the arguments, and runs each
+/// combination in a process of its own.
 void scaling(benchmark::State& state) {
   const std::int64_t classes = state.range(3);
   engine::Compute compute = settings(true, state.range(5) != 0);
@@ -327,7 +327,7 @@ void scaling(benchmark::State& state) {
   const ConstantRate rate;
   const TrainingOptions options = one_epoch(rate, state.range(2));
   trainer.fit(classifier, images(std::min<std::int64_t>(state.range(2), set.size()), classes),
-              options);  // the first step makes oneDNN's kernels
+              options);  // in the first step oneDNN generates its kernels
   for (auto _ : state) trainer.fit(classifier, set, options);
   state.SetItemsProcessed(state.iterations() * set.size());
 }
@@ -345,7 +345,8 @@ BENCHMARK(scaling)
     ->UseRealTime();
 
 /// An epoch of fine-tuning in batches of 256, then 10,000 clean and 9,000 triggered test images.
-/// Arguments: width, training images, own kernels, bfloat16. Seconds of each part are counted.
+/// Arguments: width, training images, own kernels, bfloat16. Counters have the seconds of each
+/// part.
 void fine_tuning_epoch(benchmark::State& state) {
   using Clock = std::chrono::steady_clock;
   engine::Classifier classifier =

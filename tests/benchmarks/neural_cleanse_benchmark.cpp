@@ -1,6 +1,7 @@
-// Neural Cleanse's search for the triggers of 100 classes: one class after another against several
-// in one forward pass, on the same images, for the same number of epochs. Of a preact-resnet18 of
-// width 16; bfloat16 where the processor has it. The promise is 3 times.
+// Neural Cleanse's search for the triggers of 100 classes, one class after another or several in
+// one forward pass, on the same images and for the same number of epochs. The model is a
+// preact-resnet18 of width 16, in bfloat16 if the processor supports it. The promise is a factor of
+// 3.
 #include <cstdint>
 
 #include <ATen/ATen.h>
@@ -16,14 +17,12 @@
 namespace {
 
 using namespace backstop;
-using namespace backstop;
 using namespace backstop::engine;
 
 constexpr std::int64_t kClasses = 100, kImages = 64, kWidth = 16;
 
-/// Of range 0 classes at once (0: as many as fit), range 1 images of a step; range 2: whether the
-/// model's weights get gradients as well, as in a loop that does not freeze them; range 3: own
-/// kernels.
+/// Arguments: classes at once (0: as many as fit), images in a step, whether the weights of the
+/// model get gradients as well, as in a loop that does not freeze them, and own kernels.
 void search(benchmark::State& state) {
   engine::tune_process();
   const engine::Compute compute =

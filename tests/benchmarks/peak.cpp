@@ -9,8 +9,8 @@
 #include <thread>
 #include <vector>
 
-#include "host/engine/kernels/amx.hpp"
 #include "host/engine/kernels/convolution_kernels.hpp"
+#include "host/engine/kernels/tile_configuration.hpp"
 #include "host/engine/kernels/vectors.hpp"
 
 #if defined(__x86_64__)
@@ -25,7 +25,7 @@ using engine::vectors::Floats;
 
 #if defined(__x86_64__)
 
-/// Four accumulators, two left and two right tiles. Returns the FLOPs done.
+/// Multiplies with four accumulators, two left and two right tiles. Returns the number of FLOPs.
 __attribute__((target("amx-tile,amx-bf16"))) double multiply_tiles(int rounds) {
   static constexpr engine::TileConfiguration
       configuration;  // GCC takes only its first bytes for used
@@ -58,10 +58,10 @@ double multiply_tiles(int) {
 #endif
 
 BACKSTOP_INLINE double add_products(int rounds) {
-  constexpr int kChains = 12;  // as many as hide the latency of one
+  constexpr int kChains = 12;  // enough to hide the latency of one
   Floats sum[kChains] = {}, a = {}, b = {};
 #pragma GCC unroll 12
-  for (int k = 0; k < kChains; ++k) sum[k] += static_cast<float>(k);  // no two alike
+  for (int k = 0; k < kChains; ++k) sum[k] += static_cast<float>(k);  // all different
   a += 0.5F;
   b += 1e-3F;
   for (int i = 0; i < rounds; ++i) {
@@ -80,7 +80,7 @@ BACKSTOP_AVX512 double add_products_512(int rounds) {
   return add_products(rounds);
 }
 
-/// The highest sum of all threads' rates: `work` returns how much it did.
+/// The highest sum of the rates of all threads; `work` returns how much it did.
 double best_rate(int threads, const std::function<double()>& work) {
   using Clock = std::chrono::steady_clock;
   constexpr int kBursts = 40;

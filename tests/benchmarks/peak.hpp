@@ -1,15 +1,17 @@
-// What this machine can do at most: the measure of everything else.
+// The peak performance of this machine, which everything else is compared with.
 #pragma once
 
 namespace backstop::benchmarks {
 
-/// The best of several short bursts on `threads` threads at once, each on a core of its own where
-/// there are enough.
+/// The best of several short bursts on `threads` threads at once, each on its own core if there are
+/// enough.
 struct Peak {
-  double bfloat16 = 0;  ///< AMX tile products on data in registers, FLOP/s; 0 without AMX
-  double float32 =
-      0;            ///< multiply-adds in registers, FLOP/s: AVX-512, or what the compiler targets
-  double copy = 0;  ///< memory to memory, 256 MiB a thread; bytes read and written a second
+  /// FLOP/s of AMX tile products on data in registers; 0 without AMX.
+  double bfloat16 = 0;
+  /// FLOP/s of multiply-adds in registers, with AVX-512 or what the compiler targets.
+  double float32 = 0;
+  /// Bytes read and written per second from memory to memory, 256 MiB per thread.
+  double copy = 0;
 };
 Peak measure_peak(int threads);
 

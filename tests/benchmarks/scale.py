@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""How an epoch of training grows with images, width, batch, classes and threads, as a Markdown table.
+"""How an epoch of training scales with images, width, batch, classes and threads, as a Markdown table.
 
-Each row is a new process of `model_benchmark` (build the target `benchmarks`): images a second of an epoch after one step that warms up, the
-median of all rounds with the smallest and the largest, and the most memory that it had. At the end two processes with one thread
-each, at the same time. A preact-resnet18 on made-up images of 32x32, in bfloat16 where not said otherwise.
+Each row is a new process of `model_benchmark` (build the target `benchmarks`): images per second of an epoch after one warm-up
+step, as the median of all rounds with the smallest and the largest, and peak memory. The last rows are two processes with one
+thread each, at the same time. The model is a preact-resnet18 on random 32x32 images, in bfloat16 unless the row says otherwise.
 
   tests/benchmarks/scale.py --build build/dev --rounds 3
 """
@@ -22,7 +22,7 @@ def start(program, setting):
 
 
 def finish(process):
-    """Images a second, and the process's largest memory in MiB."""
+    """Images per second, and the peak memory of the process in MiB."""
     out = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:

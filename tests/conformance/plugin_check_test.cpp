@@ -96,7 +96,7 @@ TEST(PluginCheck, FindsADefenseThatGoesOnWhenCancelled) {
 TEST(PluginCheck, FindsACancellationThatBecomesAnError) {
   const Findings found = findings("replace-cancellation");
   EXPECT_EQ(found.failed, Names{"cancellation"});
-  EXPECT_THAT(found.messages, HasSubstr("cancelled, it ended with another error"));
+  EXPECT_THAT(found.messages, HasSubstr("when cancelled, it ended with another error"));
 }
 
 TEST(PluginCheck, FindsADefenseThatNeedsManyImages) {

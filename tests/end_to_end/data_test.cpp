@@ -135,15 +135,16 @@ TEST_F(Datasets, WhatTheDataLacksIsSaidBeforeTraining) {
   };
   for (const auto& [keys, message, hint] :
        {Case{"classes = [\"red\", \"bleu\"]",
-             "dataset.classes holds \"bleu\", dataset `swatches` has no class of that name",
+             "dataset.classes contains \"bleu\", but dataset `swatches` has no class of that name",
              "did you mean \"blue\"?"},
-        Case{"classes = [\"red\", \"black and white\"]", "holds \"black and white\"",
-             "`backstop data swatches` shows its classes"},
-        Case{"classes = [0, 3]", "dataset.classes holds 3, dataset `swatches` has 3 classes",
-             "choose labels in 0 .. 2"},
+        Case{"classes = [\"red\", \"black and white\"]", "contains \"black and white\"",
+             "`backstop data swatches` lists its classes"},
+        Case{"classes = [0, 3]",
+             "dataset.classes contains 3, but dataset `swatches` has only 3 classes",
+             "labels are numbered 0 to 2"},
         Case{"per_class = 11",
-             "dataset.per_class is 11, but class \"red\" of dataset `swatches` has 10 training "
-             "images",
+             "dataset.per_class is 11, but class \"red\" of dataset `swatches` has only 10 "
+             "training images",
              "`backstop data swatches` counts the images of every class"}}) {
     const Outcome outcome = run_with(keys);
     EXPECT_EQ(outcome.code, 2) << outcome.err;
@@ -153,7 +154,7 @@ TEST_F(Datasets, WhatTheDataLacksIsSaidBeforeTraining) {
   write("test.txt", "222");
   const Outcome outcome = run_with("classes = [0, 1]");
   EXPECT_EQ(outcome.code, 2);
-  EXPECT_THAT(outcome.err, HasSubstr("dataset.classes leaves no image of the split `test`"));
+  EXPECT_THAT(outcome.err, HasSubstr("dataset.classes selects no image of split `test`"));
 }
 
 TEST_F(Datasets, MappedImagesLargerThanMemoryAreNotCopied) {
@@ -227,9 +228,9 @@ TEST_F(Datasets, AFileThatIsNotThePublishedOneIsAnError) {
   EXPECT_EQ(outcome.code, 4);
   EXPECT_THAT(outcome.err,
               HasSubstr("error: dataset `swatches`: " + (root() / "train.txt").string() +
-                        " has MD5 d2490f048dc3b77a457e3e450ab4eb38, its makers published "
-                        "5eaf2bdf0f3644db02c975b82703f2af\nhint: it is incomplete, damaged or "
-                        "changed; get it again\n"));
+                        " has MD5 d2490f048dc3b77a457e3e450ab4eb38, but "
+                        "5eaf2bdf0f3644db02c975b82703f2af was published\nhint: the file is "
+                        "incomplete, damaged or changed; download it again\n"));
   const auto report = nlohmann::json::parse(outcome.out);
   EXPECT_EQ(report["ok"], false);
   EXPECT_EQ(report["splits"][0]["files"][0]["status"], "differs");
@@ -376,7 +377,7 @@ TEST_F(Datasets, AnImageThatIsNotThereIsSaidSo) {
   }
   const Outcome none = swatches({"--image", "1/99999=" + file});
   EXPECT_EQ(none.code, 2);
-  EXPECT_THAT(none.err, HasSubstr("image 99999 is not among them"));
+  EXPECT_THAT(none.err, HasSubstr("has no image 99999 of class 1"));
   EXPECT_EQ(swatches({"--image", "77/0=" + file}).code, 2);
   EXPECT_EQ(swatches({"--image", "1/0=" + (folder_ / "nowhere/x.png").string()}).code, 4);
   EXPECT_FALSE(fs::exists(file));

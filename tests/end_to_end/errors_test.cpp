@@ -138,7 +138,7 @@ TEST_F(RunErrors, PluginWithItsOwnImageSet) {
   const Outcome outcome = run({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
                                "defense=[{ plugin = \"probe\", action = \"foreign-set\" }]"});
   EXPECT_EQ(outcome.code, 3);
-  EXPECT_THAT(outcome.err, HasSubstr("an image set that the host did not make"));
+  EXPECT_THAT(outcome.err, HasSubstr("the image set was not made by the host"));
 }
 
 TEST_F(RunErrors, PluginForAnotherAbi) {

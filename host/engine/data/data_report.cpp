@@ -10,6 +10,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <fmt/format.h>
 #include <openssl/evp.h>
 
 #include "host/engine/compute.hpp"
@@ -25,7 +26,7 @@ using nlohmann::json;
 
 constexpr std::int64_t kSheetClasses = 50, kSheetImages = 10, kSheetLargest = 128;
 
-/// Sums of one channel's pixels: integers, so that no order of adding changes them.
+/// Sums of the pixels of each channel, as integers so that the order of addition does not matter.
 struct ChannelSums {
   std::array<std::uint64_t, 3> values{}, squares{};
 };
@@ -48,10 +49,10 @@ ChannelSums sums_of(const at::Tensor& images, std::int64_t first, std::int64_t l
   return sums;
 }
 
-/// Mean and standard deviation (of the population) of each channel, pixels in [0, 1].
+/// Mean and population standard deviation of each channel, for pixels in [0, 1].
 json channel_statistics(const at::Tensor& images, StageContext& ctx) {
   constexpr std::int64_t kChunkBytes = std::int64_t{4} << 20;
-  constexpr std::int64_t kChunksAtOnce = 16;  // what an interrupt waits for
+  constexpr std::int64_t kChunksAtOnce = 16;  // an interrupt waits for these
   const std::int64_t count = images.size(0);
   const std::int64_t chunk = std::max<std::int64_t>(1, kChunkBytes / images[0].numel());
   const std::int64_t chunks = (count + chunk - 1) / chunk;
@@ -65,7 +66,7 @@ json channel_statistics(const at::Tensor& images, StageContext& ctx) {
                              sums_of(images, i * chunk, std::min((i + 1) * chunk, count));
                      });
     if (first + kChunksAtOnce < chunks)
-      ctx.progress((first + kChunksAtOnce) * chunk, count, "images looked at");
+      ctx.progress((first + kChunksAtOnce) * chunk, count, "images read");
   }
   const double pixels = static_cast<double>(count * images.size(2) * images.size(3));
   json mean = json::array(), deviation = json::array();
@@ -118,7 +119,7 @@ std::string md5_of_file(const std::filesystem::path& path, StageContext& ctx) {
   return text;
 }
 
-/// The dataset while it is looked at.
+/// Builds the report of one dataset.
 class Report {
  public:
   explicit Report(const DataRequest& request)
@@ -132,7 +133,7 @@ class Report {
 
  private:
   json describe(Split split);
-  void look_at(json& about, Split split, const Samples& samples);
+  void describe_images(json& about, Split split, const Samples& samples);
   json check_files(Split split);
   void draw_sheet_rows(const Samples& samples);
   void write_images(const Samples& samples);
@@ -140,7 +141,8 @@ class Report {
     return split == Split::train || split == Split::test;
   }
   void problem(const std::string& message, const std::string& hint = {}) {
-    problems_.push_back({{"message", "dataset `" + name_ + "`: " + message}, {"hint", hint}});
+    problems_.push_back(
+        {{"message", fmt::format("dataset `{}`: {}", name_, message)}, {"hint", hint}});
   }
   [[nodiscard]] const Dataset& dataset() const { return plugin_.as<Dataset>(); }
 
@@ -176,8 +178,8 @@ json Report::check_files(Split split) {
       about["md5"] = md5;
       about["status"] = published.empty() ? "unknown" : md5 == published ? "matches" : "differs";
       if (about["status"] == "differs")
-        problem(path + " has MD5 " + md5 + ", its makers published " + published,
-                "it is incomplete, damaged or changed; get it again");
+        problem(fmt::format("{} has MD5 {}, but {} was published", path, md5, published),
+                "the file is incomplete, damaged or changed; download it again");
     } catch (const base::HostError& e) {
       about["status"] = "unreadable";
       problem(e.what(), e.hint());
@@ -187,7 +189,7 @@ json Report::check_files(Split split) {
   return list;
 }
 
-/// Images of every class, drawn so that the same files always give the same sheet.
+/// Draws images of every class, always the same ones for the same files.
 void Report::draw_sheet_rows(const Samples& samples) {
   const std::int64_t shown = std::min(kSheetClasses, std::ssize(class_names_));
   const std::int64_t side = std::max(samples.images.size(2), samples.images.size(3));
@@ -208,17 +210,17 @@ void Report::write_images(const Samples& samples) {
   for (const ImageRequest& wanted : request_.images) {
     const at::Tensor all = samples.labels.eq(wanted.label).nonzero().flatten();
     if (wanted.number >= all.numel())
-      throw base::HostError(base::ExitCode::usage,
-                            "dataset `" + name_ + "` has " + std::to_string(all.numel()) +
-                                " training images of class " + std::to_string(wanted.label) +
-                                ", image " + std::to_string(wanted.number) + " is not among them",
-                            "both count from 0");
+      throw base::HostError(
+          base::ExitCode::usage,
+          fmt::format("dataset `{}` has no image {} of class {}, which has {} training images",
+                      name_, wanted.number, wanted.label, all.numel()),
+          "classes and images are numbered from 0");
     write_image(wanted.file, samples.images[all[wanted.number].item<std::int64_t>()]);
     written_.push_back(wanted.file.string());
   }
 }
 
-void Report::look_at(json& about, Split split, const Samples& samples) {
+void Report::describe_images(json& about, Split split, const Samples& samples) {
   const at::Tensor& images = samples.images;
   about["images"] = images.size(0);
   about["channels"] = images.size(1);
@@ -246,19 +248,19 @@ json Report::describe(Split split) {
         for (std::int64_t i = 0; i < dataset().classes(); ++i)
           class_names_.emplace_back(dataset().class_name(i));
       });
-    look_at(about, split, samples);
+    describe_images(about, split, samples);
   } catch (const base::HostError& e) {
     if (e.code() != base::ExitCode::environment) throw;
     failure = e;
   }
   about["files"] = check_files(split);
   if (!failure) return about;
-  // Of the other splits a dataset may have none.
+  // A dataset need not have the other splits.
   const bool absent = !required(split) && about["files"].empty();
   about["status"] = absent ? "absent" : "failed";
   about["error"] = failure->what();
   about["hint"] = failure->hint();
-  // The message names the dataset already.
+  // The message already names the dataset.
   if (!absent) problems_.push_back({{"message", failure->what()}, {"hint", failure->hint()}});
   return about;
 }
@@ -299,12 +301,12 @@ json Report::make() {
         joint_fingerprint(fingerprints_[Split::train], fingerprints_[Split::test]);
   if (!sheet_.empty()) {
     const auto shown = std::ssize(sheet_), all = std::ssize(class_names_);
-    write_contact_sheet(request_.sheet,
-                        name_ + ": training images" +
-                            (shown < all ? ", the first " + std::to_string(shown) + " of " +
-                                               std::to_string(all) + " classes"
-                                         : ""),
-                        sheet_);
+    write_contact_sheet(
+        request_.sheet,
+        shown < all
+            ? fmt::format("{}: training images of the first {} of {} classes", name_, shown, all)
+            : fmt::format("{}: training images", name_),
+        sheet_);
     report["sheet"] = request_.sheet.string();
   }
   report["problems"] = problems_;

@@ -1,4 +1,4 @@
-// What `backstop data` tells of a dataset: is it all there, and is it what it should be?
+// The report of `backstop data`: whether a dataset is complete and unchanged.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -7,9 +7,9 @@
 
 namespace backstop::engine {
 
-/// Loads one split after the other, describes each and writes the contact sheet. What is missing,
-/// broken or differs from what its makers published is among the report's problems; throws
-/// HostError or Cancelled where nothing can be said.
+/// Loads one split after another, describes each and writes the contact sheet. Files that are
+/// missing, broken or different from what was published are listed among the report's problems.
+/// Throws HostError or Cancelled if nothing can be reported.
 nlohmann::json report_on_data(const DataRequest& request);
 
 }  // namespace backstop::engine

@@ -1,5 +1,5 @@
-// The letters of pictures: printable ASCII drawn by hand, 5 pixels wide, 7 above the line and 2
-// below it.
+// The font of the pictures: printable ASCII drawn by hand, 5 pixels wide, with 7 pixels above the
+// line and 2 below it.
 #pragma once
 
 #include <array>
@@ -10,7 +10,8 @@ namespace backstop::engine {
 
 inline constexpr int kGlyphWidth = 5, kGlyphHeight = 9;
 
-/// Twelve characters side by side, from the blank on; the last stands for all that are not here.
+/// Twelve characters side by side, beginning with the space. The last one stands for all characters
+/// that are missing.
 // clang-format off
 inline constexpr std::array<std::array<std::string_view, kGlyphHeight>, 8> kGlyphs = {{
     {{"..... ..#.. .#.#. ..... ..#.. ##..# .##.. ..#.. ...#. .#... ..... .....",
@@ -90,9 +91,9 @@ inline constexpr std::array<std::array<std::string_view, kGlyphHeight>, 8> kGlyp
 
 /// Whether the pixel in row `y` and column `x` of a character is set.
 constexpr bool glyph_pixel(char character, int x, int y) {
-  constexpr char kFirst = ' ', kInstead = 0x7f;
-  const bool drawn = character >= kFirst && character < kInstead;
-  const auto index = static_cast<std::size_t>((drawn ? character : kInstead) - kFirst);
+  constexpr char kFirst = ' ', kMissing = 0x7f;
+  const bool drawn = character >= kFirst && character < kMissing;
+  const auto index = static_cast<std::size_t>((drawn ? character : kMissing) - kFirst);
   const auto row = static_cast<std::size_t>(y), column = static_cast<std::size_t>(x);
   return kGlyphs[index / 12][row][index % 12 * (kGlyphWidth + 1) + column] == '#';
 }

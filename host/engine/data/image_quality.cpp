@@ -11,7 +11,7 @@ namespace {
 
 constexpr double kPeak = 255;
 
-/// The Gaussian window as a matrix that takes `side` pixels to their `side - window + 1` local
+/// The Gaussian window as a matrix that maps `side` pixels to their `side - window + 1` local
 /// means.
 at::Tensor window_matrix(std::int64_t side, std::int64_t window) {
   constexpr double kDeviation = 1.5;
@@ -24,7 +24,7 @@ at::Tensor window_matrix(std::int64_t side, std::int64_t window) {
   return matrix.to(at::kFloat);
 }
 
-/// Of two sets of images, float [n, C, H, W] in 0 .. 255: float [n].
+/// Structural similarity, float [n], of two sets of images, float [n, C, H, W] in 0 .. 255.
 at::Tensor ssim(const at::Tensor& x, const at::Tensor& y) {
   constexpr double kC1 = 0.01 * kPeak * 0.01 * kPeak, kC2 = 0.03 * kPeak * 0.03 * kPeak;
   constexpr std::int64_t kWindow = 11;
@@ -54,7 +54,7 @@ nlohmann::json image_quality(const ImageStore& clean, const ImageStore& triggere
   for (std::int64_t first = 0; first < clean.size(); first += kChunk) {
     const at::Tensor positions =
         at::arange(first, std::min(first + kChunk, clean.size()), at::kLong);
-    // On the processor: GPUs may round the factors of a matrix product.
+    // On the CPU, because GPUs may round the factors of a matrix product.
     const at::Tensor x = clean.pixels(positions).to(at::kCPU, at::kFloat);
     const at::Tensor y = triggered.pixels(positions).to(at::kCPU, at::kFloat);
     const at::Tensor error = (x - y).square().mean({1, 2, 3}).to(at::kDouble);

@@ -7,7 +7,7 @@
 
 namespace backstop::engine {
 
-/// Both over pixels in 0 .. 255, each image on its own, then the mean:
+/// Both are computed over pixels in 0 .. 255 for each image, then averaged:
 ///   psnr              10 log10(255^2 / mean squared error) in dB, over the images that the trigger
 ///                     changes; null when it changes none
 ///   ssim              Wang et al., 2004: Gaussian windows of 11 x 11 pixels (smaller where images

@@ -43,7 +43,7 @@ double ssim_of_plane(const at::Tensor& a, const at::Tensor& b, std::int64_t wind
   return sum / static_cast<double>(windows);
 }
 
-TEST(ImageQuality, IsThatOfTheDefinition) {
+TEST(ImageQuality, FollowsTheDefinition) {
   for (const auto& [side, window] : {std::pair{8, 7}, {9, 9}, {16, 11}}) {
     const at::Tensor clean = noise(1, {2, 3, side, side + 1});
     const at::Tensor triggered =
@@ -63,7 +63,7 @@ TEST(ImageQuality, IsThatOfTheDefinition) {
   }
 }
 
-TEST(ImageQuality, CountsOnlyChangedImagesTowardsTheNoise) {
+TEST(ImageQuality, AveragesPsnrOverChangedImagesOnly) {
   const at::Tensor clean = at::full({2, 1, 16, 16}, 100, at::kByte);
   at::Tensor triggered = clean.clone();
   triggered[1].fill_(110);
@@ -73,7 +73,7 @@ TEST(ImageQuality, CountsOnlyChangedImagesTowardsTheNoise) {
   EXPECT_EQ(quality["images"], 2);
 }
 
-TEST(ImageQuality, HasNoNoiseToMeasureWhereNothingChanges) {
+TEST(ImageQuality, HasNoPsnrIfNothingChanges) {
   const at::Tensor clean = noise(3, {3, 3, 32, 32});
   const auto quality = image_quality(store(clean), store(clean));
   EXPECT_TRUE(quality["psnr"].is_null());

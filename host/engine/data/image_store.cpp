@@ -29,7 +29,8 @@ const std::int64_t* data_or_null(const at::Tensor& t) {
   return t.defined() ? t.data_ptr<std::int64_t>() : nullptr;
 }
 
-/// One pass over the pixels: row lookup, shift, flip, table, channels-last store. [CPU]
+/// One pass over the pixels of a set on the CPU: find the image, shift, flip, normalize by table,
+/// and store in channels-last.
 template <typename Out>
 void gather(const at::Tensor& images, const at::Tensor& changed, const at::Tensor& rows,
             const Draws& draws, const Normalization& normalization, Out* out) {
@@ -100,7 +101,7 @@ at::Tensor ImageStore::pixels(const at::Tensor& positions) const {
   const at::Tensor which = rows(positions);
   if (!changed_.defined()) return images_.index_select(0, which);
   const std::int64_t stored = images_.size(0);
-  // Both are looked up for every image: to ask which ones are needed would be to wait for a GPU.
+  // Both are looked up for every image, because asking which is needed would wait for a GPU.
   return at::where(which.ge(stored).view({-1, 1, 1, 1}),
                    changed_.index_select(0, which.sub(stored).clamp_min_(0)),
                    images_.index_select(0, which.clamp_max(stored - 1)));

@@ -23,7 +23,7 @@ TEST(ImageStore, GivesPixelsBetweenZeroAndOne) {
   EXPECT_EQ(image.sum().item<float>(), 1.0f);
 }
 
-TEST(ImageStore, FusedBatchEqualsThePlainWay) {
+TEST(ImageStore, BatchEqualsTheSeparateSteps) {
   for (const std::int64_t channels : {1, 3}) {
     const ImageStore store = random_store(20, channels, 9);
     const Normalization normalization{{0.5, 0.4, 0.3}, {0.2, 0.25, 0.3}};
@@ -68,7 +68,7 @@ TEST(ImageStore, DrawsStayInsideThePadding) {
   EXPECT_FALSE(draw_augmentation({0, false}, 5, generator).dx.defined());
 }
 
-TEST(ImageStore, SubsetsOfSubsetsKnowWhereTheyComeFrom) {
+TEST(ImageStore, SubsetsOfSubsetsKeepTheirOriginalIndices) {
   const ImageStore store = random_store(10, 3, 4);
   const ImageStore part = store.subset(at::tensor({9, 4, 2}, at::kLong));
   const ImageStore one = part.subset(at::tensor({1}, at::kLong));
@@ -79,7 +79,7 @@ TEST(ImageStore, SubsetsOfSubsetsKnowWhereTheyComeFrom) {
       one.pixels(at::tensor({0}, at::kLong)).equal(store.pixels(at::tensor({4}, at::kLong))));
 }
 
-TEST(ImageStore, ChangedImagesStandInTheirPlacesAndTheRestIsShared) {
+TEST(ImageStore, ChangedReplacesImagesAndSharesTheRest) {
   at::Tensor pixels = random_store(6, 3, 5).pixels(at::arange(6, at::kLong));
   const ImageStore store(pixels, at::tensor({0, 1, 2, 3, 0, 1}, at::kLong), 4, c10::kCPU);
   const ImageStore part = store.subset(at::tensor({5, 3, 1, 0}, at::kLong));
@@ -99,13 +99,13 @@ TEST(ImageStore, ChangedImagesStandInTheirPlacesAndTheRestIsShared) {
                   .pixels(at::tensor({0}, at::kLong))
                   .equal(other.slice(0, 0, 1)));
   EXPECT_TRUE(part.pixels(at::tensor({0}, at::kLong)).equal(pixels.slice(0, 5, 6)))
-      << "the set itself stays as it was";
+      << "the set itself must not change";
   pixels.zero_();
   EXPECT_EQ(changed.pixels(at::tensor({1}, at::kLong)).sum().item<std::int64_t>(), 0)
-      << "the other images are not copied";
+      << "the other images must not be copied";
 }
 
-TEST(ImageStore, MayBeChangedNowhere) {
+TEST(ImageStore, CanBeChangedNowhere) {
   const ImageStore store = random_store(4, 3, 5);
   const at::Tensor all = at::arange(4, at::kLong), none = at::empty({0}, at::kLong);
   const ImageStore same = store.changed(none, at::empty({0, 3, 5, 5}, at::kByte), none);

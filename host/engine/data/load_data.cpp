@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <fmt/format.h>
 
 #include "backstop/resize.hpp"
 #include "host/base/hash.hpp"
@@ -23,24 +24,24 @@ std::string name_of(const PluginObject& plugin) {
                         "the plugin is " + plugin.entry().path.string());
 }
 
-/// What a recipe uses of a dataset.
+/// What a recipe selects from a dataset.
 struct Choice {
   std::int64_t image_size = 0;
   std::vector<std::int64_t> classes;  ///< the dataset's labels; empty: all
   std::int64_t per_class = 0, limit = 0, test_limit = 0;
 };
 
-/// The label of a class that the recipe names by its label.
+/// The label of a class that the recipe selects by its label.
 std::int64_t label_of(const PluginObject& plugin, std::int64_t label,
                       const std::vector<std::string>& names) {
   if (label >= 0 && label < std::ssize(names)) return label;
   throw base::HostError(base::ExitCode::usage,
-                        "dataset.classes holds " + std::to_string(label) + ", but " +
-                            name_of(plugin) + " has " + std::to_string(names.size()) + " classes",
-                        "choose labels in 0 .. " + std::to_string(std::ssize(names) - 1));
+                        fmt::format("dataset.classes contains {}, but {} has only {} classes",
+                                    label, name_of(plugin), names.size()),
+                        fmt::format("labels are numbered 0 to {}", std::ssize(names) - 1));
 }
 
-/// The same of one that it names by its name.
+/// The label of a class that it selects by its name.
 std::int64_t label_of(const PluginObject& plugin, const std::string& name,
                       const std::vector<std::string>& names) {
   const auto position = std::find(names.begin(), names.end(), name);
@@ -48,10 +49,10 @@ std::int64_t label_of(const PluginObject& plugin, const std::string& name,
   const auto meant = base::nearest(name, names);
   throw base::HostError(
       base::ExitCode::usage,
-      "dataset.classes holds \"" + name + "\", but " + name_of(plugin) +
-          " has no class of that name",
-      meant ? "did you mean \"" + *meant + "\"?"
-            : "`backstop data " + plugin.entry().manifest.name + "` shows its classes");
+      fmt::format("dataset.classes contains \"{}\", but {} has no class of that name", name,
+                  name_of(plugin)),
+      meant ? fmt::format("did you mean \"{}\"?", *meant)
+            : fmt::format("`backstop data {}` lists its classes", plugin.entry().manifest.name));
 }
 
 Choice choice_in(const PluginObject& plugin, const recipe::DatasetUse& use,
@@ -64,8 +65,8 @@ Choice choice_in(const PluginObject& plugin, const recipe::DatasetUse& use,
   return choice;
 }
 
-/// `per_class` positions of every chosen class. What is drawn of one class depends on no other
-/// class, and fewer are always among more.
+/// `per_class` positions of every chosen class. The draw of one class does not depend on the
+/// others, and a smaller selection is always a subset of a larger one.
 at::Tensor draw_per_class(const PluginObject& plugin, const at::Tensor& labels,
                           const Choice& choice, const std::vector<std::string>& names,
                           std::int64_t seed) {
@@ -77,10 +78,11 @@ at::Tensor draw_per_class(const PluginObject& plugin, const at::Tensor& labels,
     if (all.numel() < choice.per_class)
       throw base::HostError(
           base::ExitCode::usage,
-          "dataset.per_class is " + std::to_string(choice.per_class) + ", but class \"" +
-              names[static_cast<std::size_t>(label)] + "\" of " + name_of(plugin) + " has " +
-              std::to_string(all.numel()) + " training images",
-          "`backstop data " + plugin.entry().manifest.name + "` counts the images of every class");
+          fmt::format("dataset.per_class is {}, but class \"{}\" of {} has only {} training images",
+                      choice.per_class, names[static_cast<std::size_t>(label)], name_of(plugin),
+                      all.numel()),
+          fmt::format("`backstop data {}` counts the images of every class",
+                      plugin.entry().manifest.name));
     at::Generator generator =
         engine::make_generator(seed_for(seed, "data/class " + std::to_string(label)));
     const at::Tensor order = at::randperm(all.numel(), generator, at::kLong);
@@ -89,7 +91,7 @@ at::Tensor draw_per_class(const PluginObject& plugin, const at::Tensor& labels,
   return std::get<0>(at::cat(parts).sort());
 }
 
-/// Positions of the images to use, int64; undefined: all.
+/// The positions of the images to use, int64; undefined: all.
 at::Tensor choose(const PluginObject& plugin, Split split, const at::Tensor& labels,
                   const Choice& choice, const std::vector<std::string>& names, std::int64_t seed) {
   at::Tensor rows;
@@ -99,8 +101,8 @@ at::Tensor choose(const PluginObject& plugin, Split split, const at::Tensor& lab
     rows = wanted.index_select(0, labels).nonzero().flatten();
     if (rows.numel() == 0)
       throw base::HostError(base::ExitCode::usage,
-                            "dataset.classes leaves no image of the split `" +
-                                std::string(to_string(split)) + "` of " + name_of(plugin));
+                            fmt::format("dataset.classes selects no image of split `{}` of {}",
+                                        to_string(split), name_of(plugin)));
   }
   if (split == Split::train && choice.per_class > 0)
     rows = draw_per_class(plugin, labels, choice, names, seed);
@@ -113,7 +115,7 @@ at::Tensor choose(const PluginObject& plugin, Split split, const at::Tensor& lab
   return rows.defined() ? rows.index_select(0, drawn) : drawn;
 }
 
-/// The chosen classes become 0 .. k-1, in the order given.
+/// Numbers the chosen classes 0 .. k-1 in the given order.
 at::Tensor renumbered(const at::Tensor& labels, const Choice& choice, std::int64_t classes) {
   if (choice.classes.empty()) return labels;
   at::Tensor to = at::full({classes}, -1, at::kLong);
@@ -139,16 +141,16 @@ ImageStore store_of(const PluginObject& plugin, Split split, const Samples& samp
     return {resized(samples.images, which, choice.image_size, ctx), chosen(labels), classes, device,
             rows};
   }
-  // On the processor a choice is a list of positions; a GPU gets the chosen images alone.
+  // On the CPU a selection is a list of positions; a GPU gets only the selected images.
   if (rows.defined() && device.is_cpu())
     return ImageStore(samples.images, labels, classes, device).subset(rows);
   return {chosen(samples.images), chosen(labels), classes, device, rows};
 }
 
-/// SHA-256 of the digests of pieces of equal size, which are made side by side.
+/// The SHA-256 of the digests of pieces of equal size, which are computed in parallel.
 std::string digest_of(const at::Tensor& tensor, std::string_view what, StageContext& ctx) {
   constexpr std::int64_t kPiece = std::int64_t{4} << 20;
-  constexpr std::int64_t kPiecesAtOnce = 16;  // what an interrupt waits for
+  constexpr std::int64_t kPiecesAtOnce = 16;  // an interrupt waits for these
   const at::Tensor flat = tensor.contiguous();
   const auto* bytes = static_cast<const char*>(flat.data_ptr());
   const auto size = static_cast<std::int64_t>(flat.nbytes());
@@ -181,7 +183,7 @@ Samples load_split(const PluginObject& plugin, Split split, StageContext& ctx) {
   Samples samples = call(plugin, "load", ctx, [&] {
     auto& dataset = plugin.as<Dataset>();
     Samples loaded = dataset.load(ctx, split);
-    classes = dataset.classes();  // may be known only now
+    classes = dataset.classes();  // may be unknown before
     return loaded;
   });
   const at::Tensor& images = samples.images;
@@ -191,13 +193,13 @@ Samples load_split(const PluginObject& plugin, Split split, StageContext& ctx) {
     bad_dataset(plugin, "returned images that are not contiguous uint8 [N, 1 or 3, H, W]");
   if (!labels.defined() || labels.scalar_type() != at::kLong || labels.dim() != 1 ||
       labels.size(0) != images.size(0) || labels.numel() == 0)
-    bad_dataset(plugin, "returned labels that are not int64, one an image");
+    bad_dataset(plugin, "returned labels that are not int64 [N]");
   if (split == Split::unlabeled) {
     if (labels.ne(-1).any().item<bool>())
       bad_dataset(plugin, "returned a label other than -1 in the split `unlabeled`");
   } else if (labels.min().item<std::int64_t>() < 0 ||
              labels.max().item<std::int64_t>() >= classes) {
-    bad_dataset(plugin, "returned a label outside 0 .. " + std::to_string(classes - 1));
+    bad_dataset(plugin, fmt::format("returned a label outside 0 .. {}", classes - 1));
   }
   return samples;
 }
@@ -217,7 +219,7 @@ std::string joint_fingerprint(const std::string& train, const std::string& test)
 
 at::Tensor resized(const at::Tensor& images, const at::Tensor& rows, std::int64_t size,
                    StageContext& ctx) {
-  constexpr std::int64_t kBytesAtOnce = std::int64_t{64} << 20;  // what an interrupt waits for
+  constexpr std::int64_t kBytesAtOnce = std::int64_t{64} << 20;  // an interrupt waits for these
   const std::int64_t channels = images.size(1), count = rows.numel();
   const std::int64_t from_bytes = channels * images.size(2) * images.size(3);
   const std::int64_t to_bytes = channels * size * size;

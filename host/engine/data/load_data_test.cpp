@@ -21,7 +21,7 @@ at::Tensor random_images(std::int64_t count, std::int64_t height, std::int64_t w
   return at::randint(0, 256, {count, 3, height, width}, generator, at::kByte);
 }
 
-TEST(Resized, TakesTheChosenImagesInTheirOrder) {
+TEST(Resized, KeepsTheOrderOfTheRows) {
   const at::Tensor images = random_images(5, 12, 20);
   StageContext ctx = context();
   const at::Tensor result = resized(images, at::tensor({4, 1, 4}, at::kLong), 8, ctx);
@@ -34,13 +34,13 @@ TEST(Resized, TakesTheChosenImagesInTheirOrder) {
   }
 }
 
-TEST(Resized, EndsWhenTheRunIsInterrupted) {
+TEST(Resized, StopsWhenTheRunIsInterrupted) {
   const std::atomic<int> interrupted = SIGINT;
   StageContext ctx = context(&interrupted);
   EXPECT_THROW(resized(random_images(2, 9, 9), at::arange(2, at::kLong), 8, ctx), Cancelled);
 }
 
-TEST(Seeds, OfDifferentPurposesDiffer) {
+TEST(Seeds, DifferByPurposeAndSeed) {
   EXPECT_EQ(seed_for(1, "data/train"), seed_for(1, "data/train"));
   EXPECT_NE(seed_for(1, "data/train"), seed_for(1, "data/test"));
   EXPECT_NE(seed_for(1, "data/train"), seed_for(2, "data/train"));

@@ -43,10 +43,10 @@ at::Tensor enlarged(const at::Tensor& pixels, std::int64_t scale) {
 constexpr std::int64_t kTextScale = 2;
 constexpr std::int64_t kAdvance = (kGlyphWidth + 1) * kTextScale;
 constexpr std::int64_t kTextHeight = kGlyphHeight * kTextScale;
-constexpr std::int64_t kAboveLine = 7 * kTextScale;  // of a letter without descender
-constexpr int kInk = 40;                             // dark grey
+constexpr std::int64_t kAboveLine = 7 * kTextScale;  // height of a letter without a descender
+constexpr int kInk = 40;                             // dark gray
 
-/// UTF-8 in characters that the font has: each that it has not becomes one.
+/// Replaces each character that the font lacks by one that stands for all of them. `text` is UTF-8.
 std::string drawable(const std::string& text, std::size_t most) {
   std::string result;
   for (const char c : text) {

@@ -8,17 +8,17 @@ namespace {
 
 using namespace vectors;
 
-/// `value` where `decides` is positive or not a number, else 0.
+/// `value` where `decides` is positive or NaN, 0 elsewhere.
 BACKSTOP_INLINE Floats where_positive(const Floats& decides, const Floats& value) {
   const Words no = reinterpret_cast<Words>(decides <= Floats{});
   return reinterpret_cast<Floats>(reinterpret_cast<Words>(value) & ~no);
 }
 
-/// Numbers that are added one after the other; the sums of so many are then added: each addition
-/// to a long sum loses a digit.
+/// How many numbers are added up directly. Their sums are then added in turn, because every
+/// addition to a long sum loses precision.
 constexpr std::size_t kFew = 32;
 
-/// Columns [column, column + N * 16) of all periods, in registers.
+/// Sums columns [column, column + N * 16) of all periods in registers.
 template <std::size_t N, typename T>
 BACKSTOP_INLINE void sum_columns(const T* x, std::size_t count, std::size_t period,
                                  std::size_t column, const float* shift, float* sum,
@@ -113,7 +113,8 @@ BACKSTOP_INLINE void write_backward(const T* x, const T* dy, T* dx, std::size_t 
   }
 }
 
-/// Four vectors side by side where they fit: as many sums do not wait for each other.
+/// Takes four vectors side by side where they fit, because independent sums do not wait for each
+/// other.
 template <typename T>
 BACKSTOP_INLINE void all_sums(const T* x, std::size_t count, std::size_t period, const float* shift,
                               float* sum, float* square) {
@@ -136,7 +137,7 @@ BACKSTOP_INLINE void all_gradient_sums(const T* x, const T* dy, std::size_t coun
     sum_gradients<1>(x, dy, count, period, c, scale, offset, mean, sum, product);
 }
 
-// -- the same for AVX-512 --
+// -- the same, compiled for AVX-512 --
 
 template <typename T>
 BACKSTOP_AVX512 void sums_512(const T* x, std::size_t count, std::size_t period, const float* shift,

@@ -18,7 +18,7 @@ namespace {
 namespace kernels = batch_norm;
 using at::Tensor;
 
-/// How a tensor's pixels are cut up. Nothing here depends on the number of threads.
+/// How the pixels of a tensor are split into blocks. Nothing here depends on the number of threads.
 struct Blocks {
   std::size_t channels, pixels, period, size, count;
 
@@ -32,12 +32,12 @@ struct Blocks {
     count = (pixels * channels + size - 1) / size;
   }
 
-  /// f(block, first element, elements), on all threads.
+  /// Calls f(block, first element, elements) for every block, on all threads.
   template <typename F>
   void each(const F& f) const {
     const std::size_t all = pixels * channels;
     const auto blocks = static_cast<std::int64_t>(count);
-    share_out(blocks, [&](const auto& next) {
+    parallel_pieces(blocks, [&](const auto& next) {
       for (std::int64_t block = next(); block < blocks; block = next()) {
         const auto i = static_cast<std::size_t>(block);
         f(i, i * size, std::min(size, all - i * size));
@@ -45,7 +45,7 @@ struct Blocks {
     });
   }
 
-  /// [channels] as the loops want it, [period].
+  /// Values by channel, repeated to [period] as the loops need them.
   [[nodiscard]] std::vector<float> repeated(const std::vector<float>& values) const {
     std::vector<float> result;
     for (std::size_t at = 0; at < period; at += channels)
@@ -53,7 +53,7 @@ struct Blocks {
     return result;
   }
 
-  /// Sums over what the blocks wrote, `period` numbers each. [channels]
+  /// Adds up what the blocks wrote, `period` numbers each, to [channels].
   [[nodiscard]] std::vector<double> total(const std::vector<float>& parts) const {
     std::vector<double> result(channels);
     for (std::size_t i = 0; i < parts.size(); ++i)
@@ -77,7 +77,7 @@ Tensor batch_statistics(const Tensor& x, const Tensor& running_mean, const Tenso
   const Blocks blocks(x);
   const std::size_t channels = blocks.channels;
   const T* data = x.data_ptr<T>();
-  // Sums of squares lose no digits where what is squared is small: the first pixel is taken off.
+  // Sums of squares lose no digits if what is squared is small, so the first pixel is subtracted.
   const std::vector<float> first(data, data + channels), shift = blocks.repeated(first);
   std::vector<float> sum = blocks.room(), square = blocks.room();
   blocks.each([&](std::size_t block, std::size_t at, std::size_t size) {
@@ -228,12 +228,12 @@ NormGradients batch_norm_relu_backward(const Tensor& x, const Tensor& weight, co
                                        bool input_needed) {
   const Tensor& values = statistics.values;
   if (at::GradMode::is_enabled()) {
-    // Somebody will differentiate these gradients: LibTorch's operators know how.
+    // These gradients will be differentiated again, which LibTorch's operators can do.
     const Tensor scale = weight * values[1], offset = bias - values[0] * scale;
     const Tensor y =
         x.detach() * scale.detach().view({1, -1, 1, 1}) + offset.detach().view({1, -1, 1, 1});
     const Tensor g = dy * y.gt(0);
-    // Statistics that are given count as running ones, with 1 / sqrt(variance + 0).
+    // The given statistics count as running ones, with 1 / sqrt(variance + 0).
     const auto [dx, dw, db] =
         at::native_batch_norm_backward(g, x, weight, values[0], values[1].pow(-2), values[0],
                                        values[1], statistics.of_batch, 0.0, {true, true, true});

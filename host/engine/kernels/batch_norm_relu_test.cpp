@@ -22,7 +22,7 @@ std::ostream& operator<<(std::ostream& out, const Shape& shape) {
              << " " << c10::toString(shape.type);
 }
 
-/// What one way of computing it gave, in double precision.
+/// The results of one way of computing it, in double precision.
 struct Result {
   at::Tensor output, input_gradient, weight_gradient, bias_gradient, running_mean, running_var;
 };
@@ -35,7 +35,7 @@ class BatchNormReluTest : public testing::TestWithParam<Shape> {
     const auto normal = [&](at::IntArrayRef sizes) {
       return at::empty(sizes, at::kFloat).normal_(0, 1, generator);
     };
-    // Channels far from zero and of unlike size.
+    // Channels far from zero and of different scales.
     x_ = normal({s.images, s.channels, s.side, s.side})
              .mul(normal({1, s.channels, 1, 1}).exp())
              .add(normal({1, s.channels, 1, 1}).mul(3))
@@ -92,7 +92,7 @@ double distance(const at::Tensor& is, const at::Tensor& expected) {
          std::max(expected.abs().max().item<double>(), 1e-12);
 }
 
-TEST_P(BatchNormReluTest, GivesWhatLibTorchGives) {
+TEST_P(BatchNormReluTest, EqualsLibTorchs) {
   const double output = GetParam().type == at::kFloat ? 3e-6 : 4e-3;
   for (const bool training : {true, false}) {
     const Result own = compute(true, training), plain = compute(false, training);
@@ -105,7 +105,7 @@ TEST_P(BatchNormReluTest, GivesWhatLibTorchGives) {
   }
 }
 
-TEST_P(BatchNormReluTest, ThreadsDoNotChangeAnyDigit) {
+TEST_P(BatchNormReluTest, GivesTheSameBitsOnAnyNumberOfThreads) {
   const int before = at::get_num_threads();
   at::set_num_threads(1);
   const Result one = compute(true, true);
@@ -137,7 +137,7 @@ TEST_P(BatchNormReluTwiceTest, CanBeDifferentiatedTwice) {
   }
 }
 
-TEST(BatchNormRelu, KeepsWhatIsNotANumber) {
+TEST(BatchNormRelu, KeepsNaN) {
   torch::nn::BatchNorm2d layer(16);
   layer->eval();
   const at::Tensor x = at::zeros({1, 16, 2, 2}).contiguous(at::MemoryFormat::ChannelsLast);

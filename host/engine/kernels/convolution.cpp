@@ -32,20 +32,21 @@ kernels::Shape shape_of(const Tensor& x, const Tensor& weight, std::int64_t stri
   return {x.size(0), x.size(1), weight.size(0), x.size(2), weight.size(2), stride};
 }
 
-/// The output. x, add (or undefined): bfloat16; `around`: all but `add`.
-Tensor product(const Tensor& x, const Tensor& weight, std::int64_t stride, kernels::Around around,
+/// The output. x and `add` (which may be undefined) are bfloat16; `fusion` has everything but
+/// `add`.
+Tensor product(const Tensor& x, const Tensor& weight, std::int64_t stride, kernels::Fusion fusion,
                const Tensor& add) {
   const auto shape = shape_of(x, weight, stride);
   const Tensor from = last(x), filters = last(weight), added = add.defined() ? last(add) : add;
-  if (added.defined()) around.add = added.data_ptr<BFloat16>();
+  if (added.defined()) fusion.add = added.data_ptr<BFloat16>();
   Tensor y =
       empty_last({shape.images, shape.out, shape.out_side(), shape.out_side()}, at::kBFloat16);
   kernels::forward(shape, from.data_ptr<BFloat16>(), filters.data_ptr<float>(),
-                   y.data_ptr<BFloat16>(), around);
+                   y.data_ptr<BFloat16>(), fusion);
   return y;
 }
 
-/// The normalization, with its ReLU, of what a convolution takes in; undefined: there is none.
+/// The normalization and ReLU before a convolution; undefined if there is none.
 struct Before {
   Tensor weight, bias;
   Statistics statistics;
@@ -59,8 +60,8 @@ struct Before {
 
 class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
  public:
-  /// x, add (or nothing): bfloat16; weight: float32, rounded to bfloat16 before it is multiplied.
-  /// The last four make a Before, or are nothing.
+  /// x and `add` (which may be missing) are bfloat16. The weight is float32 and rounded to bfloat16
+  /// before it is multiplied. The last four are the parts of a Before, or are missing.
   static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x,
                         const Tensor& weight, std::int64_t stride, const c10::optional<Tensor>& add,
                         const c10::optional<Tensor>& norm_weight,
@@ -73,13 +74,13 @@ class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
     ctx->saved_data["stride"] = stride;
     ctx->saved_data["adds"] = add.has_value();
     ctx->saved_data["of_batch"] = of_batch;
-    kernels::Around around;
+    kernels::Fusion fusion;
     kernels::Affine affine;
     if (before) {
       affine = before.affine();
-      around.before = &affine;
+      fusion.before = &affine;
     }
-    return product(x, weight, stride, around, add.value_or(Tensor()));
+    return product(x, weight, stride, fusion, add.value_or(Tensor()));
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
@@ -89,7 +90,7 @@ class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
     const Before before{saved[2], saved[3], {saved[4], ctx->saved_data["of_batch"].toBool()}};
     const std::int64_t stride = ctx->saved_data["stride"].toInt();
     const auto shape = shape_of(x, weight, stride);
-    // Inputs that are nothing are not counted.
+    // Missing inputs are not counted.
     const bool adds = ctx->saved_data["adds"].toBool(), for_weight = ctx->needs_input_grad(1);
     const std::size_t norm = adds ? 3 : 2;
     const bool for_norm =
@@ -99,7 +100,7 @@ class AmxConvolution : public torch::autograd::Function<AmxConvolution> {
     const Tensor dy = last(gradients[0].to(at::kBFloat16));
     Tensor dx, dw;
     if (at::GradMode::is_enabled()) {
-      // Somebody will differentiate these gradients: LibTorch's operators know how.
+      // These gradients will be differentiated again, which LibTorch's operators can do.
       const std::int64_t padding = shape.padding();
       const Tensor in =
           before ? batch_norm_relu(x, before.weight, before.bias, before.statistics) : x;
@@ -155,18 +156,18 @@ bool can_infer(const torch::nn::Conv2dImpl& conv, const torch::nn::BatchNorm2dIm
 
 Tensor infer(torch::nn::Conv2dImpl& conv, const Tensor& x, const Neighbors& neighbors) {
   kernels::Affine before, after;
-  kernels::Around around;
+  kernels::Fusion fusion;
   if (neighbors.before != nullptr) {
     before = affine_of(*neighbors.before, x);
-    around.before = &before;
+    fusion.before = &before;
   }
   if (neighbors.after != nullptr) {
     after = affine_of(*neighbors.after, x);
-    around.after = &after;
+    fusion.after = &after;
   }
-  around.relu = neighbors.relu;
+  fusion.relu = neighbors.relu;
   const Tensor& add = neighbors.add;
-  return product(x.to(at::kBFloat16), conv.weight, (*conv.options.stride())[0], around,
+  return product(x.to(at::kBFloat16), conv.weight, (*conv.options.stride())[0], fusion,
                  add.defined() ? add.to(at::kBFloat16) : add);
 }
 

@@ -36,7 +36,7 @@ double distance(const at::Tensor& is, const at::Tensor& expected) {
 class Convolution : public testing::TestWithParam<Shape> {
  protected:
   void SetUp() override {
-    if (!convolution_kernels::available()) GTEST_SKIP() << "these kernels are for AMX alone";
+    if (!convolution_kernels::available()) GTEST_SKIP() << "these kernels need AMX";
     const auto& s = GetParam();
     at::Generator generator = make_generator(5);
     const auto draw = [&](at::IntArrayRef sizes) {
@@ -64,7 +64,7 @@ class Convolution : public testing::TestWithParam<Shape> {
     return conv;
   }
 
-  /// In bfloat16, or in float32 as LibTorch computes it.
+  /// Computes in bfloat16, or in float32 as LibTorch does.
   Result compute(bool bfloat16, bool own = true) const {
     use_own_kernels(own);
     auto conv = layer();
@@ -75,7 +75,7 @@ class Convolution : public testing::TestWithParam<Shape> {
       result.output = convolution(*conv, x);
     }
     result.node = result.output.grad_fn()->name();
-    // In place, as a residual block adds to it.
+    // In place, as a residual block adds.
     result.output.add_(0).backward(gradient_.to(result.output.scalar_type()));
     result.output = result.output.detach();
     result.input_gradient = x.grad();
@@ -95,7 +95,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Convolution,
                                          Shape{9, 176, 160, 4, 3, 1}, Shape{5, 144, 96, 9, 3, 2},
                                          Shape{2, 16, 16, 130, 3, 1}));
 
-TEST_P(Convolution, GivesWhatLibTorchGivesInFloat32ButForRounding) {
+TEST_P(Convolution, EqualsLibTorchsFloat32UpToRounding) {
   const Result own = compute(true), plain = compute(false);
   EXPECT_EQ(own.output.scalar_type(), at::kBFloat16);
   EXPECT_TRUE(own.output.is_contiguous(at::MemoryFormat::ChannelsLast));
@@ -106,7 +106,7 @@ TEST_P(Convolution, GivesWhatLibTorchGivesInFloat32ButForRounding) {
   EXPECT_LT(distance(own.weight_gradient, plain.weight_gradient), 4e-3);
 }
 
-TEST_P(Convolution, IsLibTorchsWhereItIsSwitchedOff) {
+TEST_P(Convolution, IsLibTorchsWhenSwitchedOff) {
   EXPECT_EQ(compute(true, false).node, compute(false).node);
   use_own_kernels(false);
   auto conv = layer();
@@ -131,20 +131,20 @@ TEST_P(Convolution, CanBeDifferentiatedTwice) {
   EXPECT_LT(distance(second[0], second[1]), 1e-2);
 }
 
-/// A layer of random parameters and statistics.
+/// A layer with random parameters and statistics.
 torch::nn::BatchNorm2d random_norm(std::int64_t channels, bool training) {
   at::Generator generator = make_generator(6);
   const at::NoGradGuard no_grad;
   torch::nn::BatchNorm2d norm(channels);
   norm->weight.normal_(1, 0.5, generator);
-  norm->bias.normal_(0.5, 0.5, generator);  // so that padding is not what a zero would give
+  norm->bias.normal_(0.5, 0.5, generator);  // so that padding differs from what a zero would give
   norm->running_mean.normal_(0, 1, generator);
   norm->running_var.uniform_(0.5, 2, generator);
   norm->train(training);
   return norm;
 }
 
-TEST_P(Convolution, WithItsNeighborsGivesWhatTheyGiveOneByOne) {
+TEST_P(Convolution, FusedWithItsNeighborsEqualsTheSeparateLayers) {
   const at::NoGradGuard no_grad;
   const auto& s = GetParam();
   auto conv = layer();
@@ -178,7 +178,7 @@ TEST_P(Convolution, WithItsNeighborsGivesWhatTheyGiveOneByOne) {
   EXPECT_FALSE(can_infer(*conv, *before, x_));
 }
 
-TEST_P(Convolution, OfWhatIsNormalizedGivesTheDigitsOfTheTwoOneByOne) {
+TEST_P(Convolution, FusedWithNormalizationGivesTheBitsOfTheTwoLayers) {
   for (int which = 0; which < 4; ++which) {
     const bool training = which & 1, adds = which & 2;
     std::vector<std::vector<at::Tensor>> results;
@@ -203,7 +203,7 @@ TEST_P(Convolution, OfWhatIsNormalizedGivesTheDigitsOfTheTwoOneByOne) {
   }
 }
 
-TEST_P(Convolution, OfWhatIsNormalizedCanBeDifferentiatedTwice) {
+TEST_P(Convolution, FusedWithNormalizationCanBeDifferentiatedTwice) {
   for (const bool training : {true, false}) {
     std::vector<std::vector<at::Tensor>> second;
     for (const bool together : {true, false}) {
@@ -228,7 +228,7 @@ TEST_P(Convolution, OfWhatIsNormalizedCanBeDifferentiatedTwice) {
   }
 }
 
-TEST_P(Convolution, OfWhatIsNormalizedLearnsWhatItIsAsked) {
+TEST_P(Convolution, FusedWithNormalizationLearnsOnlyWhatRequiresGradients) {
   auto conv = layer();
   auto norm = random_norm(GetParam().in, false);
   norm->weight.set_requires_grad(false);
@@ -245,7 +245,7 @@ TEST_P(Convolution, OfWhatIsNormalizedLearnsWhatItIsAsked) {
   EXPECT_FALSE(x.grad().defined());
 }
 
-TEST_P(Convolution, AddsAndPassesTheGradientOn) {
+TEST_P(Convolution, AddsAndPassesTheGradientThrough) {
   auto conv = layer();
   const at::Tensor add = gradient_.to(at::kBFloat16).requires_grad_();
   const at::Tensor plain = conv->forward(x_) + gradient_;
@@ -259,7 +259,7 @@ TEST_P(Convolution, AddsAndPassesTheGradientOn) {
   EXPECT_TRUE(add.grad().equal(gradient_.to(at::kBFloat16) * 2));
 }
 
-TEST_P(Convolution, GivesTheSameDigitsOnOneThreadAndOnThree) {
+TEST_P(Convolution, GivesTheSameBitsOnOneThreadAndOnThree) {
   const int threads = at::get_num_threads();
   at::set_num_threads(1);
   const Result one = compute(true);
@@ -271,7 +271,7 @@ TEST_P(Convolution, GivesTheSameDigitsOnOneThreadAndOnThree) {
   EXPECT_TRUE(one.weight_gradient.equal(three.weight_gradient));
 }
 
-TEST(ConvolutionOfOthers, IsLibTorchs) {
+TEST(UnsupportedConvolution, IsLibTorchs) {
   torch::nn::Conv2d conv(torch::nn::Conv2dOptions(16, 16, 3).padding(1).bias(false));
   const at::Tensor wide = at::rand({1, 16, 4, 6}), small = at::rand({1, 16, 4, 4});
   EXPECT_TRUE(convolution(*conv, small).equal(conv->forward(small)));  // float32

@@ -1,4 +1,4 @@
-// Work that is shared out piece by piece.
+// Parallel loops that hand out their pieces one by one.
 #pragma once
 
 #include <algorithm>
@@ -9,11 +9,11 @@
 
 namespace backstop::engine {
 
-/// Calls work(next) on every thread of LibTorch's, where next() gives one of 0 .. count - 1 that no
-/// thread has taken yet, or `count` when all are. A thread that others slow down takes fewer:
-/// at::parallel_for would make the rest wait for it.
+/// Calls work(next) on every thread of LibTorch, where next() returns a number in 0 .. count - 1
+/// that no thread has taken yet, or `count` if all are taken. A thread that is slowed down takes
+/// fewer pieces, where at::parallel_for would make the others wait for it.
 template <typename Work>
-void share_out(std::int64_t count, const Work& work) {
+void parallel_pieces(std::int64_t count, const Work& work) {
   std::atomic<std::int64_t> taken{0};
   const auto next = [&] { return std::min(taken.fetch_add(1), count); };
   const std::int64_t threads =

@@ -1,6 +1,6 @@
-// Sixteen numbers at a time, as GCC's and clang's own vectors: a function that only uses these is
-// compiled once for AVX-512 (BACKSTOP_AVX512) and once for what the compiler targets anyway, from
-// the same lines.
+// Vectors of sixteen numbers, from the vector extensions of GCC and clang. A function that uses
+// only these can be compiled twice from the same lines: for AVX-512 (BACKSTOP_AVX512), and for what
+// the compiler targets by default.
 #pragma once
 
 #include <cstddef>
@@ -38,7 +38,7 @@ BACKSTOP_INLINE void store(const Floats& from, float* to) {
   std::memcpy(to, &from, sizeof from);
 }
 
-/// To the nearest, ties to even.
+/// Rounds to the nearest, ties to even.
 BACKSTOP_INLINE void store(const Floats& from, c10::BFloat16* to) {
   const Words bits = reinterpret_cast<Words>(from);
   Words upper = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;

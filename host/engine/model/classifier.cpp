@@ -1,9 +1,12 @@
 #include "host/engine/model/classifier.hpp"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "backstop/error.hpp"
 #include "host/base/error.hpp"
+#include "host/engine/model/registry.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/train/cost.hpp"
 
@@ -17,17 +20,14 @@ at::Tensor channel_vector(const std::array<double, 3>& values, std::int64_t chan
   return at::tensor(used, at::kDouble).to(device, at::kFloat).view({1, channels, 1, 1});
 }
 
-/// `mask` against a weight: rows of a convolution, columns of a linear layer.
+/// The mask to multiply a weight by: rows of a convolution, columns of a linear layer.
 at::Tensor mask_for(const Layer& layer, const at::Tensor& keep) {
   const at::Tensor mask = keep.to(layer.weight.scalar_type());
   return layer.kind == LayerKind::convolution ? mask.view({-1, 1, 1, 1}) : mask.view({1, -1});
 }
 
 std::string shape_text(const at::Tensor& tensor) {
-  std::string text = "[";
-  for (const auto size : tensor.sizes())
-    text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  return text + "]";
+  return fmt::format("[{}]", fmt::join(tensor.sizes(), ", "));
 }
 
 }  // namespace
@@ -66,7 +66,7 @@ void Classifier::settle() {
   layers_.clear();
   layer_names_.clear();
   const auto modules = network_->named_modules("", /*include_self=*/false);
-  layer_names_.reserve(modules.size());  // the layers' names point into it
+  layer_names_.reserve(modules.size());  // the names of layers point into it
   for (const auto& item : modules) {
     Layer layer;
     if (const auto* conv = item.value()->as<torch::nn::Conv2dImpl>()) {
@@ -167,17 +167,17 @@ void Classifier::mask_channels(std::string_view name, const at::Tensor& keep) {
   for (const Layer& layer : layers_) {
     if (layer.name != name) continue;
     if (layer.kind == LayerKind::batch_norm)
-      throw Error("batch norm `" + std::string(name) + "` cannot be masked",
+      throw Error(fmt::format("batch normalization `{}` cannot be masked", name),
                   "mask the convolution before it");
     const auto channels = layer.weight.size(layer.kind == LayerKind::convolution ? 0 : 1);
     if (keep.dim() != 1 || keep.size(0) != channels)
-      throw Error("a mask of shape " + shape_text(keep) + " for the " + std::to_string(channels) +
-                  " channels of `" + std::string(name) + "`");
+      throw Error(fmt::format("the mask of `{}` must have shape [{}], got {}", name, channels,
+                              shape_text(keep)));
     masks_.insert_or_assign(std::string(name), keep.to(layer.weight.device(), at::kBool).clone());
     hold_masks();
     return;
   }
-  throw Error("there is no layer `" + std::string(name) + "`");
+  throw Error(fmt::format("the model has no layer `{}`", name));
 }
 
 void Classifier::hold_masks() {
@@ -231,24 +231,24 @@ void Classifier::load_state(const std::vector<std::pair<std::string, at::Tensor>
   std::string problems;
   for (const auto& [name, tensor] : own) {
     const auto found = given.find(name);
-    // Files that Python wrote may lack the counter, which nothing here depends on.
+    // Files written by Python may lack this counter, which nothing here depends on.
     if (found == given.end() && name.ends_with("num_batches_tracked")) continue;
     if (found == given.end()) {
-      problems += "\n  " + name + " is missing";
+      problems += fmt::format("\n  {} is missing", name);
     } else if (found->second.sizes() != tensor.sizes()) {
-      problems += "\n  " + name + " is " + shape_text(found->second) + ", the model's is " +
-                  shape_text(tensor);
+      problems += fmt::format("\n  {} has shape {}, but the model needs {}", name,
+                              shape_text(found->second), shape_text(tensor));
     }
   }
   for (const auto& [name, tensor] : given) {
-    if (own.count(name) == 0) problems += "\n  " + name + " is not part of the model";
+    if (own.count(name) == 0) problems += fmt::format("\n  {} is not part of the model", name);
   }
   if (!problems.empty())
-    throw base::HostError(base::ExitCode::environment,
-                          where + " does not fit " + architecture_.name + " of width " +
-                              std::to_string(architecture_.width) + " for " +
-                              std::to_string(architecture_.classes) + " classes:" + problems,
-                          "set [model] architecture and width to those of the file");
+    throw base::HostError(
+        base::ExitCode::environment,
+        fmt::format("{} does not fit {} of width {} for {} classes:{}", where, architecture_.name,
+                    architecture_.width, architecture_.classes, problems),
+        "set [model] architecture and width to those of the file");
   const at::NoGradGuard no_grad;
   for (auto& [name, tensor] : own) {
     if (const auto found = given.find(name); found != given.end()) tensor.copy_(found->second);

@@ -1,4 +1,4 @@
-// The host's model: a network with its normalization, precision and device around it.
+// The host's model: a network with its normalization, precision and device.
 #pragma once
 
 #include <map>
@@ -10,7 +10,7 @@
 #include "backstop/model.hpp"
 #include "host/engine/compute.hpp"
 #include "host/engine/data/image_store.hpp"
-#include "host/engine/model/architectures.hpp"
+#include "host/engine/model/network.hpp"
 
 namespace backstop::engine {
 
@@ -42,28 +42,28 @@ class Classifier final : public Model {
   void copy_from(const Model& other) override;
   void* query(std::string_view) noexcept override { return nullptr; }
 
-  /// Images in [0, 1] as the network takes them: less the mean, by the deviation, channels-last.
+  /// Normalizes images in [0, 1] for the network: (image - mean) / deviation, in channels-last.
   [[nodiscard]] at::Tensor normalize(const at::Tensor& images) const;
-  /// Logits of images that are normalized already, as ImageStore::batch makes them.
+  /// Logits of images that are already normalized, as by ImageStore::batch.
   at::Tensor forward_normalized(const at::Tensor& images);
   at::Tensor features_normalized(const at::Tensor& images, ActivationSink* sink = nullptr);
   [[nodiscard]] const Normalization& normalization() const { return normalization_; }
   [[nodiscard]] const Architecture& architecture() const { return architecture_; }
   [[nodiscard]] const Compute& compute() const { return compute_; }
-  /// Parameters that ask for gradients.
+  /// The parameters that require gradients.
   [[nodiscard]] std::vector<at::Tensor> trainable_parameters() const;
-  /// Sets the weights of masked channels to zero again, after an optimizer moved them.
+  /// Sets the weights of masked channels to zero again after an optimizer changed them.
   void hold_masks();
 
   /// Parameters and buffers by name, as in PyTorch; contiguous, on the CPU.
   [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> state() const;
-  /// Takes over tensors of these names. Throws HostError(environment) that lists what is missing,
-  /// too many, or of another shape; `where` names the source.
+  /// Copies the tensors of these names. Throws HostError(environment), which lists the tensors that
+  /// are missing, superfluous or of another shape; `where` names the source.
   void load_state(const std::vector<std::pair<std::string, at::Tensor>>& state,
                   const std::string& where);
 
  private:
-  void settle();  ///< memory format, device and the list of layers, after tensors were replaced
+  void settle();  ///< sets memory format, device and layers after tensors were replaced
 
   Architecture architecture_;
   Normalization normalization_;

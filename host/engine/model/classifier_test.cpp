@@ -6,7 +6,7 @@
 #include "backstop/error.hpp"
 #include "host/base/error.hpp"
 #include "host/engine/plugins/torch_state.hpp"
-#include "host/recipe/schema.hpp"
+#include "host/schema/architectures.hpp"
 
 namespace backstop::engine {
 namespace {
@@ -40,6 +40,13 @@ const Layer& layer(Classifier& model, std::string_view name) {
   throw std::out_of_range(std::string(name));
 }
 
+std::vector<std::string> architecture_names() {
+  std::vector<std::string> names;
+  for (const schema::ArchitectureInfo& info : schema::architectures())
+    names.emplace_back(info.name);
+  return names;
+}
+
 class EveryArchitecture : public testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Classifier, EveryArchitecture, testing::ValuesIn(architecture_names()),
                          [](const auto& tested) {
@@ -48,11 +55,11 @@ INSTANTIATE_TEST_SUITE_P(Classifier, EveryArchitecture, testing::ValuesIn(archit
                            return name;
                          });
 
-TEST_P(EveryArchitecture, InfersWhatLibTorchsKernelsGive) {
+TEST_P(EveryArchitecture, InferenceAgreesWithLibTorchsKernels) {
   Classifier model = make(GetParam(), 16, true);
   at::Generator generator = make_generator(3);
   const at::NoGradGuard no_grad;
-  for (const auto& item : model.state())  // statistics that do something
+  for (const auto& item : model.state())  // statistics that have an effect
     if (item.first.find("running_var") != std::string::npos)
       item.second.uniform_(0.5, 2, generator);
   model.set_training(false);
@@ -89,21 +96,6 @@ TEST_P(EveryArchitecture, GivesLogitsFeaturesAndStages) {
   }
 }
 
-TEST_P(EveryArchitecture, OffersWhatRecipesAreCheckedFor) {
-  Classifier model = make(GetParam());
-  for (const recipe::ModelTrait& trait : recipe::model_traits()) {
-    const auto layers = model.layers();
-    const bool there = trait.need == "feature-maps"
-                           ? !model.stages().empty()
-                           : std::any_of(layers.begin(), layers.end(), [](const Layer& l) {
-                               return l.kind == LayerKind::batch_norm;
-                             });
-    const auto& without = trait.missing_in;
-    EXPECT_EQ(there, std::find(without.begin(), without.end(), GetParam()) == without.end())
-        << trait.need;
-  }
-}
-
 TEST_P(EveryArchitecture, GivesGradientsOfImagesInPixelUnits) {
   Classifier model = make(GetParam());
   // Always the same image: a step that crosses a kink of a ReLU has another slope.
@@ -120,7 +112,7 @@ TEST_P(EveryArchitecture, GivesGradientsOfImagesInPixelUnits) {
   EXPECT_NEAR(images.grad()[0][1][7][7].item<double>(), numeric, 1e-3);
 }
 
-TEST_P(EveryArchitecture, CopiesShareNothing) {
+TEST_P(EveryArchitecture, CopiesAreIndependent) {
   Classifier model = make(GetParam());
   Classifier copy(model);
   const at::Tensor images = at::rand({2, 3, 16, 16});
@@ -172,7 +164,7 @@ TEST(Classifier, DrawsTheSameWeightsFromTheSameSeed) {
   EXPECT_FALSE(first[0].second.equal(other[0].second));
 }
 
-TEST_P(EveryArchitecture, LeavesTheGlobalGeneratorAlone) {
+TEST_P(EveryArchitecture, DoesNotTouchTheGlobalGenerator) {
   const TorchState before = TorchState::now();
   Classifier model = make(GetParam());
   const Classifier copy = model;
@@ -192,7 +184,7 @@ TEST(Classifier, NormalizesWithTheDatasetsStatistics) {
                   .allclose(model.forward(images), 1e-5, 1e-6));
 }
 
-TEST(Classifier, FreezesWhatIsNotTrainable) {
+TEST(Classifier, FreezesPartsThatAreNotTrainable) {
   Classifier model = make("small-cnn");
   model.set_trainable(Part::head);
   EXPECT_EQ(model.trainable_parameters().size(), 2u);
@@ -262,12 +254,13 @@ TEST(Classifier, NamesEveryTensorThatDoesNotFit) {
   state.back().first = "something.else";
   try {
     model.load_state(state, "suspect.safetensors");
-    FAIL() << "took weights that do not fit";
+    FAIL() << "accepted weights that do not fit";
   } catch (const base::HostError& e) {
     EXPECT_EQ(e.code(), base::ExitCode::environment);
     const std::string text = e.what();
     EXPECT_NE(text.find("suspect.safetensors does not fit small-cnn"), std::string::npos) << text;
-    EXPECT_NE(text.find("conv1.weight is [1, 2], the model's is [4, 3, 3, 3]"), std::string::npos)
+    EXPECT_NE(text.find("conv1.weight has shape [1, 2], but the model needs [4, 3, 3, 3]"),
+              std::string::npos)
         << text;
     EXPECT_NE(text.find("something.else is not part of the model"), std::string::npos) << text;
   }

@@ -7,6 +7,8 @@
 #include <thread>
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "backstop/attack.hpp"
 #include "backstop/dataset.hpp"
@@ -21,57 +23,58 @@ namespace {
 
 constexpr std::int64_t kClasses = 4;
 
-/// Keeps what the host complained about.
-class Recorder final : public RunObserver {
+/// Keeps the warnings about global state that the plugin left changed.
+class WarningCollector final : public RunObserver {
  public:
   void event(const nlohmann::json& event) override {
     if (event["event"] == "log" && event["level"] == "warning") {
       const auto message = event["message"].get<std::string>();
-      if (message.find(" left changed: ") != std::string::npos) complaints.push_back(message);
+      if (message.find(" left changed: ") != std::string::npos) warnings.push_back(message);
     }
   }
   void progress(std::int64_t, std::int64_t, const std::string&) override {}
 
-  std::vector<std::string> complaints;
+  std::vector<std::string> warnings;
 };
 
 /// A model that fails whenever it is used.
 class BrokenModel final : public Model {
  public:
-  static constexpr const char* kMessage = "this model fails, to see what the plugin makes of it";
+  static constexpr const char* kMessage =
+      "this model fails on purpose, to see how the plugin handles it";
 
   explicit BrokenModel(Classifier& model) : model_(model) {}
-  at::Tensor forward(const at::Tensor&) override { fail(); }
-  at::Tensor observe(const at::Tensor&, ActivationSink&) override { fail(); }
-  at::Tensor features(const at::Tensor&) override { fail(); }
-  at::Tensor classify(const at::Tensor&) override { fail(); }
+  at::Tensor forward(const at::Tensor&) override { always_fail(); }
+  at::Tensor observe(const at::Tensor&, ActivationSink&) override { always_fail(); }
+  at::Tensor features(const at::Tensor&) override { always_fail(); }
+  at::Tensor classify(const at::Tensor&) override { always_fail(); }
   std::span<const std::string_view> stages() const override { return model_.stages(); }
   std::span<const Layer> layers() override { return model_.layers(); }
   std::int64_t classes() const noexcept override { return model_.classes(); }
   std::int64_t feature_size() const noexcept override { return model_.feature_size(); }
   void set_training(bool training) override { model_.set_training(training); }
   bool training() const noexcept override { return model_.training(); }
-  void set_trainable(Part) override { fail(); }
-  void set_batch_norm(BatchNormMode) override { fail(); }
-  void reset(Part, at::Generator&) override { fail(); }
-  void replace_head(std::int64_t, at::Generator&) override { fail(); }
-  void mask_channels(std::string_view, const at::Tensor&) override { fail(); }
-  void copy_from(const Model&) override { fail(); }
+  void set_trainable(Part) override { always_fail(); }
+  void set_batch_norm(BatchNormMode) override { always_fail(); }
+  void reset(Part, at::Generator&) override { always_fail(); }
+  void replace_head(std::int64_t, at::Generator&) override { always_fail(); }
+  void mask_channels(std::string_view, const at::Tensor&) override { always_fail(); }
+  void copy_from(const Model&) override { always_fail(); }
   void* query(std::string_view) noexcept override { return nullptr; }
 
  private:
-  [[noreturn]] static void fail() { throw std::runtime_error(kMessage); }
+  [[noreturn]] static void always_fail() { throw std::runtime_error(kMessage); }
   Classifier& model_;
 };
 
-/// For trainings that are not about the scheduler.
+/// For trainings in which the scheduler does not matter.
 class SmallRate final : public Scheduler {
  public:
   double rate(const TrainingPosition&) const override { return 0.01; }
 };
 
-/// What a plugin is exercised with.
-struct Setting {
+/// What a plugin is run on.
+struct Workload {
   std::int64_t images = 64;
   std::int64_t channels = 3;
   std::int64_t side = 32;  ///< pixels
@@ -79,18 +82,19 @@ struct Setting {
   const std::atomic<int>* interrupted = nullptr;
 };
 
+/// Runs a plugin once, and keeps what it computed.
 class Exercise {
  public:
-  Exercise(const ConformanceRequest& request, const Setting& setting, Recorder& recorder)
+  Exercise(const ConformanceRequest& request, const Workload& workload, WarningCollector& collector)
       : request_(request),
-        setting_(setting),
+        workload_(workload),
         context_({"check", request.plugin->manifest.name}, kSeed,
-                 Compute{c10::kCPU, false, at::get_num_threads()}, Augmentation{2, true}, &recorder,
-                 setting.interrupted) {
+                 Compute{c10::kCPU, false, at::get_num_threads()}, Augmentation{2, true},
+                 &collector, workload.interrupted) {
     context_.set_model(architecture(), kNormalization);
   }
 
-  /// Everything that the plugin computed.
+  /// Returns everything that the plugin computed.
   NamedTensors run() {
     PluginObject plugin = make(request_.recipes->front());
     switch (request_.plugin->manifest.kind) {
@@ -123,7 +127,7 @@ class Exercise {
   static constexpr Normalization kNormalization{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
 
   [[nodiscard]] Architecture architecture() const {
-    return {"small-cnn", 8, setting_.channels, kClasses};
+    return {"small-cnn", 8, workload_.channels, kClasses};
   }
 
   [[nodiscard]] const recipe::PluginUse& use_of(const recipe::Recipe& recipe) const {
@@ -148,14 +152,14 @@ class Exercise {
     for (const auto& [name, tensor] : model.state()) keep("weights " + name, tensor);
   }
 
-  [[noreturn]] void broke_promise(const std::string& what) const {
+  [[noreturn]] void fail(const std::string& what) const {
     throw base::HostError(base::ExitCode::plugin, what);
   }
 
   ImageStore make_images(std::int64_t count) {
     at::Generator generator = make_generator(kSeed + 1);
     const at::Tensor labels = at::arange(count, at::kLong).remainder(kClasses);
-    at::Tensor images = at::rand({count, setting_.channels, setting_.side, setting_.side},
+    at::Tensor images = at::rand({count, workload_.channels, workload_.side, workload_.side},
                                  generator, at::TensorOptions(at::kFloat));
     images = images * 0.5 + labels.to(at::kFloat).div(kClasses).view({-1, 1, 1, 1}) * 0.5;
     return {to_8_bits(images), labels, kClasses, c10::kCPU};
@@ -173,20 +177,20 @@ class Exercise {
     });
     if (!triggered.defined() || triggered.sizes() != images.sizes() ||
         triggered.scalar_type() != at::kFloat)
-      broke_promise("apply() returned something else than float images of the shape it was given");
+      fail("apply() must return float images of the shape that it was given");
     const at::Tensor values = triggered.detach();
     if (!at::isfinite(values).all().item<bool>() || values.min().item<double>() < -1e-6 ||
         values.max().item<double>() > 1 + 1e-6)
-      broke_promise("apply() returned pixels outside 0 .. 1");
+      fail("apply() returned pixels outside 0 .. 1");
     return values;
   }
 
   void attack(const PluginObject& plugin) {
     auto& attack = plugin.as<Attack>();
-    const ImageStore images = make_images(setting_.images);
+    const ImageStore images = make_images(workload_.images);
     Threat threat;
     threat.classes = kClasses;
-    // What a clean-label attack can have of four classes, and one that adds cover samples too.
+    // As much as a clean-label attack can poison of four classes, even if it adds cover samples.
     threat.poison_ratio = images.size() == 1 ? 1 : 0.25;
     call(plugin, "prepare", context_, [&] { attack.prepare(context_, threat, images); });
     TrainingSetCopy editor(images);
@@ -200,7 +204,7 @@ class Exercise {
     options.batch_size = 16;
     options.scheduler = &rate;
     call(plugin, "train", context_, [&] {
-      attack.train(context_, threat, setting_.broken_model ? static_cast<Model&>(broken) : model,
+      attack.train(context_, threat, workload_.broken_model ? static_cast<Model&>(broken) : model,
                    poisoned, editor, options);
     });
     for (const auto& [name, tensor] : editor.record()) keep("poison's " + name, tensor);
@@ -214,28 +218,28 @@ class Exercise {
     from_state(state, threat, clean, triggered);
   }
 
-  /// apply() must not look at the other images of its batch.
+  /// apply() must treat every image independently of the others in its batch.
   void one_by_one(const PluginObject& plugin, const at::Tensor& clean,
                   const at::Tensor& triggered) {
     const auto last = clean.size(0) - 1;
     const at::Tensor alone = apply(plugin, clean.narrow(0, last, 1));
     constexpr double kOneLevel = 1.5 / 255;
     if ((alone - triggered.narrow(0, last, 1)).abs().max().item<double>() > kOneLevel)
-      broke_promise("apply() gives an image another trigger when it comes alone");
+      fail("apply() gives an image another trigger if it comes alone");
   }
 
-  /// What save() wrote is all that another process has.
+  /// Another process has only what save() wrote.
   void from_state(const TensorState& state, const Threat& threat, const at::Tensor& clean,
                   const at::Tensor& triggered) {
     const PluginObject other = make(request_.recipes->front());
     call(other, "load", context_, [&] { other.as<Attack>().load(context_, threat, state); });
     if (!apply(other, clean).equal(triggered))
-      broke_promise("after save() and load() apply() gives other images");
+      fail("after save() and load(), apply() returns other images");
   }
 
   void defend(const PluginObject& plugin) {
-    const ImageStore clean = make_images(setting_.images);
-    ImageStore training = make_images(setting_.images);
+    const ImageStore clean = make_images(workload_.images);
+    ImageStore training = make_images(workload_.images);
     const auto& needs = request_.plugin->manifest.needs;
     const auto given = [&](const char* what, const ImageStore& set) {
       return std::find(needs.begin(), needs.end(), what) != needs.end() ? &set : nullptr;
@@ -245,7 +249,7 @@ class Exercise {
     BrokenModel broken(model);
     call(plugin, "run", context_, [&] {
       plugin.as<Defense>().run(context_,
-                               setting_.broken_model ? static_cast<Model&>(broken) : model, data);
+                               workload_.broken_model ? static_cast<Model&>(broken) : model, data);
     });
     keep_model(model);
   }
@@ -268,9 +272,9 @@ class Exercise {
         backwards[first + static_cast<std::size_t>(i)] = at(i);
     }
     if (rates != backwards)
-      broke_promise(
-          "rate() gives another rate when the positions are asked for in another order; one object "
-          "serves several trainings");
+      fail(
+          "rate() returns other rates if it is asked in another order; it must depend only on the "
+          "position, because one object serves several trainings");
     keep("rates", at::tensor(rates, at::kDouble));
   }
 
@@ -279,8 +283,7 @@ class Exercise {
     std::int64_t channels = 0;
     call(plugin, "describe", context_, [&] {
       for (std::int64_t label = 0; label < dataset.classes(); ++label)
-        if (dataset.class_name(label).empty())
-          broke_promise("class " + std::to_string(label) + " has no name");
+        if (dataset.class_name(label).empty()) fail(fmt::format("class {} has no name", label));
     });
     for (const Split split : {Split::train, Split::test}) {
       const Samples samples = load_split(plugin, split, context_);
@@ -293,51 +296,46 @@ class Exercise {
       const ChannelStatistics statistics = dataset.statistics();
       for (std::int64_t c = 0; c < channels; ++c)
         if (!(statistics.deviation[c] > 0))
-          broke_promise("statistics() gives a deviation that is not positive");
+          fail("statistics() returns a deviation that is not positive");
     });
   }
 
   const ConformanceRequest& request_;
-  Setting setting_;
+  Workload workload_;
   StageContext context_;
   NamedTensors result_;
 };
 
-NamedTensors exercise(const ConformanceRequest& request, const Setting& setting,
-                      Recorder& recorder) {
-  return Exercise(request, setting, recorder).run();
+NamedTensors exercise(const ConformanceRequest& request, const Workload& workload,
+                      WarningCollector& collector) {
+  return Exercise(request, workload, collector).run();
 }
 
 std::string joined(const std::vector<std::string>& lines) {
-  std::string text;
-  for (const auto& line : lines) text += (text.empty() ? "" : "\n") + line;
-  return text;
+  return fmt::format("{}", fmt::join(lines, "\n"));
 }
 
-/// "max difference 0.031 in `weights linear.weight`"; empty where there is none.
+/// "max difference 0.031 in `weights linear.weight`"; empty if there is none.
 std::string difference(const NamedTensors& a, const NamedTensors& b) {
   if (a.size() != b.size())
-    return std::to_string(a.size()) + " results the first time, " + std::to_string(b.size()) +
-           " the second";
+    return fmt::format("{} results the first time and {} the second", a.size(), b.size());
   std::vector<std::string> lines;
   for (std::size_t i = 0; i < a.size(); ++i) {
     const auto& [name, first] = a[i];
     const at::Tensor& second = b[i].second;
     if (name != b[i].first || first.sizes() != second.sizes())
-      lines.push_back("`" + name + "` is there, or of this shape, only once");
+      lines.push_back(fmt::format("`{}` is missing or of another shape the second time", name));
     else if (!first.equal(second) &&
              !(first.is_floating_point() && at::allclose(first, second, 0, 0, true)))
-      lines.push_back(
-          "max difference " +
-          std::to_string(
-              (first.to(at::kDouble) - second.to(at::kDouble)).abs().max().item<double>()) +
-          " in `" + name + "`");
+      lines.push_back(fmt::format(
+          "max difference {:.6f} in `{}`",
+          (first.to(at::kDouble) - second.to(at::kDouble)).abs().max().item<double>(), name));
   }
   constexpr std::size_t kShown = 3;
   if (lines.size() > kShown) {
     const auto more = lines.size() - kShown;
     lines.resize(kShown);
-    lines.push_back("and " + std::to_string(more) + " more");
+    lines.push_back(fmt::format("and {} more", more));
   }
   return joined(lines);
 }
@@ -347,13 +345,13 @@ ConformanceOutcome passed() {
 }
 
 ConformanceOutcome ranges(const ConformanceRequest& request) {
-  Recorder recorder;
-  Exercise exercise(request, {}, recorder);
+  WarningCollector collector;
+  Exercise exercise(request, {}, collector);
   for (const recipe::Recipe& recipe : *request.recipes) {
     try {
       exercise.make(recipe);
     } catch (const base::HostError& e) {
-      // It may refuse a combination that its manifest cannot describe, or data that is not there.
+      // A plugin may refuse a combination that its manifest cannot describe, or missing data.
       if (e.code() != base::ExitCode::usage && e.code() != base::ExitCode::environment) throw;
     }
   }
@@ -361,23 +359,23 @@ ConformanceOutcome ranges(const ConformanceRequest& request) {
 }
 
 ConformanceOutcome deterministic(const ConformanceRequest& request) {
-  Recorder recorder;
+  WarningCollector collector;
   at::Generator global = at::globalContext().defaultGenerator(c10::kCPU);
   global.set_current_seed(1);
-  const NamedTensors first = exercise(request, {}, recorder);
+  const NamedTensors first = exercise(request, {}, collector);
   global.set_current_seed(2);
-  const NamedTensors second = exercise(request, {}, recorder);
-  const std::string found = difference(first, second);
-  if (found.empty()) return passed();
-  return {false, found, "draw random numbers from Context::generator() only"};
+  const NamedTensors second = exercise(request, {}, collector);
+  const std::string changes = difference(first, second);
+  if (changes.empty()) return passed();
+  return {false, changes, "draw random numbers from Context::generator() only"};
 }
 
 ConformanceOutcome state(const ConformanceRequest& request) {
-  Recorder recorder;
-  exercise(request, {}, recorder);
-  if (recorder.complaints.empty()) return passed();
-  return {false, joined(recorder.complaints),
-          "use guards that put back what they change (c10::AutoGradMode, ...)"};
+  WarningCollector collector;
+  exercise(request, {}, collector);
+  if (collector.warnings.empty()) return passed();
+  return {false, joined(collector.warnings),
+          "use guards that restore what they change (c10::AutoGradMode, ...)"};
 }
 
 ConformanceOutcome cancellation(const ConformanceRequest& request) {
@@ -387,35 +385,35 @@ ConformanceOutcome cancellation(const ConformanceRequest& request) {
   for (const auto delay : kDelays) {
     std::atomic<int> interrupted{0};
     std::atomic<Clock::rep> when{0};
-    std::thread canceller([&] {
+    std::thread interrupter([&] {
       std::this_thread::sleep_for(delay);
       when = Clock::now().time_since_epoch().count();
       interrupted = SIGINT;
     });
-    if (delay.count() == 0) canceller.join();
-    Setting setting;
-    setting.images = 2000;
-    setting.interrupted = &interrupted;
-    Recorder recorder;
+    if (delay.count() == 0) interrupter.join();
+    Workload workload;
+    workload.images = 2000;
+    workload.interrupted = &interrupted;
+    WarningCollector collector;
     std::string other_error;
     try {
-      exercise(request, setting, recorder);
+      exercise(request, workload, collector);
     } catch (const Cancelled&) {
     } catch (const std::exception& e) {
       other_error = e.what();
     }
     const auto end = Clock::now();
-    if (canceller.joinable()) canceller.join();
+    if (interrupter.joinable()) interrupter.join();
     const double seconds =
         std::chrono::duration<double>(end.time_since_epoch() - Clock::duration(when.load()))
             .count();
     constexpr double kLimit = 2;
     if (seconds > kLimit)
-      return {false, "it went on for " + std::to_string(seconds) + " s after it was cancelled",
+      return {false, fmt::format("it went on for {:.1f} s after it was cancelled", seconds),
               "call Context::stop_if_cancelled() at least once a batch"};
     if (!other_error.empty())
-      return {false, "cancelled, it ended with another error: " + other_error,
-              "let backstop::Cancelled pass"};
+      return {false, "when cancelled, it ended with another error: " + other_error,
+              "do not catch backstop::Cancelled"};
   }
   return passed();
 }
@@ -424,25 +422,25 @@ ConformanceOutcome images(const ConformanceRequest& request) {
   std::vector<std::string> failures;
   const catalog::Kind kind = request.plugin->manifest.kind;
   if (kind == catalog::Kind::scheduler || kind == catalog::Kind::dataset) {
-    Recorder recorder;
-    exercise(request, {}, recorder);
+    WarningCollector collector;
+    exercise(request, {}, collector);
     return passed();
   }
   for (const std::int64_t channels : {1, 3}) {
     for (const std::int64_t count : {1, 7, 64}) {
-      Setting setting;
-      setting.images = count;
-      setting.channels = channels;
-      setting.side = channels == 1 ? 28 : 32;
-      Recorder recorder;
+      Workload workload;
+      workload.images = count;
+      workload.channels = channels;
+      workload.side = channels == 1 ? 28 : 32;
+      WarningCollector collector;
       try {
-        exercise(request, setting, recorder);
+        exercise(request, workload, collector);
       } catch (const base::HostError& e) {
-        // A single image may be too little to poison: then it must say so.
+        // A single image may be too few to poison, but the attack must say so.
         if (kind == catalog::Kind::attack && count == 1 && e.code() == base::ExitCode::usage)
           continue;
-        failures.push_back("with " + std::to_string(count) + " images of " +
-                           std::to_string(channels) + " channels: " + e.what());
+        failures.push_back(
+            fmt::format("with {} images of {} channels: {}", count, channels, e.what()));
       }
     }
   }
@@ -450,22 +448,22 @@ ConformanceOutcome images(const ConformanceRequest& request) {
 }
 
 ConformanceOutcome failures(const ConformanceRequest& request) {
-  Recorder recorder;
-  const NamedTensors before = exercise(request, {}, recorder);
-  Setting broken;
+  WarningCollector collector;
+  const NamedTensors before = exercise(request, {}, collector);
+  Workload broken;
   broken.broken_model = true;
-  std::string complaint;
+  std::string warning;
   try {
-    Recorder during;
+    WarningCollector during;
     exercise(request, broken, during);
-    complaint = joined(during.complaints);
-  } catch (const std::exception&) {  // as it should
+    warning = joined(during.warnings);
+  } catch (const std::exception&) {  // as expected
   }
-  if (!complaint.empty()) return {false, complaint, "put global state back by guards"};
-  const std::string found = difference(before, exercise(request, {}, recorder));
-  if (found.empty()) return passed();
-  return {false, "after a model failed, a new object gives other results: " + found,
-          "keep no state outside of the plugin's object"};
+  if (!warning.empty()) return {false, warning, "restore global state with guards"};
+  const std::string changes = difference(before, exercise(request, {}, collector));
+  if (changes.empty()) return passed();
+  return {false, "after a model failed, a new object gives other results: " + changes,
+          "keep all state in the plugin's object"};
 }
 
 }  // namespace

@@ -1,21 +1,21 @@
-// The tests of `backstop plugin check` that run a plugin's code.
+// The tests of `backstop plugin check` that run the code of a plugin.
 #pragma once
 
 #include "host/engine/engine.hpp"
 
 namespace backstop::engine {
 
-/// Runs one of them:
+/// Runs one of these tests of a plugin:
 ///
-///   ranges         is made with every parameter at either end of its range, or says why not
-///   deterministic  same seed, same result, whatever the global random numbers are
-///   state          leaves the global state alone
+///   ranges         accepts the limits of every parameter's range, or explains why it cannot
+///   deterministic  gives the same result for the same seed, whatever the global random numbers are
+///   state          leaves global state unchanged
 ///   cancellation   stops within 2 s of cancellation
-///   images         takes 1, 7 and 64 images of one and three channels (attack, defense); gives
-///                  what its interface promises (scheduler, dataset)
-///   failures       passes a model's exceptions on, and works afterwards (attack, defense)
+///   images         accepts 1, 7 and 64 images of one and three channels (attack, defense); keeps
+///                  the promises of its interface (scheduler, dataset)
+///   failures       passes the exceptions of a model on and works afterwards (attack, defense)
 ///
-/// Throws what the plugin's failures become.
+/// Throws HostError if the plugin fails.
 ConformanceOutcome check_conformance(const ConformanceRequest& request);
 
 }  // namespace backstop::engine

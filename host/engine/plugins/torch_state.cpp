@@ -34,7 +34,7 @@ void sgd_step(const std::vector<at::Tensor>& weights, const std::vector<at::Tens
                   /*dampening=*/0, settings.nesterov, /*maximize=*/false, /*is_first_step=*/false);
 }
 
-#else  // one function a device; CUDA's default type would be half
+#else  // one function for each device; the default type of CUDA would be half
 
 bool autocast_enabled(c10::DeviceType device) {
   return device == c10::kCUDA ? at::autocast::is_enabled() : at::autocast::is_cpu_enabled();
@@ -67,14 +67,14 @@ void sgd_step(const std::vector<at::Tensor>& weights, const std::vector<at::Tens
 
 namespace {
 
-/// One number of the global state.
-struct Setting {
+/// One setting of the global state, as a number.
+struct GlobalSetting {
   const char* name;
   std::int64_t (*get)();
   void (*set)(std::int64_t);
 };
 
-constexpr Setting kSettings[] = {
+constexpr GlobalSetting kSettings[] = {
     {"autocast", [] { return std::int64_t{autocast_enabled(c10::kCPU)}; },
      [](std::int64_t value) { set_autocast(c10::kCPU, value != 0); }},
     {"autocast for CUDA", [] { return std::int64_t{autocast_enabled(c10::kCUDA)}; },
@@ -117,7 +117,7 @@ constexpr Setting kSettings[] = {
            static_cast<at::Float32MatmulPrecision>(value));
      }},
 #if defined(__x86_64__)
-    // Rounding, flush to zero; without the sticky exception flags.
+    // Rounding and flush to zero, without the sticky exception flags.
     {"floating-point mode", [] { return std::int64_t{_mm_getcsr() & ~0x3Fu}; },
      [](std::int64_t value) {
        _mm_setcsr(static_cast<std::uint32_t>(value) | (_mm_getcsr() & 0x3Fu));
@@ -125,7 +125,7 @@ constexpr Setting kSettings[] = {
 #endif
 };
 
-/// CPU's, and of every GPU that is in use. Each is its own lock's.
+/// The default generators of the CPU and of every GPU.
 std::vector<at::Generator> default_generators() {
   std::vector<at::Generator> generators{at::detail::getDefaultCPUGenerator()};
   for (int i = 0; i < number_of_gpus(); ++i)
@@ -178,7 +178,7 @@ DefaultGeneratorGuard::~DefaultGeneratorGuard() {
 
 TorchState TorchState::now() {
   TorchState state;
-  for (const Setting& setting : kSettings) state.settings_.push_back(setting.get());
+  for (const GlobalSetting& setting : kSettings) state.settings_.push_back(setting.get());
   for (const at::Generator& generator : default_generators())
     state.generators_.push_back(generator.get_state());
   state.locale_ = std::setlocale(LC_ALL, nullptr);
@@ -195,7 +195,7 @@ std::vector<std::string> TorchState::differences(const TorchState& later) const 
            autograd_.get_fw_grad_mode() != other.get_fw_grad_mode(),
        "gradient mode");
   note(autograd_.get_inference_mode() != other.get_inference_mode(), "inference mode");
-  // Inference mode changes these too; then it is enough to name it.
+  // Inference mode changes these too, and naming it is enough.
   note(autograd_.get_inference_mode() == other.get_inference_mode() &&
            !(dispatch_keys_.included_ == later.dispatch_keys_.included_ &&
              dispatch_keys_.excluded_ == later.dispatch_keys_.excluded_),

@@ -20,7 +20,7 @@ double process_cpu_seconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-/// Linux forgets the peak of the resident set when 5 is written there.
+/// Linux resets the peak of the resident set when 5 is written to this file.
 void reset_peak_memory() {
   std::ofstream("/proc/self/clear_refs") << "5";
 }
@@ -41,7 +41,7 @@ CostMeter::CostMeter(c10::Device device)
 }
 
 void CostMeter::switch_to(bool evaluation) {
-  wait_for(device_);  // what was asked before counts as what it was
+  wait_for(device_);  // work that was asked for before counts as what it was
   const auto now = Clock::now();
   const double cpu_now = process_cpu_seconds();
   const double wall = std::chrono::duration<double>(now - since_).count();

@@ -1,5 +1,4 @@
-// What a stage costs: time on the wall, on the processor's cores and on the GPU, samples and
-// memory.
+// What a stage costs: wall time, CPU and GPU time, training samples and memory.
 #pragma once
 
 #include <chrono>
@@ -10,13 +9,13 @@
 
 namespace backstop::engine {
 
-/// Counts from its making until stop(). Evaluation is timed apart: wrap it in a
+/// Measures from its construction until stop(). Evaluation is timed separately: wrap it in a
 /// CostMeter::Evaluation.
 class CostMeter {
  public:
   explicit CostMeter(c10::Device device);
 
-  /// While it lives, time counts as evaluation; may be nested.
+  /// While it lives, time counts as evaluation. May be nested.
   class Evaluation {
    public:
     explicit Evaluation(CostMeter& meter);
@@ -29,12 +28,12 @@ class CostMeter {
     bool before_;
   };
 
-  /// Images that go through a model, any model, in gradient mode. [run thread]
+  /// Counts images that go through any model in gradient mode. [run thread]
   static void count_samples(std::int64_t images) { process_samples += images; }
 
-  /// wall_seconds, cpu_seconds and gpu_seconds without evaluation (GPU: the wall time of a run on
-  /// one, since a run has it to itself), evaluation_seconds, samples_seen (see count_samples),
-  /// peak_memory_bytes (resident set of the whole process during the stage).
+  /// Returns wall_seconds, cpu_seconds and gpu_seconds without evaluation (GPU seconds are the wall
+  /// time of a run on a GPU, which it has to itself), evaluation_seconds, samples_seen (see
+  /// count_samples) and peak_memory_bytes (the resident set of the whole process during the stage).
   [[nodiscard]] nlohmann::json stop();
 
  private:

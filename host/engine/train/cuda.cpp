@@ -1,8 +1,6 @@
-// What needs CUDA's headers, and what stands in for it where LibTorch has no CUDA.
-#include <torch/version.h>
+#include "host/engine/train/cuda.hpp"
 
-#include "host/engine/compute.hpp"
-#include "host/engine/train/recorded_work.hpp"
+#include <torch/version.h>
 
 #if defined(BACKSTOP_CUDA)
 #include <ATen/cuda/CUDAContext.h>
@@ -36,8 +34,8 @@ class CudaGraph final : public Recorder {
  public:
   explicit CudaGraph(c10::Device device) : stream_(prepared_stream(device)), guard_(stream_) {}
   ~CudaGraph() override {
-    // What is still under way reads memory that is about to be given back. An error of it, if there
-    // is one, comes again at the next look at the device.
+    // Work that is still running reads memory that is about to be freed. If it failed, the error is
+    // reported again when the device is next used.
     static_cast<void>(cudaStreamSynchronize(stream_.stream()));
   }
   CudaGraph(const CudaGraph&) = delete;
@@ -51,11 +49,11 @@ class CudaGraph final : public Recorder {
       try {
         graph_.capture_end();  // the stream works again afterwards
       } catch (const c10::Error&) {
-        // `e` says more
+        // `e` has the better message
       }
       throw Error(
           std::string("the training step could not be recorded as a CUDA graph: ") + e.what(),
-          "compute.kernels = \"libtorch\" trains without one");
+          "set compute.kernels = \"libtorch\" to train without one");
     }
     graph_.capture_end();
   }
@@ -63,7 +61,7 @@ class CudaGraph final : public Recorder {
   void replay() override { graph_.replay(); }
 
  private:
-  /// A new stream, when all that others have begun is done.
+  /// A new stream, once all work that was started on the current one is done.
   static c10::cuda::CUDAStream prepared_stream(c10::Device device) {
     const c10::cuda::CUDAGuard guard(device);
     c10::cuda::getCurrentCUDAStream(device.index()).synchronize();

@@ -38,8 +38,8 @@ class LibTorchOptimizer final : public Optimizer {
 };
 
 #if defined(__x86_64__)
-/// One pass over `count` numbers. b may be null where there is no momentum. Rounds where LibTorch's
-/// own operators do, one after the other.
+/// One pass over `count` numbers. b is null if there is no momentum. Rounds where LibTorch's own
+/// operators would round one after the other.
 BACKSTOP_AVX512 void update(float* p, const float* gradient, float* b, std::size_t count,
                             float rate, float momentum, float weight_decay, bool nesterov) {
   const __m512 minus_rate = _mm512_set1_ps(-rate), keep = _mm512_set1_ps(momentum),
@@ -104,13 +104,13 @@ class Sgd final : public Optimizer {
   void update_all(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& gradients,
                   const std::vector<at::Tensor>& buffers) const {
     constexpr std::int64_t kPiece = 1 << 15;
-    std::vector<std::pair<std::size_t, std::int64_t>> pieces;  // of which parameter, from where
+    std::vector<std::pair<std::size_t, std::int64_t>> pieces;  // parameter and first number
     for (std::size_t i = 0; i < weights.size(); ++i)
       for (std::int64_t from = 0; from < weights[i].numel(); from += kPiece)
         pieces.emplace_back(i, from);
     const auto rate = *rate_.data_ptr<float>();
     const auto count = static_cast<std::int64_t>(pieces.size());
-    share_out(count, [&](const auto& next) {
+    parallel_pieces(count, [&](const auto& next) {
       for (std::int64_t piece = next(); piece < count; piece = next()) {
         const auto [i, from] = pieces[static_cast<std::size_t>(piece)];
         update(weights[i].data_ptr<float>() + from, gradients[i].data_ptr<float>() + from,
@@ -122,7 +122,7 @@ class Sgd final : public Optimizer {
   }
 
   std::vector<at::Tensor> parameters_;
-  std::vector<at::Tensor> buffers_;  ///< the sums of gradients, undefined before the first
+  std::vector<at::Tensor> buffers_;  ///< momentum, undefined before the first step
   double momentum_, weight_decay_;
   bool nesterov_;
   at::Tensor rate_;  ///< float32 [], on the parameters' device

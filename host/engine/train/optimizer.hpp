@@ -1,4 +1,4 @@
-// What changes a model's parameters after every batch.
+// Optimizers, which update the parameters of a model after every batch.
 #pragma once
 
 #include <memory>
@@ -13,19 +13,19 @@ namespace backstop::engine {
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
-  /// Of the steps to come; 0 at first.
+  /// Sets the learning rate of the steps to come; it is 0 at first.
   virtual void set_rate(double rate) = 0;
-  /// Changes every parameter that has a gradient.
+  /// Updates every parameter that has a gradient.
   virtual void step() = 0;
-  /// Whether a step is work of the device alone, which takes the rate from the device too: what a
-  /// CUDA graph can hold.
+  /// Whether a step happens entirely on the device, including reading the learning rate, so that a
+  /// CUDA graph can hold it.
   [[nodiscard]] virtual bool recordable() const noexcept = 0;
 };
 
-/// Of float32 `parameters`, on one device. SGD: g = gradient + weight_decay p, b = momentum b + g
-/// from b = 0, p = p - rate (nesterov ? g + momentum b : b), on every device in as few passes over
-/// memory as it allows; on a CPU with AVX-512 rounded where LibTorch's operators round. Adam and
-/// AdamW are LibTorch's. Throws Error for an unknown kind.
+/// An optimizer of float32 `parameters` on one device. SGD is g = gradient + weight_decay p, b =
+/// momentum b + g starting from b = 0, p = p - rate (nesterov ? g + momentum b : b), on every
+/// device in as few passes over memory as possible; on a CPU with AVX-512 it rounds where
+/// LibTorch's operators round. Adam and AdamW are LibTorch's. Throws Error for an unknown kind.
 std::unique_ptr<Optimizer> make_optimizer(std::vector<at::Tensor> parameters,
                                           const OptimizerOptions& options);
 

@@ -11,7 +11,8 @@
 namespace backstop::engine {
 namespace {
 
-/// A convolution's weight in channels-last, more numbers than one thread takes, few, one.
+/// The weight of a convolution in channels-last, more numbers than one thread takes, a few, and
+/// one.
 std::vector<at::Tensor> some_parameters() {
   at::Generator generator = make_generator(7);
   const auto random = [&](at::IntArrayRef shape) { return at::randn(shape, generator); };
@@ -44,7 +45,7 @@ const OptimizerOptions kSettings[] = {sgd(0, 0, false), sgd(0, 5e-4, false), sgd
                                       sgd(0.9, 5e-4, false), sgd(0.9, 5e-4, true)};
 constexpr double kRates[] = {0.1, 0.001, 0.05, 0.3};
 
-TEST(Sgd, GivesTheNumbersOfLibTorchs) {
+TEST(Sgd, EqualsLibTorchs) {
   for (const OptimizerOptions& o : kSettings) {
     auto ours = copies(some_parameters()), theirs = copies(some_parameters());
     const auto optimizer = make_optimizer(ours, o);
@@ -62,7 +63,7 @@ TEST(Sgd, GivesTheNumbersOfLibTorchs) {
       reference.step();
       for (std::size_t i = 0; i < ours.size(); ++i) {
         EXPECT_TRUE(ours[i].allclose(theirs[i], 1e-5, 1e-6)) << "parameter " << i;
-        // LibTorch rounds once more where its vectors end.
+        // LibTorch rounds once more at the ends of its vectors.
         if (vectors::has_avx512() && i == 0) {
           EXPECT_TRUE(ours[i].equal(theirs[i]));
         }
@@ -71,7 +72,7 @@ TEST(Sgd, GivesTheNumbersOfLibTorchs) {
   }
 }
 
-TEST(Sgd, OfADeviceIsTheSame) {
+TEST(Sgd, IsTheSameOnADevice) {
   for (const OptimizerOptions& o : kSettings) {
     auto ours = copies(some_parameters()), there = copies(some_parameters());
     const auto optimizer = make_optimizer(ours, o);
@@ -98,7 +99,7 @@ TEST(Sgd, OfADeviceIsTheSame) {
   }
 }
 
-TEST(Sgd, TakesGradientsHoweverTheyLie) {
+TEST(Sgd, AcceptsGradientsInAnyMemoryFormat) {
   auto ours = copies(some_parameters()), other = copies(some_parameters());
   give_gradients(ours, 1);
   for (std::size_t i = 0; i < ours.size(); ++i)
@@ -112,7 +113,7 @@ TEST(Sgd, TakesGradientsHoweverTheyLie) {
   for (std::size_t i = 0; i < ours.size(); ++i) EXPECT_TRUE(ours[i].equal(other[i]));
 }
 
-TEST(Sgd, LeavesAloneWhatHasNoGradient) {
+TEST(Sgd, KeepsParametersWithoutGradients) {
   auto parameters = copies(some_parameters());
   const at::Tensor before = parameters[1].detach().clone();
   give_gradients(parameters, 1);
@@ -137,7 +138,8 @@ TEST(Adam, LearnsAndOnlySgdCanBeRecorded) {
     give_gradients(parameters, 1);
     optimizer->set_rate(0.1);
     optimizer->step();
-    // Its first step goes by the rate, against the gradient's sign, but where that is nearly 0.
+    // The first step has the size of the learning rate and the opposite sign of the gradient,
+    // unless that is almost 0.
     const at::Tensor expected = some_parameters()[1] - 0.1 * parameters[1].grad().sign();
     EXPECT_LT((parameters[1] - expected).abs().median().item<double>(), 1e-3);
   }

@@ -17,8 +17,8 @@ bool same_shapes(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>
 }  // namespace
 
 bool RecordedWork::operator()(const std::vector<at::Tensor>& inputs) {
-  // cuDNN chooses its algorithms, libraries take their memory and optimizers make their buffers in
-  // the first calls; a recording may do none of it.
+  // In the first calls cuDNN chooses its algorithms, libraries allocate memory and optimizers
+  // create their buffers. None of that may happen in a recording.
   constexpr int kFirstCalls = 3;
   if (recorder_ == nullptr) {
     work_(inputs);

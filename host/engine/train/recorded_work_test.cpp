@@ -11,13 +11,14 @@
 #include "host/engine/data/image_store.hpp"
 #include "host/engine/model/classifier.hpp"
 #include "host/engine/plugins/torch_state.hpp"
+#include "host/engine/train/cuda.hpp"
 #include "host/engine/train/optimizer.hpp"
 
 namespace backstop::engine {
 namespace {
 
-/// What a CUDA graph does, on the CPU: what is recorded is not done, and sees later only the memory
-/// that it saw then.
+/// Does on the CPU what a CUDA graph does: what is recorded is not executed, and later sees only
+/// the memory that it saw then.
 struct Tape final : Recorder {
   void record(const std::function<void()>& work) override {
     ++records;
@@ -66,8 +67,9 @@ TEST(RecordedWork, HasNoRecorderOnTheCpu) {
   EXPECT_EQ(make_recorder(c10::kCPU), nullptr);
 }
 
-/// What HostTrainer does on a GPU, on the CPU: steps of SGD with a rate that changes from step to
-/// step, on augmented images of a set in which some were changed. The first layer's weights.
+/// Does on the CPU what HostTrainer does on a GPU: SGD steps with a learning rate that changes from
+/// step to step, on augmented images of a set in which some were changed. Returns the weights of
+/// the first layer.
 at::Tensor trained(std::unique_ptr<Recorder> recorder) {
   at::Generator generator = make_generator(1);
   const Architecture architecture{"small-cnn", 4, 3, 2};
@@ -100,12 +102,12 @@ at::Tensor trained(std::unique_ptr<Recorder> recorder) {
   return classifier.state()[0].second;
 }
 
-TEST(RecordedWork, TrainsTheModelThatCallsTrain) {
+TEST(RecordedWork, TrainsTheSameModelAsCalls) {
   EXPECT_TRUE(trained(std::make_unique<Tape>()).equal(trained(nullptr)));
 }
 
-/// Operators that were called, but those that LibTorch's fused SGD calls in turn: on the CPU, and
-/// there alone, it reads the rate.
+/// The operators that were called, except those that LibTorch's fused SGD calls itself: on the CPU,
+/// and only there, it reads the learning rate.
 struct Called {
   std::set<std::string> names;
   int in_sgd = 0;
@@ -134,7 +136,7 @@ TEST(RecordedWork, TrainsWithoutWaitingForTheDevice) {
       called.names.count("aten::convolution_backward") + called.names.count("aten::index_select"),
       1u)
       << "not all operators were seen";
-  // These give the host a number, or a size that depends on numbers.
+  // These give the host a value, or a size that depends on values.
   for (const char* waits : {"aten::item", "aten::_local_scalar_dense", "aten::is_nonzero",
                             "aten::nonzero", "aten::masked_select", "aten::unique_dim"})
     EXPECT_EQ(called.names.count(waits), 0u) << waits;

@@ -7,10 +7,12 @@
 #include <string>
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include "backstop/error.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/train/cost.hpp"
+#include "host/engine/train/cuda.hpp"
 #include "host/engine/train/optimizer.hpp"
 #include "host/engine/train/recorded_work.hpp"
 
@@ -18,48 +20,48 @@ namespace backstop::engine {
 
 namespace {
 
-/// A plugin built with an older SDK knows fewer fields: the rest keeps its defaults.
+/// A plugin that was built with an older SDK knows fewer fields; the others keep their defaults.
 TrainingOptions read_options(const TrainingOptions& given) {
   TrainingOptions options;
   std::memcpy(static_cast<void*>(&options), &given,
               std::min<std::size_t>(given.struct_size, sizeof options));
   options.struct_size = sizeof options;
-  if (options.scheduler == nullptr) throw Error("a training without a scheduler");
+  if (options.scheduler == nullptr) throw Error("training needs a scheduler");
   if (options.epochs < 0)
-    throw Error("a training of " + std::to_string(options.epochs) + " epochs");
+    throw Error(fmt::format("the number of epochs must be at least 0, got {}", options.epochs));
   if (options.batch_size < 1)
-    throw Error("a training with a batch size of " + std::to_string(options.batch_size));
+    throw Error(fmt::format("the batch size must be at least 1, got {}", options.batch_size));
   return options;
 }
 
 double rate_at(const Scheduler& scheduler, const TrainingPosition& position) {
   const double rate = scheduler.rate(position);
   if (!std::isfinite(rate) || rate < 0)
-    throw Error("the scheduler gave a learning rate of " + std::to_string(rate) + " at iteration " +
-                    std::to_string(position.iteration),
-                "a rate is finite and not negative");
+    throw Error(fmt::format("the scheduler returned a learning rate of {} at iteration {}", rate,
+                            position.iteration),
+                "a learning rate must be finite and not negative");
   return rate;
 }
 
 void require_finite(const at::Tensor& loss, const TrainingPosition& position, double rate) {
   if (std::isfinite(loss.item<double>())) return;
-  throw Error("the loss is no longer a finite number in epoch " +
-                  std::to_string(position.epoch() + 1) + ", iteration " +
-                  std::to_string(position.iteration) + ", at a learning rate of " +
-                  std::to_string(rate),
-              "training diverged: lower the scheduler's rates");
+  throw Error(
+      fmt::format("the loss is no longer a finite number in epoch {}, iteration {}, at a learning "
+                  "rate of {}",
+                  position.epoch() + 1, position.iteration, rate),
+      "training diverged: lower the learning rates of the scheduler");
 }
 
 }  // namespace
 
 Classifier& host_model(Model& model) {
   if (auto* own = dynamic_cast<Classifier*>(&model)) return *own;
-  throw Error("a model that the host did not make", "get models from the context: Context::clone");
+  throw Error("the model was not made by the host", "get models from the context: Context::clone");
 }
 
 const ImageStore& host_set(const ImageSet& images) {
   if (const auto* own = dynamic_cast<const ImageStore*>(&images)) return *own;
-  throw Error("an image set that the host did not make",
+  throw Error("the image set was not made by the host",
               "get image sets from the context: Context::image_set, Context::subset");
 }
 
@@ -86,7 +88,7 @@ void HostTrainer::stop_if_cancelled() const {
 
 namespace {
 
-/// The images at `positions` as `model` wants them.
+/// The images at `positions`, augmented and normalized for `model`.
 at::Tensor prepared(const Classifier& model, const ImageStore& set, const at::Tensor& positions,
                     const Draws& draws) {
   if (set.labels().is_cpu())
@@ -110,7 +112,7 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
   const TrainingOptions options = read_options(given);
   Classifier& classifier = host_model(model);
   const ImageStore& set = host_set(images);
-  if (set.size() == 0) throw Error("a training on no images");
+  if (set.size() == 0) throw Error("cannot train on an empty image set");
 
   const c10::AutoGradMode gradients(true);
   classifier.set_batch_norm(options.batch_norm);
@@ -124,12 +126,12 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
   double rate = 0;
   const c10::Device device = classifier.compute().device;
   at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kFloat).device(device));
-  const bool alone = options.step == nullptr;  // no plugin looks on
+  const bool alone = options.step == nullptr;  // no plugin takes part
 
   const auto learn = [&](const at::Tensor& positions, const Draws& draws) {
     const at::Tensor loss =
         batch_loss(classifier, set, positions, draws, position.epoch(), options.step);
-    if (device.is_cpu()) require_finite(loss, position, rate);  // elsewhere a look at it waits
+    if (device.is_cpu()) require_finite(loss, position, rate);  // elsewhere reading it would wait
     for (at::Tensor& parameter : parameters) parameter.mutable_grad().reset();
     loss.backward();
     if (!alone) options.step->before_update(model);
@@ -185,7 +187,7 @@ at::Tensor HostTrainer::evaluate(Model& model, const ImageSet& images, std::int6
   const ImageStore& set = host_set(images);
   const Compute& compute = classifier.compute();
   const at::NoGradGuard no_gradients;
-  // One cast of the weights for all batches.
+  // So that the weights are cast once for all batches.
   const AutocastGuard precision(compute.device.type(), compute.bfloat16);
   const bool was_training = classifier.training();
   classifier.set_training(false);

@@ -12,21 +12,21 @@
 
 namespace backstop::engine {
 
-/// What a plugin handed over, as the host's own type. Throws Error when the plugin made it itself.
+/// What a plugin passed in, as the host's own type. Throws Error if the plugin made it itself.
 Classifier& host_model(Model& model);
 const ImageStore& host_set(const ImageSet& images);
 
 class HostTrainer final : public Trainer {
  public:
-  /// Called after every epoch in which the subject was trained; `epoch` counts from 1, on through
-  /// all its trainings, and `epochs` is where the present one ends.
+  /// Called after every epoch in which the subject was trained. `epoch` counts from 1 through all
+  /// of its trainings, and `epochs` is where the current training ends.
   using EpochHook =
       std::function<void(Classifier& model, std::int64_t epoch, std::int64_t epochs, double loss)>;
 
   HostTrainer(const Augmentation& augmentation, at::Generator& generator, RunObserver* observer,
               const std::atomic<int>* interrupted);
 
-  /// The model that the stage is about; others train unmeasured.
+  /// Sets the model to measure while it trains: the one that the stage is about.
   void measure(const Model& subject, EpochHook hook);
 
   void fit(Model& model, const ImageSet& images, const TrainingOptions& options) override;
@@ -40,7 +40,7 @@ class HostTrainer final : public Trainer {
 
  private:
   using Head = std::function<at::Tensor(Classifier&, const at::Tensor& normalized)>;
-  /// What `head` gives for all images, [n, columns].
+  /// What `head` returns for all images, [n, columns].
   at::Tensor evaluate(Model& model, const ImageSet& images, std::int64_t columns, const Head& head);
 
   Augmentation augmentation_;
@@ -49,7 +49,7 @@ class HostTrainer final : public Trainer {
   const std::atomic<int>* interrupted_;
   const Model* subject_ = nullptr;
   EpochHook hook_;
-  std::int64_t subject_epochs_ = 0;  ///< of the subject's earlier trainings
+  std::int64_t subject_epochs_ = 0;  ///< epochs of the subject's earlier trainings
 };
 
 }  // namespace backstop::engine

@@ -1,4 +1,4 @@
-// What whoever computes with AMX's tiles needs.
+// The layout of AMX's tile registers that all code here uses.
 #pragma once
 
 #include <cstdint>

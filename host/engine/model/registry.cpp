@@ -1,0 +1,41 @@
+#include "host/engine/model/registry.hpp"
+
+#include <vector>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "host/base/error.hpp"
+#include "host/engine/plugins/torch_state.hpp"
+
+namespace backstop::engine {
+
+// Each is defined in the file of its name.
+std::shared_ptr<Network> make_preact_resnet18(const Architecture& architecture);
+std::shared_ptr<Network> make_resnet18(const Architecture& architecture);
+std::shared_ptr<Network> make_small_cnn(const Architecture& architecture);
+std::shared_ptr<Network> make_mlp(const Architecture& architecture);
+
+std::span<const RegisteredNetwork> registered_networks() {
+  static constexpr RegisteredNetwork kNetworks[] = {
+      {"preact-resnet18", make_preact_resnet18},
+      {"resnet18", make_resnet18},
+      {"small-cnn", make_small_cnn},
+      {"mlp", make_mlp},
+  };
+  return kNetworks;
+}
+
+std::shared_ptr<Network> make_network(const Architecture& architecture) {
+  const DefaultGeneratorGuard guard;
+  std::vector<std::string_view> names;
+  for (const RegisteredNetwork& network : registered_networks()) {
+    if (network.name == architecture.name) return network.make(architecture);
+    names.push_back(network.name);
+  }
+  throw base::HostError(base::ExitCode::usage,
+                        fmt::format("unknown architecture `{}`", architecture.name),
+                        fmt::format("choose one of {}", fmt::join(names, ", ")));
+}
+
+}  // namespace backstop::engine

@@ -1,0 +1,63 @@
+#include "host/engine/model/registry.hpp"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "host/base/error.hpp"
+#include "host/schema/architectures.hpp"
+
+namespace backstop::engine {
+namespace {
+
+TEST(Registry, HasTheNamesThatRecipesCanUse) {
+  std::vector<std::string> built, listed;
+  for (const RegisteredNetwork& network : registered_networks()) built.emplace_back(network.name);
+  for (const schema::ArchitectureInfo& info : schema::architectures())
+    listed.emplace_back(info.name);
+  EXPECT_EQ(built, listed);
+}
+
+TEST(Registry, BuildsNetworksThatOfferWhatTheListSays) {
+  for (const schema::ArchitectureInfo& info : schema::architectures()) {
+    const auto network = make_network({.name = std::string(info.name), .width = 4});
+    const auto modules = network->modules(/*include_self=*/false);
+    const bool has_batch_norm = std::any_of(modules.begin(), modules.end(), [](const auto& module) {
+      return module->template as<torch::nn::BatchNorm2dImpl>() != nullptr;
+    });
+    EXPECT_EQ(has_batch_norm, info.batch_norm) << info.name;
+
+    struct Counter final : ActivationSink {
+      void activation(std::string_view, const at::Tensor& map) override {
+        if (map.dim() == 4) ++maps;
+      }
+      std::size_t maps = 0;
+    } counter;
+    network->body(at::zeros({2, 3, 32, 32}), &counter);
+    EXPECT_EQ(counter.maps, network->stages().size()) << info.name;
+    EXPECT_EQ(counter.maps > 0, info.feature_maps) << info.name;
+
+    EXPECT_EQ(!network->head().is_empty(), info.replaceable_head) << info.name;
+    if (!info.replaceable_head) continue;
+    network->replace_head(7);
+    EXPECT_EQ(network->head()->weight.size(0), 7) << info.name;
+    EXPECT_TRUE(network->named_modules().contains(network->head_name())) << info.name;
+  }
+}
+
+TEST(Registry, RefusesAnUnknownName) {
+  try {
+    make_network({.name = "vgg16"});
+    FAIL() << "built a network that does not exist";
+  } catch (const base::HostError& e) {
+    EXPECT_EQ(e.code(), base::ExitCode::usage);
+    EXPECT_STREQ(e.what(), "unknown architecture `vgg16`");
+    EXPECT_EQ(e.hint(), "choose one of preact-resnet18, resnet18, small-cnn, mlp");
+  }
+}
+
+}  // namespace
+}  // namespace backstop::engine
