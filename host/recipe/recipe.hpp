@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <toml++/toml.h>
@@ -38,7 +37,7 @@ namespace backstop::recipe {
 ///                        precision ("auto" | "float32" | "bfloat16");
 ///                        threads (integer, 0: all cores)
 ///   [expect]             optional: "ROW".METRIC = { minimum = x, maximum = y }, ROW "no defense"
-///                        or a defense's name, METRIC one of kMetrics
+///                        or a defense's name, METRIC one of report::expectable_metrics
 ///
 /// An optimizer table: name; for sgd momentum, weight_decay, nesterov; for adam and adamw beta1,
 /// beta2, epsilon, weight_decay. A scheduler table: plugin and that plugin's parameters.
@@ -46,12 +45,6 @@ struct Recipe {
   /// Its keys' source positions hold the order above; to_toml() writes tables in that order.
   toml::table table;
 };
-
-/// What `[expect]` can bound, all shares in 0 .. 1; the last is "no defense"'s clean accuracy minus
-/// the row's.
-inline constexpr std::string_view kMetrics[] = {"clean_accuracy", "attack_success_rate",
-                                                "attack_success_rate_all", "robust_accuracy",
-                                                "clean_accuracy_drop"};
 
 struct CheckedRecipe {
   /// What `[matrix]` expands to, one without it; empty when there is an error.
