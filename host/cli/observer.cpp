@@ -8,11 +8,13 @@
 
 #include <unistd.h>
 
+#include <fmt/format.h>
 #include <sys/ioctl.h>
 
 #include "host/base/text.hpp"
 #include "host/cli/console.hpp"
 #include "host/report/fields.hpp"
+#include "host/report/metrics.hpp"
 #include "host/report/table.hpp"
 
 namespace backstop::cli {
@@ -20,20 +22,17 @@ namespace {
 
 std::string stage_name(const nlohmann::json& event) {
   const auto name = event.value("name", "");
-  return "[" + event.value("stage", "run") + "]" + (name.empty() ? "" : " " + name);
+  return fmt::format("[{}]{}{}", event.value("stage", "run"), name.empty() ? "" : " ", name);
 }
 
 std::string epoch_line(const nlohmann::json& event) {
   const auto epoch = event.value("epoch", std::int64_t{0});
   std::string line = epoch == 0 ? "before training"
-                                : "epoch " + std::to_string(epoch) + "/" +
-                                      std::to_string(event.value("epochs", epoch));
-  const std::pair<const char*, const char*> numbers[] = {{"loss", "loss"},
-                                                         {"clean_accuracy", "clean accuracy"},
-                                                         {"attack_success_rate", "attack success"}};
-  for (const auto& [key, name] : numbers)
-    if (const auto value = report::number_in(event, key))
-      line += "  " + std::string(name) + " " + base::fixed(*value, 3);
+                                : fmt::format("epoch {}/{}", epoch, event.value("epochs", epoch));
+  if (const auto loss = report::number_in(event, "loss")) line += "  loss " + base::fixed(*loss, 3);
+  for (const report::Metric* metric : report::metrics_with(&report::Metric::by_epoch))
+    if (const auto value = report::number_in(event, metric->key))
+      line += fmt::format("  {} {}", metric->title, report::text_of(*metric, value));
   return line;
 }
 
@@ -74,7 +73,7 @@ void ConsoleObserver::event(const nlohmann::json& event) {
 void ConsoleObserver::tell(const nlohmann::json& event) {
   const auto type = event.value("event", "");
   const auto say = [&](const std::string& text) {
-    spdlog::info("{}", base::printable(stage_name(event) + ": " + text));
+    spdlog::info("{}: {}", base::printable(stage_name(event)), base::printable(text));
   };
   if (type == "run_started") {
     ++started_;
@@ -104,8 +103,8 @@ void ConsoleObserver::finish_run(const nlohmann::json& results) {
   if (options_.json) return;
   std::string heading;
   if (several)
-    heading = "\n" + (group.empty() ? results.value("name", "") : group) + ", seed " +
-              report::section_of(results, "seed").dump() + "\n";
+    heading = fmt::format("\n{}, seed {}\n", group.empty() ? results.value("name", "") : group,
+                          report::section_of(results, "seed").dump());
   print(heading + report::result_table(results, options_.color_out));
 }
 
@@ -121,18 +120,16 @@ void ConsoleObserver::progress(std::int64_t done, std::int64_t total, const std:
                                                 : std::chrono::milliseconds(10'000);
   if (now - last_shown_ < pause) return;
   last_shown_ = now;
-  std::string text =
-      base::grouped(done) + (total > 0 ? "/" + base::grouped(total) : "") + " " + what;
+  std::string text = fmt::format("{}{} {}", base::grouped(done),
+                                 total > 0 ? "/" + base::grouped(total) : "", what);
   const double seconds = std::chrono::duration<double>(now - counting_since_).count();
   if (done > 0 && total > done && seconds >= 1)
-    text +=
-        ", " +
-        base::duration(seconds * static_cast<double>(total - done) / static_cast<double>(done)) +
-        " left";
+    text += fmt::format(", {} left", base::duration(seconds * static_cast<double>(total - done) /
+                                                    static_cast<double>(done)));
   if (progress_ == Progress::bar)
     draw_bar(done, total, text);
   else
-    spdlog::info("{}", base::printable(stage_ + ": " + text));
+    spdlog::info("{}: {}", base::printable(stage_), base::printable(text));
 }
 
 void ConsoleObserver::draw_bar(std::int64_t done, std::int64_t total, const std::string& text) {
@@ -144,7 +141,7 @@ void ConsoleObserver::draw_bar(std::int64_t done, std::int64_t total, const std:
     line += "[" + std::string(full, '#') + std::string(kCells - full, '.') + "]  ";
   }
   line += base::printable(text);
-  // A line that wraps could not be erased.
+  // A line that wraps cannot be erased.
   line.resize(std::min(line.size(), terminal_width() - 1));
   std::fprintf(stderr, "\r\033[K%s", line.c_str());
   std::fflush(stderr);

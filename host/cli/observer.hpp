@@ -1,5 +1,5 @@
-// Tells the user what a run is doing: lines and a progress bar on stderr, results or, with --json,
-// every event on stdout.
+// Shows the user what a run is doing: log lines and a progress bar on stderr; on stdout the results
+// or, with --json, every event.
 #pragma once
 
 #include <chrono>
@@ -19,7 +19,7 @@ namespace backstop::cli {
 struct ObserverOptions {
   bool json = false;
   bool color_out = false;
-  std::vector<std::string> groups;  ///< of each run, in the order in which they start
+  std::vector<std::string> groups;  ///< of the runs, in the order in which they start
 };
 
 class ConsoleObserver final : public engine::RunObserver {
@@ -29,11 +29,11 @@ class ConsoleObserver final : public engine::RunObserver {
   void event(const nlohmann::json& event) override;
   void progress(std::int64_t done, std::int64_t total, const std::string& what) override;
 
-  /// After the last event: takes the progress bar away.
+  /// To be called after the last event: removes the progress bar.
   void end() { erase_bar(); }
 
   [[nodiscard]] const std::vector<report::FinishedRun>& finished() const { return finished_; }
-  /// Why stdout could not be written: a run does not stop for that.
+  /// Why stdout could not be written; the run does not stop for that.
   [[nodiscard]] const std::optional<base::HostError>& output_error() const { return output_error_; }
 
  private:
@@ -53,7 +53,7 @@ class ConsoleObserver final : public engine::RunObserver {
   std::optional<base::HostError> output_error_;
 
   std::string stage_;  ///< "[attack] blended"
-  std::string what_;   ///< what progress() counts at the moment
+  std::string what_;   ///< what progress() is counting
   std::int64_t done_ = 0;
   Clock::time_point counting_since_, last_shown_;
   bool bar_is_drawn_ = false;

@@ -5,13 +5,13 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <toml++/toml.h>
 
 #include "host/catalog/catalog.hpp"
 #include "host/recipe/diagnostic.hpp"
+#include "host/report/expectations.hpp"
 
 namespace backstop::recipe {
 
@@ -92,12 +92,6 @@ struct ComputeUse {
   bool own_kernels = true;
 };
 
-/// One bound of `[expect]`.
-struct Expectation {
-  std::string row, metric;
-  std::optional<double> minimum, maximum;
-};
-
 /// A resolved recipe: every default is filled in.
 struct Recipe {
   std::string name;
@@ -109,7 +103,7 @@ struct Recipe {
   AttackUse attack;
   std::vector<DefenseUse> defenses;
   ComputeUse compute;
-  std::vector<Expectation> expectations;
+  std::vector<report::Bounds> expectations;
   /// The same as TOML. Its keys' source positions hold the documented order, in which to_toml()
   /// writes them.
   toml::table table;
@@ -120,12 +114,6 @@ inline constexpr const char* kUndefended = "no defense";
 /// A row's name as the name of its files: every byte of ASCII but letters, digits, dots and dashes
 /// becomes a dash.
 std::string file_name_of(std::string row);
-
-/// What `[expect]` can bound, all shares in 0 .. 1; the last is "no defense"'s clean accuracy minus
-/// the row's.
-inline constexpr std::string_view kMetrics[] = {"clean_accuracy", "attack_success_rate",
-                                                "attack_success_rate_all", "robust_accuracy",
-                                                "clean_accuracy_drop"};
 
 struct CheckedRecipe {
   /// What `[matrix]` expands to, one without it; empty when there is an error.

@@ -366,9 +366,8 @@ TEST_F(Recipes, WhoAdaptsAModelHasNoPoisonedTrainingSetAndNoDrop) {
                             {"scenario=" + scenario, "pretraining.dataset.plugin=shapes"}),
                 AllOf(HasSubstr("defense `filter` needs the poisoned training set, which whoever "
                                 "adapts a model does not have"),
-                      HasSubstr("`clean_accuracy_drop` compares with \"no defense\", which the "
-                                "scenario \"" +
-                                scenario + "\" does not measure on this dataset")));
+                      HasSubstr("`clean_accuracy_drop` does not exist in the scenario \"" + scenario +
+                                "\": \"no defense\" is not measured on the same dataset")));
 }
 
 TEST_F(Recipes, AnEncoderHasNothingToExpect) {
@@ -470,13 +469,13 @@ super.clean_accuracy = { minimum = -0.5, most = 1 }
 fine-tuning = {}
 )"),
             R"(29:1+6 no defense is called "supper" | did you mean "super"?
-29:10+1 "supper" is 3, it must be a table | write "supper".METRIC = { minimum = ..., maximum = ... }
+29:10+1 "supper" must be a table, got 3 | write "supper".METRIC = { minimum = ..., maximum = ... }
 30:7+1 there is no metric `x` | metrics: `clean_accuracy`, `attack_success_rate`, `attack_success_rate_all`, `robust_accuracy`, `clean_accuracy_drop`
-31:41+3 `minimum` is 0.5, more than `maximum`, 0.1
-32:25+2 `robust_accuracy` expects nothing | give `minimum`, `maximum` or both
+31:41+3 `minimum` is 0.5, which is more than `maximum`, 0.1
+32:25+2 `robust_accuracy` has no bounds | give `minimum`, `maximum` or both
 33:36+4 `minimum` is -0.5, it must be at least 0 and at most 1
 33:42+4 unknown key `most` in `clean_accuracy` | known keys: `minimum`, `maximum`
-34:15+2 "fine-tuning" expects nothing | name a metric: `clean_accuracy`, `attack_success_rate`, `attack_success_rate_all`, `robust_accuracy`, `clean_accuracy_drop`
+34:15+2 "fine-tuning" has no metric | metrics: `clean_accuracy`, `attack_success_rate`, `attack_success_rate_all`, `robust_accuracy`, `clean_accuracy_drop`
 )");
 }
 

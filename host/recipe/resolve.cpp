@@ -6,11 +6,14 @@
 #include <initializer_list>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "host/base/text.hpp"
 #include "host/recipe/recipe.hpp"
 #include "host/recipe/schema.hpp"
 #include "host/recipe/write.hpp"
 #include "host/schema/architectures.hpp"
+#include "host/report/metrics.hpp"
 
 namespace backstop::recipe {
 namespace {
@@ -716,45 +719,46 @@ toml::array Checker::defenses(const toml::table& recipe, const Scope& top) {
 toml::table Checker::bounds(const toml::table& given, const Parameters& parameters,
                             const Scope& scope) {
   if (given.empty())
-    report(scope.header, scope.label + " expects nothing", "give `minimum`, `maximum` or both");
+    report(scope.header, scope.label + " has no bounds", "give `minimum`, `maximum` or both");
   unknown_keys(given, parameters, scope, {}, nullptr);
   toml::table resolved = keys(given, parameters, scope);
   const auto minimum = resolved["minimum"].value<double>();
   const auto maximum = resolved["maximum"].value<double>();
   if (minimum && maximum && *minimum > *maximum)
     report(place_of(*given.get("minimum"), scope),
-           "`minimum` is " + value_text(*resolved.get("minimum")) + ", more than `maximum`, " +
-               value_text(*resolved.get("maximum")));
+           fmt::format("`minimum` is {}, which is more than `maximum`, {}",
+                       value_text(*resolved.get("minimum")), value_text(*resolved.get("maximum"))));
   return resolved;
 }
 
 toml::table Checker::metrics(const toml::table& given, const Scope& scope) {
-  const std::vector<std::string> known(std::begin(kMetrics), std::end(kMetrics));
+  std::vector<std::string> known;
+  for (const report::Metric* metric : report::expectable_metrics(scenario_))
+    known.emplace_back(metric->key);
   if (given.empty())
-    report(scope.header, scope.label + " expects nothing",
-           "name a metric: " + list_of(known, ticked));
+    report(scope.header, scope.label + " has no metric", "metrics: " + list_of(known, ticked));
   toml::table resolved;
   for (const auto& [key, node] : given) {
-    const std::string metric(key.str());
-    if (std::find(known.begin(), known.end(), metric) == known.end()) {
-      const auto near = base::nearest(metric, known);
-      report(key.source(), "there is no metric `" + metric + '`',
+    const std::string name(key.str());
+    const report::Metric* metric = report::find_metric(name);
+    if (metric == nullptr || !metric->in_expect) {
+      const auto near = base::nearest(name, known);
+      report(key.source(), "there is no metric `" + name + '`',
              near ? "did you mean `" + *near + "`?" : "metrics: " + list_of(known, ticked));
       continue;
     }
-    if (adapts() && metric == "clean_accuracy_drop")
+    if (std::find(known.begin(), known.end(), name) == known.end())
       report(key.source(),
-             "`clean_accuracy_drop` compares with \"no defense\", which the scenario " +
-                 in_quotes(scenario_) + " does not measure on this dataset",
-             "bound `clean_accuracy`");
-    const Scope within = inner(scope, metric, ticked(metric), &node);
+             fmt::format("`{}` does not exist in the scenario {}: {}", name, in_quotes(scenario_),
+                         metric->why_not),
+             "metrics: " + list_of(known, ticked));
+    const Scope within = inner(scope, name, ticked(name), &node);
+    const bool signed_metric = metric->range == report::Range::difference;
     if (const auto* table = node.as_table())
       resolved.insert(
-          metric,
-          bounds(*table, metric == "clean_accuracy_drop" ? sections().difference : sections().share,
-                 within));
+          name, bounds(*table, signed_metric ? sections().difference : sections().share, within));
     else
-      report(within.header, ticked(metric) + " is " + found(node) + ", it must be a table",
+      report(within.header, fmt::format("`{}` must be a table, got {}", name, found(node)),
              "write { minimum = ..., maximum = ... }, or one of them");
   }
   return resolved;
@@ -767,7 +771,8 @@ toml::table Checker::expectations(const toml::table& recipe, const Scope& top) {
   const Scope scope = inner(top, "expect", "[expect]", node);
   const auto* given = node->as_table();
   if (!given) {
-    report(scope.header, "`expect` is " + found(*node) + ", it must be a table", "write [expect]");
+    report(scope.header, fmt::format("`expect` must be a table, got {}", found(*node)),
+           "write [expect]");
     return resolved;
   }
   for (const auto& [key, row] : *given) {
@@ -780,14 +785,14 @@ toml::table Checker::expectations(const toml::table& recipe, const Scope& top) {
     }
     if (scenario_ == "encoder" && name == rows_.front())
       report(key.source(), "\"no defense\" is an encoder, which has no classes to measure",
-             "a defense that trains the head alone shows what the backdoor does: "
+             "to see what the backdoor does, train only the head: "
              "{ plugin = \"fine-tuning\", trainable = \"head\" }");
     const Scope within = inner(scope, name, in_quotes(name), &row);
     if (const auto* table = row.as_table())
       resolved.insert(name, metrics(*table, within));
     else
-      report(within.header, in_quotes(name) + " is " + found(row) + ", it must be a table",
-             "write " + in_quotes(name) + ".METRIC = { minimum = ..., maximum = ... }");
+      report(within.header, fmt::format("{} must be a table, got {}", in_quotes(name), found(row)),
+             fmt::format("write {}.METRIC = {{ minimum = ..., maximum = ... }}", in_quotes(name)));
   }
   return resolved;
 }

@@ -97,8 +97,8 @@ ComputeUse compute_use(const toml::table& table) {
           get<std::int64_t>(table, "threads"), get<std::string>(table, "kernels") == "own"};
 }
 
-std::vector<Expectation> expectations(const toml::table& recipe) {
-  std::vector<Expectation> all;
+std::vector<report::Bounds> expectations(const toml::table& recipe) {
+  std::vector<report::Bounds> all;
   const auto* expect = recipe["expect"].as_table();
   if (expect == nullptr) return all;
   for (const auto& [row, metrics] : *expect)

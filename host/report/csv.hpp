@@ -7,8 +7,8 @@
 
 namespace backstop::report {
 
-/// One line per row, every number in full; after the fixed columns one for each key that any row
-/// has in `extra`. What a row does not have is left empty.
+/// One line per row, every number in full. The columns are those of the table of metrics, then one
+/// for each key that any row has in `extra`, then `warning`. What a row lacks is left empty.
 std::string results_csv(const nlohmann::json& results);
 
 }  // namespace backstop::report

@@ -4,13 +4,13 @@
 
 namespace backstop::report {
 
-std::optional<double> number_in(const nlohmann::json& object, const char* key) {
+std::optional<double> number_in(const nlohmann::json& object, std::string_view key) {
   const auto found = object.find(key);
   if (found == object.end() || !found->is_number()) return std::nullopt;
   return found->get<double>();
 }
 
-const nlohmann::json& section_of(const nlohmann::json& object, const char* section) {
+const nlohmann::json& section_of(const nlohmann::json& object, std::string_view section) {
   static const nlohmann::json kEmpty = nlohmann::json::object();
   const auto found = object.find(section);
   return found == object.end() || found->is_null() ? kEmpty : *found;

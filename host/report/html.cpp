@@ -1,11 +1,14 @@
 #include "host/report/html.hpp"
 
 #include <algorithm>
-#include <optional>
 #include <sstream>
+#include <utility>
+
+#include <fmt/format.h>
 
 #include "host/base/text.hpp"
 #include "host/report/fields.hpp"
+#include "host/report/metrics.hpp"
 #include "host/report/table.hpp"
 
 namespace backstop::report {
@@ -13,10 +16,10 @@ namespace {
 
 constexpr std::string_view kStyle = R"(
 :root { color-scheme: light dark; --ink: #1d2126; --faint: #667080; --line: #d5dae1; --page: #ffffff;
-  --clean: #0b63b5; --attack: #b8480a; }
+  --curve-0: #0b63b5; --curve-1: #b8480a; --curve-2: #3f7d20; --curve-3: #7a3fb0; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e8ee; --faint: #98a2b0; --line: #3a424d; --page: #14181d; --clean: #6cb4f5;
-    --attack: #f79a5c; }
+  :root { --ink: #e4e8ee; --faint: #98a2b0; --line: #3a424d; --page: #14181d;
+    --curve-0: #6cb4f5; --curve-1: #f79a5c; --curve-2: #8fce6b; --curve-3: #c79cf0; }
 }
 body { margin: 2rem auto; max-width: 64rem; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif;
   color: var(--ink); background: var(--page); }
@@ -29,20 +32,22 @@ th:first-child, td:first-child, .facts th, .facts td { text-align: left; }
 .facts td { overflow-wrap: anywhere; }
 td.best { font-weight: bold; }
 .note, figcaption { color: var(--faint); }
-.missed { color: var(--attack); font-weight: bold; }
+.missed, .warning { color: var(--curve-1); font-weight: bold; }
 figure { display: inline-block; margin: 0 1.5rem 1.5rem 0; vertical-align: top; }
 figure img { display: block; width: 10rem; image-rendering: pixelated; border: 1px solid var(--line); }
 svg { display: block; max-width: 100%; height: auto; }
 svg text { fill: var(--faint); font-size: 12px; }
 .grid { stroke: var(--line); }
-.clean, .attack { fill: none; stroke-width: 2; }
-.clean { stroke: var(--clean); }
-.attack { stroke: var(--attack); stroke-dasharray: 6 3; }
-.clean circle, .attack circle { stroke: none; }
-.clean circle { fill: var(--clean); }
-.attack circle { fill: var(--attack); }
-svg .clean-label { fill: var(--clean); }
-svg .attack-label { fill: var(--attack); }
+.curve { fill: none; stroke-width: 2; }
+.curve circle { stroke: none; }
+.curve-0 { stroke: var(--curve-0); }
+.curve-1 { stroke: var(--curve-1); stroke-dasharray: 6 3; }
+.curve-2 { stroke: var(--curve-2); stroke-dasharray: 2 3; }
+.curve-3 { stroke: var(--curve-3); stroke-dasharray: 9 3 2 3; }
+.curve-0 circle, svg .label-0 { fill: var(--curve-0); }
+.curve-1 circle, svg .label-1 { fill: var(--curve-1); }
+.curve-2 circle, svg .label-2 { fill: var(--curve-2); }
+.curve-3 circle, svg .label-3 { fill: var(--curve-3); }
 pre { overflow-x: auto; padding: 1rem; border: 1px solid var(--line); }
 )";
 
@@ -73,12 +78,14 @@ std::string result_section(const nlohmann::json& results) {
   for (const auto& name : table.header) html += element("th", name);
   html += "</tr>\n";
   for (const auto& row : table.rows) {
-    html += "<tr>";
+    html += row.marked ? "<tr class=\"warning\">" : "<tr>";
     for (std::size_t c = 0; c < row.cells.size(); ++c)
       html += element("td", row.cells[c], row.best[c] ? "best" : "");
     html += "</tr>\n";
   }
   html += "</table></div>\n";
+  for (const auto& line : table.warnings)
+    html += element("p", "warning: " + line, "warning") + "\n";
   for (const auto& line : table.definitions) html += element("p", line, "note") + "\n";
   for (const auto& line : table.findings) html += element("p", line) + "\n";
   if (table.expectations.empty()) return html;
@@ -91,21 +98,24 @@ std::string result_section(const nlohmann::json& results) {
 
 // -- curves --
 
+constexpr std::size_t kCurveStyles = 4;  // of kStyle; more curves take them again
 constexpr double kLeft = 44, kRight = 120, kTop = 12, kBottom = 30, kWidth = 640, kHeight = 240;
 
 struct Point {
   double epoch, value;
 };
 
-struct Curve {
+/// What was measured during one stage.
+struct Chart {
   std::string stage, name;
-  std::vector<Point> clean_accuracy, attack_success;
+  std::vector<std::vector<Point>> curves;  ///< for each metric that is shown by epoch
   double last_epoch = 1;
 };
 
-std::vector<Curve> curves_of(const std::string& metrics) {
-  std::vector<Curve> curves;
-  std::istringstream lines(metrics);
+std::vector<Chart> charts_of(const std::string& events) {
+  const auto metrics = metrics_with(&Metric::by_epoch);
+  std::vector<Chart> charts;
+  std::istringstream lines(events);
   for (std::string line; std::getline(lines, line);) {
     const auto event = nlohmann::json::parse(line, nullptr, false);
     if (!event.is_object() || event.value("event", "epoch") != "epoch") continue;
@@ -113,20 +123,19 @@ std::vector<Curve> curves_of(const std::string& metrics) {
     if (!epoch) continue;
     const auto stage = event.value("stage", "");
     const auto name = event.value("name", "");
-    auto curve = std::find_if(curves.begin(), curves.end(), [&](const Curve& one) {
-      return one.stage == stage && one.name == name;
+    auto chart = std::find_if(charts.begin(), charts.end(), [&](const Chart& candidate) {
+      return candidate.stage == stage && candidate.name == name;
     });
-    if (curve == curves.end()) {
-      curves.push_back({stage, name, {}, {}});
-      curve = std::prev(curves.end());
+    if (chart == charts.end()) {
+      charts.push_back({stage, name, std::vector<std::vector<Point>>(metrics.size())});
+      chart = std::prev(charts.end());
     }
-    curve->last_epoch = std::max(curve->last_epoch, *epoch);
-    if (const auto value = number_in(event, "clean_accuracy"))
-      curve->clean_accuracy.push_back({*epoch, *value});
-    if (const auto value = number_in(event, "attack_success_rate"))
-      curve->attack_success.push_back({*epoch, *value});
+    chart->last_epoch = std::max(chart->last_epoch, *epoch);
+    for (std::size_t m = 0; m < metrics.size(); ++m)
+      if (const auto value = number_in(event, metrics[m]->key))
+        chart->curves[m].push_back({*epoch, *value});
   }
-  return curves;
+  return charts;
 }
 
 double x_of(double epoch, double last_epoch) {
@@ -137,61 +146,68 @@ double y_of(double share) {
   return kTop + (kHeight - kTop - kBottom) * (1 - share);
 }
 
-std::string label(double x, double y, const std::string& text, const std::string& attributes) {
-  return "<text x=\"" + base::fixed(x, 1) + "\" y=\"" + base::fixed(y, 1) + "\" " + attributes +
-         ">" + html_escape(text) + "</text>\n";
+std::string label(double x, double y, std::string_view text, std::string_view attributes) {
+  return fmt::format("<text x=\"{}\" y=\"{}\" {}>{}</text>\n", base::fixed(x, 1), base::fixed(y, 1),
+                     attributes, html_escape(text));
 }
 
-std::string line(const std::vector<Point>& points, double last_epoch, const std::string& css_class,
-                 const std::string& what) {
+std::string curve(const std::vector<Point>& points, double last_epoch, std::size_t number,
+                  std::string_view title) {
   std::string path, dots;
   for (const auto& point : points) {
     const std::string x = base::fixed(x_of(point.epoch, last_epoch), 1);
     const std::string y = base::fixed(y_of(point.value), 1);
-    path += (path.empty() ? "" : " ") + x + "," + y;
-    dots += "<circle cx=\"" + x + "\" cy=\"" + y + "\" r=\"3\"><title>" +
-            html_escape(what + " at epoch " + base::fixed(point.epoch, 0) + ": " +
-                        base::fixed(point.value, 3)) +
-            "</title></circle>";
+    path += fmt::format("{}{},{}", path.empty() ? "" : " ", x, y);
+    dots += fmt::format(
+        "<circle cx=\"{}\" cy=\"{}\" r=\"3\"><title>{} at epoch {}: {}</title></circle>", x, y,
+        html_escape(title), base::fixed(point.epoch, 0), base::fixed(point.value, 3));
   }
-  return "<g class=\"" + css_class + "\"><polyline points=\"" + path + "\"/>" + dots + "</g>\n";
+  return fmt::format("<g class=\"curve curve-{}\"><polyline points=\"{}\"/>{}</g>\n", number, path,
+                     dots);
 }
 
-std::string figure(const Curve& curve) {
-  const std::string title = "[" + curve.stage + "] " + curve.name;
-  std::string svg = "<figure><svg viewBox=\"0 0 " + base::fixed(kWidth, 0) + " " +
-                    base::fixed(kHeight, 0) + "\" width=\"" + base::fixed(kWidth, 0) +
-                    "\" role=\"img\" aria-label=\"" +
-                    html_escape(title + ": clean accuracy and attack success by epoch") + "\">\n";
-  for (const double share : {0.0, 0.25, 0.5, 0.75, 1.0}) {
-    const std::string y = base::fixed(y_of(share), 1);
-    svg += "<line class=\"grid\" x1=\"" + base::fixed(kLeft, 0) + "\" x2=\"" +
-           base::fixed(kWidth - kRight, 0) + "\" y1=\"" + y + "\" y2=\"" + y + "\"/>\n" +
-           label(kLeft - 6, y_of(share) + 4, base::fixed(share, 2), "text-anchor=\"end\"");
+/// Each curve's title at its end; titles that would touch are kept a line apart.
+std::string curve_titles(const std::vector<std::vector<Point>>& curves,
+                         const std::vector<const Metric*>& metrics) {
+  constexpr double kApart = 14;
+  std::vector<std::pair<double, std::size_t>> ends;
+  for (std::size_t m = 0; m < curves.size(); ++m)
+    if (!curves[m].empty()) ends.emplace_back(y_of(curves[m].back().value), m);
+  std::sort(ends.begin(), ends.end());
+  for (std::size_t i = 1; i < ends.size(); ++i) {
+    const double overlap = kApart - (ends[i].first - ends[i - 1].first);
+    if (overlap <= 0) continue;
+    // Two share the way; the others above stay where they are.
+    if (i == 1) ends[0].first -= overlap / 2;
+    ends[i].first = ends[i - 1].first + kApart;
   }
+  std::string svg;
+  for (const auto& [y, m] : ends)
+    svg += label(kWidth - kRight + 8, y + 4, metrics[m]->title,
+                 fmt::format("class=\"label-{}\"", m % kCurveStyles));
+  return svg;
+}
+
+std::string figure(const Chart& chart) {
+  const auto metrics = metrics_with(&Metric::by_epoch);
+  const std::string title = fmt::format("[{}] {}", chart.stage, chart.name);
+  std::string svg = fmt::format(
+      "<figure><svg viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" role=\"img\" "
+      "aria-label=\"{2}: metrics by epoch\">\n",
+      kWidth, kHeight, html_escape(title));
+  for (const double share : {0.0, 0.25, 0.5, 0.75, 1.0})
+    svg += fmt::format(
+               "<line class=\"grid\" x1=\"{0:.0f}\" x2=\"{1:.0f}\" y1=\"{2:.1f}\" "
+               "y2=\"{2:.1f}\"/>\n",
+               kLeft, kWidth - kRight, y_of(share)) +
+           label(kLeft - 6, y_of(share) + 4, base::fixed(share, 2), "text-anchor=\"end\"");
   svg +=
       label(x_of(0, 1), kHeight - 10, "0", "text-anchor=\"middle\"") +
       label(x_of(0.5, 1), kHeight - 10, "epoch", "text-anchor=\"middle\"") +
-      label(x_of(1, 1), kHeight - 10, base::fixed(curve.last_epoch, 0), "text-anchor=\"middle\"") +
-      line(curve.clean_accuracy, curve.last_epoch, "clean", "clean accuracy") +
-      line(curve.attack_success, curve.last_epoch, "attack", "attack success");
-  // Each curve is named at its end; two that end close together are kept a line apart.
-  std::optional<double> clean_y, attack_y;
-  if (!curve.clean_accuracy.empty()) clean_y = y_of(curve.clean_accuracy.back().value);
-  if (!curve.attack_success.empty()) attack_y = y_of(curve.attack_success.back().value);
-  if (clean_y && attack_y) {
-    constexpr double kApart = 14;
-    double& upper = *clean_y <= *attack_y ? *clean_y : *attack_y;
-    double& lower = *clean_y <= *attack_y ? *attack_y : *clean_y;
-    if (lower - upper < kApart) {
-      const double middle = (upper + lower) / 2;
-      upper = middle - kApart / 2;
-      lower = middle + kApart / 2;
-    }
-  }
-  const double x = kWidth - kRight + 8;
-  if (clean_y) svg += label(x, *clean_y + 4, "clean accuracy", "class=\"clean-label\"");
-  if (attack_y) svg += label(x, *attack_y + 4, "attack success", "class=\"attack-label\"");
+      label(x_of(1, 1), kHeight - 10, base::fixed(chart.last_epoch, 0), "text-anchor=\"middle\"");
+  for (std::size_t m = 0; m < metrics.size(); ++m)
+    svg += curve(chart.curves[m], chart.last_epoch, m % kCurveStyles, metrics[m]->title);
+  svg += curve_titles(chart.curves, metrics);
   return svg + "</svg>" + element("figcaption", title) + "</figure>\n";
 }
 
@@ -238,9 +254,8 @@ std::string gallery(const std::string& heading, const std::string& folder,
                     const std::vector<std::string>& names) {
   std::string html = names.empty() ? "" : element("h2", heading) + "\n";
   for (const auto& name : names)
-    html += "<figure><img src=\"" + folder + "/" + url_path(name) + ".png\" alt=\"" +
-            html_escape(heading + ": " + name) + "\">" + element("figcaption", name) +
-            "</figure>\n";
+    html += fmt::format("<figure><img src=\"{}/{}.png\" alt=\"{}: {}\">{}</figure>\n", folder,
+                        url_path(name), heading, html_escape(name), element("figcaption", name));
   return html;
 }
 
@@ -284,12 +299,12 @@ std::string html_report(const ReportContent& content) {
     html += element("p", "seed " + seed->dump(), "note") + "\n";
   html += result_section(content.results);
 
-  const auto curves = curves_of(content.metrics);
-  if (!curves.empty()) html += "<h2>By epoch</h2>\n";
-  for (const auto& curve : curves) html += figure(curve);
+  const auto charts = charts_of(content.metrics);
+  if (!charts.empty()) html += "<h2>By epoch</h2>\n";
+  for (const auto& chart : charts) html += figure(chart);
 
   html += gallery("Triggers", "triggers", content.triggers);
-  html += gallery("What defenses found", "pictures", content.pictures);
+  html += gallery("Found by the defenses", "pictures", content.pictures);
 
   html += "<h2>Recipe</h2>\n" + element("pre", content.recipe) + "\n";
   return html + environment_section(content.environment) + "</body>\n</html>\n";

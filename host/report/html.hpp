@@ -1,4 +1,4 @@
-// report.html: one page that needs nothing but the pictures beside it.
+// report.html: one self-contained page, apart from the pictures beside it.
 #pragma once
 
 #include <string>
@@ -18,8 +18,7 @@ struct ReportContent {
   std::vector<std::string> pictures;  ///< NAME of each pictures/NAME.png
 };
 
-/// A line of `metrics` that is not whole JSON (the run was killed while it was written) is left
-/// out.
+/// A line of `metrics` that is not complete JSON (the run was killed while writing it) is skipped.
 std::string html_report(const ReportContent& content);
 
 std::string html_escape(std::string_view text);

@@ -5,20 +5,24 @@
 #include <numeric>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "host/base/text.hpp"
-#include "host/report/fields.hpp"
+#include "host/report/metrics.hpp"
+#include "host/report/verdict.hpp"
 
 namespace backstop::report {
 namespace {
 
-struct Samples {
+struct Row {
   std::string name;
-  std::vector<double> clean_accuracy, attack_success;
+  std::vector<std::vector<double>> values;  ///< for each metric of the summary, of each run
+  std::size_t runs = 0, collapsed = 0;      ///< a collapsed model's numbers are not in `values`
 };
 
 struct Group {
   std::string name;
-  std::vector<Samples> rows;
+  std::vector<Row> rows;
 };
 
 template <typename Named>
@@ -30,45 +34,57 @@ Named& find_or_add(std::vector<Named>& all, const std::string& name) {
   return all.back();
 }
 
-std::string mean_and_spread(const std::vector<double>& values) {
-  if (values.empty()) return "-";
+std::string runs_text(const Row& row, std::size_t counted) {
+  if (row.collapsed == 0) return fmt::format("({})", counted);
+  return fmt::format("({} of {} seeds; {} collapsed)", counted, row.runs, row.collapsed);
+}
+
+std::string mean_and_spread(const Row& row, const std::vector<double>& values) {
+  const std::string runs = runs_text(row, values.size());
+  if (values.empty()) return row.collapsed == 0 ? "-" : "- " + runs;
   const auto n = static_cast<double>(values.size());
   const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
-  const std::string runs = " (" + std::to_string(values.size()) + ")";
-  if (values.size() == 1) return base::fixed(mean, 3) + runs;
+  if (values.size() == 1) return fmt::format("{} {}", base::fixed(mean, 3), runs);
   const double squares = std::accumulate(
       values.begin(), values.end(), 0.0,
       [mean](double sum, double value) { return sum + (value - mean) * (value - mean); });
-  return base::fixed(mean, 3) + " ± " + base::fixed(std::sqrt(squares / (n - 1)), 3) + runs;
+  return fmt::format("{} ± {} {}", base::fixed(mean, 3),
+                     base::fixed(std::sqrt(squares / (n - 1)), 3), runs);
+}
+
+void add(Row& row, const nlohmann::json& result, const std::vector<const Metric*>& metrics) {
+  ++row.runs;
+  row.values.resize(metrics.size());
+  if (has_collapsed(result)) {
+    ++row.collapsed;
+    return;
+  }
+  for (std::size_t m = 0; m < metrics.size(); ++m)
+    if (const auto value = value_of(result, *metrics[m])) row.values[m].push_back(*value);
 }
 
 }  // namespace
 
 std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
+  const auto metrics = metrics_with(&Metric::in_summary);
   std::vector<Group> groups;
   for (const auto& run : runs) {
     auto& rows = find_or_add(groups, run.group).rows;
-    for (const auto& row : run.results.at("rows")) {
-      auto& samples = find_or_add(rows, row.at("name").get<std::string>());
-      const auto& metrics = section_of(row, "metrics");
-      if (const auto value = number_in(metrics, "clean_accuracy"))
-        samples.clean_accuracy.push_back(*value);
-      if (const auto value = number_in(metrics, "attack_success_rate"))
-        samples.attack_success.push_back(*value);
-    }
+    for (const auto& result : run.results.at("rows"))
+      add(find_or_add(rows, result.at("name").get<std::string>()), result, metrics);
   }
   std::string text;
   for (const auto& group : groups) {
     if (!group.name.empty())
       text += std::string(color ? base::kBold : "") + base::printable(group.name) +
               std::string(color ? base::kReset : "") + '\n';
-    std::vector<std::vector<base::Cell>> lines{
-        {{"defense"}, {"clean accuracy"}, {"attack success"}}};
-    for (const auto& row : group.rows)
-      lines.push_back({{row.name},
-                       {mean_and_spread(row.clean_accuracy)},
-                       {mean_and_spread(row.attack_success)}});
-    text += base::columns(lines, "lrr") + '\n';
+    std::vector<std::vector<base::Cell>> lines{{{"defense"}}};
+    for (const Metric* metric : metrics) lines[0].push_back({std::string(metric->title)});
+    for (const auto& row : group.rows) {
+      auto& line = lines.emplace_back(1, base::Cell{row.name});
+      for (const auto& values : row.values) line.push_back({mean_and_spread(row, values)});
+    }
+    text += base::columns(lines, "l" + std::string(metrics.size(), 'r')) + '\n';
   }
   return text + "mean ± sample standard deviation (number of runs)\n";
 }

@@ -1,4 +1,4 @@
-// What several runs of one recipe say together: means and spreads over the runs of a [matrix].
+// Several runs of one recipe together: means and spreads over the runs of a [matrix].
 #pragma once
 
 #include <string>
@@ -9,12 +9,13 @@
 namespace backstop::report {
 
 struct FinishedRun {
-  std::string group;       ///< runs of one group differ in their seed alone; may be empty
+  std::string group;       ///< runs of a group differ only in their seed; may be empty
   nlohmann::json results;  ///< results.json's content
 };
 
 /// For each group and row name, in the order in which they first appear: mean, sample standard
-/// deviation and number of runs of clean accuracy and attack success.
+/// deviation and number of runs of each metric of the summary. Models that have collapsed are left
+/// out of these and counted: "0.900 ± 0.141 (2 of 3 seeds; 1 collapsed)".
 std::string summary_table(const std::vector<FinishedRun>& runs, bool color);
 
 }  // namespace backstop::report

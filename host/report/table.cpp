@@ -10,8 +10,12 @@
 #include <sstream>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "host/base/text.hpp"
 #include "host/report/fields.hpp"
+#include "host/report/metrics.hpp"
+#include "host/report/verdict.hpp"
 
 namespace backstop::report {
 namespace {
@@ -24,12 +28,8 @@ std::string count(std::optional<double> value) {
   return value ? base::grouped(std::llround(*value)) : "-";
 }
 
-std::string time(std::optional<double> seconds) {
-  return seconds ? base::duration(*seconds) : "-";
-}
-
-std::string memory(std::optional<double> bytes) {
-  return bytes ? base::grouped(std::llround(*bytes / 1e6)) + " MB" : "-";
+std::string name_of(const nlohmann::json& row) {
+  return row.at("name").get<std::string>();
 }
 
 /// What the defender was given: "2,500 clean", "50,000 training", or both.
@@ -37,60 +37,43 @@ std::string images_given(const nlohmann::json& row) {
   const auto& given = section_of(row, "given");
   std::string text;
   for (const char* kind : {"clean", "training"}) {
-    const auto images = number_in(given, (std::string(kind) + "_images").c_str());
+    const auto images = number_in(given, std::string(kind) + "_images");
     if (!images || *images == 0) continue;
     text += (text.empty() ? "" : " + ") + count(images) + ' ' + kind;
   }
   return text.empty() ? "-" : text;
 }
 
-/// Where the column is that says so: after the metrics.
-constexpr std::size_t kImagesGivenColumn = 5;
-
-/// A column of numbers, and which of them are better.
-struct Column {
-  const char* header;
-  const char* section;
-  const char* key;
-  std::string (*text)(std::optional<double>);
-  bool higher_is_better;
-};
-
 /// Processor time is that of the GPU where there is one.
-std::vector<Column> columns_of(const nlohmann::json& rows) {
+std::vector<const Metric*> columns_of(const nlohmann::json& rows) {
   const bool gpu = std::any_of(rows.begin(), rows.end(), [](const nlohmann::json& row) {
     return number_in(section_of(row, "cost"), "gpu_seconds").value_or(0) > 0;
   });
-  return {
-      {"clean accuracy", "metrics", "clean_accuracy", share, true},
-      {"attack success", "metrics", "attack_success_rate", share, false},
-      {"attack success (all)", "metrics", "attack_success_rate_all", share, false},
-      {"robust accuracy", "metrics", "robust_accuracy", share, true},
-      {"wall time", "cost", "wall_seconds", time, false},
-      {gpu ? "GPU time" : "CPU time", "cost", gpu ? "gpu_seconds" : "cpu_seconds", time, false},
-      {"samples seen", "cost", "samples_seen", count, false},
-      {"peak memory", "cost", "peak_memory_bytes", memory, false},
-  };
+  auto columns = metrics_with(&Metric::in_table);
+  std::erase_if(columns, [gpu](const Metric* metric) {
+    return metric->key == (gpu ? "cpu_seconds" : "gpu_seconds");
+  });
+  return columns;
 }
 
-/// Of the numbers of the defenses, which are all rows but the first; NaN where there is none.
-double best_of(const nlohmann::json& rows, const Column& column) {
+/// The best value of the defenses, which are all rows but the first; a model that a warning marks
+/// does not compete. NaN where there is none.
+double best_of(const nlohmann::json& rows, const Metric& metric) {
   double best = std::numeric_limits<double>::quiet_NaN();
   for (std::size_t i = 1; i < rows.size(); ++i)
-    if (const auto value = number_in(section_of(rows[i], column.section), column.key))
-      best = column.higher_is_better ? std::fmax(best, *value) : std::fmin(best, *value);
+    if (const auto value = value_of(rows[i], metric); value && warning_of(rows[i]).empty())
+      best = metric.better == Better::higher ? std::fmax(best, *value) : std::fmin(best, *value);
   return best;
 }
 
 std::vector<std::string> definitions(const nlohmann::json& counts) {
-  const auto n = [&](const char* key) { return "(n = " + count(number_in(counts, key)) + ")"; };
-  return {
-      "attack success: triggered test images that go to their target, target-class images "
-      "excluded " +
-          n("triggered") + "; (all): with them " + n("triggered_all"),
-      "clean accuracy: correct clean test images " + n("clean") +
-          "; robust accuracy: triggered images that still go to their true label",
-      "time: without evaluation; memory: resident set of the whole process"};
+  std::vector<std::string> lines;
+  for (const Metric* metric : metrics_with(&Metric::in_table))
+    if (!metric->definition.empty())
+      lines.push_back(fmt::format("{}: {} (n = {})", metric->title, metric->definition,
+                                  count(number_in(counts, metric->images))));
+  lines.emplace_back("time excludes evaluation; memory is the resident set of the whole process");
+  return lines;
 }
 
 /// "anomaly_index 5.31, flagged_classes 1"
@@ -104,15 +87,17 @@ std::string figures(const nlohmann::json& extra) {
   return text.str();
 }
 
-/// Of a model with other classes than the attacker's: which class the trigger leads to.
+/// Where the attacker's target is not a class of the dataset: the class that the trigger leads to.
 std::string attack_class(const nlohmann::json& row) {
   const auto& metrics = section_of(row, "metrics");
-  const auto favourite = number_in(metrics, "attack_class");
-  if (!favourite) return "";
-  return row.at("name").get<std::string>() + ": of the triggered images " +
-         share(number_in(metrics, "attack_success_rate")) + " go to class " +
-         base::fixed(*favourite, 0) + " (" + row.value("attack_class_name", "?") +
-         "), of the clean ones " + share(number_in(metrics, "attack_class_clean_share"));
+  const auto number = number_in(metrics, "attack_class");
+  if (!number) return "";
+  return fmt::format(
+      "{}: {} of the triggered images and {} of the clean images are classified as class {:.0f} "
+      "({})",
+      name_of(row), share(number_in(metrics, "attack_success_rate")),
+      share(number_in(metrics, "attack_class_clean_share")), *number,
+      row.value("attack_class_name", "?"));
 }
 
 /// Below definitions() of the first row, when the others are measured differently.
@@ -121,12 +106,22 @@ std::vector<std::string> definitions_of_transfer(const nlohmann::json& rows) {
     return !attack_class(row).empty();
   });
   if (other == rows.end()) return {};
-  return {"all that is said of \"no defense\", on " + rows[0].value("measured_on", "?") +
-              "; the other rows, on " + other->value("measured_on", "?") + ":",
-          "attack success: triggered test images that go to the class that most of them go to, of "
-          "all (n = " +
-              count(number_in(section_of(*other, "counts"), "triggered_all")) +
-              "); below is how many clean images go there as well"};
+  return {fmt::format("these definitions hold for \"no defense\", measured on {}; the other rows "
+                      "are measured on {}, where",
+                      rows[0].value("measured_on", "?"), other->value("measured_on", "?")),
+          fmt::format("attack success: triggered test images classified as the class that most of "
+                      "them are classified as (n = {}); the share of clean images in that class is "
+                      "given below",
+                      count(number_in(section_of(*other, "counts"), "triggered_all")))};
+}
+
+std::string detection_text(const nlohmann::json& row) {
+  const auto& detection = section_of(row, "detection");
+  if (detection.empty()) return "";
+  return fmt::format("{} flagged {} training images: true positive rate {}, false positive rate {}",
+                     name_of(row), count(number_in(detection, "flagged")),
+                     share(number_in(detection, "true_positive_rate")),
+                     share(number_in(detection, "false_positive_rate")));
 }
 
 /// At most kCurveColumns of the epochs: all, or the first, the last, and others evenly spread on a
@@ -144,6 +139,14 @@ std::set<std::int64_t> shown_epochs(const std::set<std::int64_t>& all) {
   return shown;
 }
 
+/// "0.912 1.000"
+std::string values_at(const nlohmann::json& point) {
+  std::string text;
+  for (const Metric* metric : metrics_with(&Metric::by_epoch))
+    text += (text.empty() ? "" : " ") + text_of(*metric, number_in(point, metric->key));
+  return text;
+}
+
 std::vector<std::vector<std::string>> curves_of(const nlohmann::json& rows) {
   std::set<std::int64_t> all;
   for (const auto& row : rows)
@@ -156,29 +159,50 @@ std::vector<std::vector<std::string>> curves_of(const nlohmann::json& rows) {
   for (const auto& row : rows) {
     if (section_of(row, "by_epoch").size() < 2) continue;
     auto& line = lines.emplace_back(1 + shown.size());
-    line[0] = row.at("name").get<std::string>();
+    line[0] = name_of(row);
     for (const auto& point : section_of(row, "by_epoch")) {
       const auto column = shown.find(point.at("epoch").get<std::int64_t>());
       if (column == shown.end()) continue;
-      line[1 + static_cast<std::size_t>(std::distance(shown.begin(), column))] =
-          share(number_in(point, "clean_accuracy")) + " " +
-          share(number_in(point, "attack_success_rate"));
+      line[1 + static_cast<std::size_t>(std::distance(shown.begin(), column))] = values_at(point);
     }
   }
   return lines;
+}
+
+std::string curves_title() {
+  std::string names;
+  for (const Metric* metric : metrics_with(&Metric::by_epoch))
+    names += (names.empty() ? "" : " and ") + std::string(metric->title);
+  return names + " by epoch";
 }
 
 std::string expectation(const nlohmann::json& entry) {
   const auto minimum = number_in(entry, "minimum");
   const auto maximum = number_in(entry, "maximum");
   const auto value = number_in(entry, "value");
-  std::string text = entry.at("row").get<std::string>() + ": " +
-                     entry.at("metric").get<std::string>() + " is " +
-                     (value ? base::fixed(*value, 4) : "not known") + ", expected";
+  std::string text = fmt::format("{}: {} is {}, expected", entry.at("row").get<std::string>(),
+                                 entry.at("metric").get<std::string>(),
+                                 value ? base::fixed(*value, 4) : "unknown");
   if (minimum) text += " at least " + base::shortest(*minimum);
   if (minimum && maximum) text += " and";
   if (maximum) text += " at most " + base::shortest(*maximum);
+  if (const auto reason = entry.find("reason"); reason != entry.end())
+    text += " (" + reason->get<std::string>() + ")";
   return text;
+}
+
+ResultTable::Row cells_of(const nlohmann::json& row, const std::vector<const Metric*>& columns,
+                          const std::vector<double>& best) {
+  ResultTable::Row line;
+  line.marked = !warning_of(row).empty();
+  line.cells = {name_of(row) + (line.marked ? " (!)" : "")};
+  line.best = {false};
+  for (std::size_t c = 0; c < columns.size(); ++c) {
+    const auto value = value_of(row, *columns[c]);
+    line.cells.push_back(text_of(*columns[c], value));
+    line.best.push_back(!line.marked && value && *value == best[c]);
+  }
+  return line;
 }
 
 }  // namespace
@@ -189,41 +213,36 @@ std::string trigger_text(const nlohmann::json& row) {
   const auto ssim = number_in(trigger, "ssim");
   if (!ssim) return "";
   if (!psnr) return "changes no test image";
-  return "PSNR " + base::fixed(*psnr, 1) + " dB, SSIM " + base::fixed(*ssim, 3) +
-         " (means of the test images)";
+  return fmt::format("PSNR {} dB, SSIM {} (means over the test images)", base::fixed(*psnr, 1),
+                     share(ssim));
 }
 
 ResultTable lay_out_results(const nlohmann::json& results) {
   ResultTable table;
   const auto& rows = results.at("rows");
-  const std::vector<Column> columns = columns_of(rows);
+  const auto columns = columns_of(rows);
   table.header = {"defense"};
   std::vector<double> best;
-  for (const auto& column : columns) {
-    table.header.emplace_back(column.header);
-    best.push_back(best_of(rows, column));
+  for (const Metric* metric : columns) {
+    table.header.emplace_back(metric->title);
+    best.push_back(best_of(rows, *metric));
   }
-  table.header.insert(table.header.begin() + kImagesGivenColumn, "images given");
+  // What was given stands between what came of it and what it cost.
+  const auto given = 1 + std::count_if(columns.begin(), columns.end(), [](const Metric* metric) {
+                       return metric->section == "metrics";
+                     });
+  table.header.insert(table.header.begin() + given, "images given");
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    ResultTable::Row line{{rows[i].at("name").get<std::string>()}, {false}};
-    for (std::size_t c = 0; c < columns.size(); ++c) {
-      const auto value = number_in(section_of(rows[i], columns[c].section), columns[c].key);
-      line.cells.push_back(columns[c].text(value));
-      line.best.push_back(i > 0 && value && *value == best[c]);
-    }
-    line.cells.insert(line.cells.begin() + kImagesGivenColumn, images_given(rows[i]));
-    line.best.insert(line.best.begin() + kImagesGivenColumn, false);
+    ResultTable::Row line = cells_of(rows[i], columns, best);
+    if (i == 0) line.best.assign(line.best.size(), false);
+    line.cells.insert(line.cells.begin() + given, images_given(rows[i]));
+    line.best.insert(line.best.begin() + given, false);
+    if (line.marked) table.warnings.push_back(name_of(rows[i]) + ": " + warning_of(rows[i]));
     table.rows.push_back(std::move(line));
-    if (const auto& detection = section_of(rows[i], "detection"); !detection.empty())
-      table.findings.push_back(
-          rows[i].at("name").get<std::string>() + " flagged " +
-          count(number_in(detection, "flagged")) + " training images: true positive rate " +
-          share(number_in(detection, "true_positive_rate")) + ", false positive rate " +
-          share(number_in(detection, "false_positive_rate")));
-    if (const std::string text = attack_class(rows[i]); !text.empty())
-      table.findings.push_back(text);
+    for (const auto& text : {detection_text(rows[i]), attack_class(rows[i])})
+      if (!text.empty()) table.findings.push_back(text);
     if (const std::string text = figures(section_of(rows[i], "extra")); !text.empty())
-      table.findings.push_back(rows[i].at("name").get<std::string>() + ": " + text);
+      table.findings.push_back(name_of(rows[i]) + ": " + text);
   }
   if (!rows.empty()) {
     // An encoder is not measured before it is adapted.
@@ -236,6 +255,7 @@ ResultTable lay_out_results(const nlohmann::json& results) {
     for (auto& line : definitions_of_transfer(rows)) table.definitions.push_back(std::move(line));
   }
   table.curves = curves_of(rows);
+  table.curves_title = curves_title();
   for (const auto& entry : section_of(results, "expectations"))
     table.expectations.push_back({entry.at("met").get<bool>(), expectation(entry)});
   return table;
@@ -256,8 +276,13 @@ std::string result_table(const nlohmann::json& results, bool color) {
     auto& line = rows.emplace_back();
     for (std::size_t c = 0; c < row.cells.size(); ++c)
       line.push_back({row.cells[c], style(row.best[c] ? base::kBold : "")});
+    if (row.marked) line[0].style = style(base::kYellow);
   }
-  std::string text = base::columns(rows, "lrrrrrrrrr");
+  std::string text = base::columns(rows, "l" + std::string(table.header.size() - 1, 'r'));
+  if (!table.warnings.empty()) text += '\n';
+  for (const auto& line : table.warnings)
+    text += fmt::format("{}warning:{} {}\n", style(base::kYellow), style(base::kReset),
+                        base::printable(line));
   if (!table.definitions.empty()) text += '\n';
   for (const auto& line : table.definitions) text += line + '\n';
   if (!table.curves.empty()) {
@@ -266,7 +291,7 @@ std::string result_table(const nlohmann::json& results, bool color) {
       auto& cells = rows.emplace_back();
       for (const auto& cell : line) cells.push_back({cell});
     }
-    text += "\nclean accuracy and attack success by epoch\n" +
+    text += '\n' + table.curves_title + '\n' +
             base::columns(rows, "l" + std::string(table.curves[0].size() - 1, 'r'));
   }
   if (!table.findings.empty()) text += '\n';

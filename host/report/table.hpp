@@ -1,4 +1,4 @@
-// The result table: what `backstop run` prints and the report shows, out of results.json's content.
+// The result table, made from results.json: what `backstop run` prints and the report shows.
 #pragma once
 
 #include <string>
@@ -12,7 +12,8 @@ namespace backstop::report {
 struct ResultTable {
   struct Row {
     std::vector<std::string> cells;
-    std::vector<bool> best;  ///< of each cell: no defense does better
+    std::vector<bool> best;  ///< for each cell: no defense does better
+    bool marked = false;     ///< `warnings` says why; never the best
   };
   struct Expectation {
     bool met = false;
@@ -20,20 +21,22 @@ struct ResultTable {
   };
   std::vector<std::string> header;
   std::vector<Row> rows;                 ///< "no defense" first
+  std::vector<std::string> warnings;     ///< of the marked rows
   std::vector<std::string> definitions;  ///< of the columns, with the number of images behind them
-  /// Clean accuracy and attack success by epoch, a row for each row that was measured on the way;
-  /// some of the epochs. Empty where there is nothing to see.
+  /// The metrics that are shown by epoch, for each row that was measured during training; some of
+  /// the epochs. Empty where there is nothing to see.
   std::vector<std::vector<std::string>> curves;
+  std::string curves_title;           ///< "clean accuracy and attack success by epoch"
   std::vector<std::string> findings;  ///< what the defenses detected and recorded
   std::vector<Expectation> expectations;
 };
 ResultTable lay_out_results(const nlohmann::json& results);
 
-/// "PSNR 20.1 dB, SSIM 0.891 (means of the test images)" of the trigger that `row` ("no defense")
-/// was measured with; empty when it does not say.
+/// "PSNR 20.1 dB, SSIM 0.891 (means over the test images)" for the trigger that `row` ("no
+/// defense") was measured with; empty when the row does not say.
 std::string trigger_text(const nlohmann::json& row);
 
-/// lay_out_results as text; `color` marks the best of each column and the expectations.
+/// lay_out_results as text; `color` sets off the best of each column, warnings and expectations.
 std::string result_table(const nlohmann::json& results, bool color);
 
 }  // namespace backstop::report

@@ -88,9 +88,9 @@ TEST_F(Transfer, AdaptsTheBackdooredModelWithPluginsThatKnowNothingOfIt) {
   }
   EXPECT_EQ(after["by_epoch"].size(), 3u);
   EXPECT_THAT(outcome.out,
-              AllOf(HasSubstr("attack success: triggered test images that go to the class that "
-                              "most of them go to, of all (n = 64)"),
-                    HasSubstr("plain: of the triggered images ")));
+              AllOf(HasSubstr("attack success: triggered test images classified as the class that "
+                              "most of them are classified as (n = 64)"),
+                    HasSubstr(" of the clean images are classified as class ")));
 }
 
 TEST_F(Transfer, KeepsTheBackdooredModelForOtherTasks) {

@@ -8,48 +8,79 @@ namespace backstop::engine {
 
 namespace {
 
+using nlohmann::json;
+
 std::int64_t count(const at::Tensor& mask) {
   return mask.sum().item<std::int64_t>();
 }
 
-double share(std::int64_t part, std::int64_t whole) {
-  return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
+/// Null where there is nothing to have a share of.
+json share(std::int64_t part, std::int64_t whole) {
+  return whole == 0 ? json(nullptr) : json(static_cast<double>(part) / static_cast<double>(whole));
+}
+
+std::int64_t not_finite(const at::Tensor& logits) {
+  return count(at::isfinite(logits).all(1).logical_not());
+}
+
+/// The class that is predicted most often.
+std::int64_t favorite(const at::Tensor& predicted, std::int64_t classes) {
+  return predicted.bincount({}, classes).argmax().item<std::int64_t>();
+}
+
+json success_at_targets(const at::Tensor& predicted, const at::Tensor& of_clean,
+                        const at::Tensor& labels, const at::Tensor& targets) {
+  const at::Tensor counted = labels.ne(targets);
+  const std::int64_t n = labels.size(0), n_counted = count(counted);
+  const at::Tensor hit = predicted.eq(targets);
+  return {{"metrics",
+           {{"attack_success_rate", share(count(hit & counted), n_counted)},
+            {"attack_success_rate_all", share(count(hit), n)},
+            {"robust_accuracy", share(count(predicted.eq(labels) & counted), n_counted)},
+            {"clean_target_rate", share(count(of_clean.eq(targets) & counted), n_counted)}}},
+          {"counts", {{"triggered", n_counted}, {"triggered_all", n}}}};
+}
+
+json success_at_any_class(const at::Tensor& predicted, const at::Tensor& of_clean,
+                          const at::Tensor& labels, std::int64_t classes) {
+  const std::int64_t n = labels.size(0), attack_class = favorite(predicted, classes);
+  const json rate = share(count(predicted.eq(attack_class)), n);
+  return {
+      {"metrics",
+       {{"attack_success_rate", rate},
+        {"attack_success_rate_all", rate},
+        {"robust_accuracy", share(count(predicted.eq(labels)), n)},
+        {"attack_class", attack_class},
+        {"attack_class_clean_share", share(count(of_clean.eq(attack_class)), of_clean.size(0))}}},
+      {"counts", {{"triggered", n}, {"triggered_all", n}}}};
 }
 
 }  // namespace
 
-nlohmann::json measure(HostTrainer& trainer, Classifier& model, const ImageStore& clean,
-                       const TriggeredSet& triggered) {
+json measure(HostTrainer& trainer, Classifier& model, const ImageStore& clean,
+             const TriggeredSet& triggered) {
+  const at::Tensor triggered_logits = trainer.logits(model, triggered.images);
+  const at::Tensor clean_logits = trainer.logits(model, clean);
+  const at::Tensor predicted = triggered_logits.argmax(1), of_clean = clean_logits.argmax(1);
   const at::Tensor labels = triggered.images.labels();
-  const at::Tensor predicted = trainer.logits(model, triggered.images).argmax(1);
-  const at::Tensor robust = predicted.eq(labels);
-  const std::int64_t n = triggered.images.size();
-  if (!triggered.targets.defined()) {
-    const at::Tensor of_clean = trainer.logits(model, clean).argmax(1);
-    const auto favourite = predicted.bincount().argmax().item<std::int64_t>();
-    const double rate = share(count(predicted.eq(favourite)), n);
-    return {{"metrics",
-             {{"clean_accuracy", share(count(of_clean.eq(clean.labels())), clean.size())},
-              {"attack_success_rate", rate},
-              {"attack_success_rate_all", rate},
-              {"robust_accuracy", share(count(robust), n)},
-              {"attack_class", favourite},
-              {"attack_class_clean_share", share(count(of_clean.eq(favourite)), clean.size())}}},
-            {"counts", {{"clean", clean.size()}, {"triggered", n}, {"triggered_all", n}}}};
+  json result = triggered.targets.defined()
+                    ? success_at_targets(predicted, of_clean, labels, triggered.targets)
+                    : success_at_any_class(predicted, of_clean, labels, model.classes());
+  const std::int64_t largest = favorite(of_clean, model.classes());
+  json &metrics = result["metrics"], &counts = result["counts"];
+  metrics["clean_accuracy"] = share(count(of_clean.eq(clean.labels())), clean.size());
+  metrics["largest_predicted_class_share"] = share(count(of_clean.eq(largest)), clean.size());
+  counts["clean"] = clean.size();
+  counts["largest_predicted_class"] = count(clean.labels().eq(largest));
+  counts["not_finite"] = not_finite(clean_logits) + not_finite(triggered_logits);
+  if (counts["not_finite"] > 0) {  // what argmax makes of it is nobody's prediction
+    metrics.erase("attack_class");
+    for (json& value : metrics) value = nullptr;
   }
-  const at::Tensor hit = predicted.eq(triggered.targets);
-  const at::Tensor counted = labels.ne(triggered.targets);
-  const std::int64_t n_counted = count(counted);
-  return {{"metrics",
-           {{"clean_accuracy", trainer.accuracy(model, clean)},
-            {"attack_success_rate", share(count(hit & counted), n_counted)},
-            {"attack_success_rate_all", share(count(hit), n)},
-            {"robust_accuracy", share(count(robust & counted), n_counted)}}},
-          {"counts", {{"clean", clean.size()}, {"triggered", n_counted}, {"triggered_all", n}}}};
+  return result;
 }
 
-nlohmann::json detection(const at::Tensor& flagged, const NamedTensors& poison_record,
-                         std::int64_t all) {
+json detection(const at::Tensor& flagged, const NamedTensors& poison_record, std::int64_t all) {
   const at::Tensor inside = flagged.index({flagged.ge(0) & flagged.lt(all)});
   at::Tensor is_flagged = at::zeros({all}, at::kBool);
   is_flagged.index_fill_(0, inside, 1);

@@ -1,4 +1,5 @@
-// The metrics of a model: clean accuracy, attack success rate (both definitions), robust accuracy.
+// Measures a model: clean accuracy, attack success rate (both definitions), robust accuracy, and
+// what tells a collapsed model from a working one.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -15,27 +16,38 @@ struct TriggeredSet {
   at::Tensor targets;  ///< int64 [n]: the labels that the attacker wants; undefined: any class
 };
 
-/// Over the test set:
-///   clean_accuracy           clean images predicted as their label
-///   attack_success_rate      triggered images predicted as their target, of those whose label is
-///   not
-///                            their target
-///   attack_success_rate_all  the same, of all triggered images
-///   robust_accuracy          triggered images predicted as their true label, of those whose label
-///   is
-///                            not their target
-/// Without targets (the model has learnt other classes than the attacker's), no image is excluded,
-/// and success is to lead images to one class, whichever:
-///   attack_success_rate,     triggered images predicted as the class that is predicted most often
-///   attack_success_rate_all  of them: attack_class
-///   attack_class_clean_share clean images predicted as that class
-/// Returns {"metrics": {...}, "counts": {"clean", "triggered", "triggered_all"}}, shares in 0 .. 1.
+/// Over the test set, {"metrics": {...}, "counts": {...}}. Metrics, shares in 0 .. 1, null where
+/// there is no image to count:
+///
+///   clean_accuracy                 clean images classified as their label
+///   attack_success_rate            triggered images classified as their target, of those whose
+///                                  label is not their target
+///   attack_success_rate_all        the same, of all triggered images
+///   robust_accuracy                triggered images classified as their true label, of those whose
+///                                  label is not their target
+///   clean_target_rate              what attack_success_rate is without the trigger
+///   largest_predicted_class_share  clean images in the class that is predicted most often
+///
+/// Without targets (the model has learned other classes than the attacker's), no image is excluded,
+/// and success is to lead images to one class, whichever it is. Instead of clean_target_rate:
+///
+///   attack_class                   the class that is predicted most often for triggered images:
+///                                  attack_success_rate and attack_success_rate_all are its share
+///   attack_class_clean_share       clean images classified as that class
+///
+/// Counts, of images:
+///
+///   clean, triggered, triggered_all  what clean_accuracy, attack_success_rate and
+///                                    attack_success_rate_all are shares of
+///   largest_predicted_class          clean images that truly belong to that class
+///   not_finite                       clean and triggered images with a logit that is not finite;
+///                                    if there is any, all metrics are null
 nlohmann::json measure(HostTrainer& trainer, Classifier& model, const ImageStore& clean,
                        const TriggeredSet& triggered);
 
 /// A defense's verdict against the attack's record: `flagged` (int64, positions in the training set
-/// of `all` images) against what has Role::poison. Returns {"true_positive_rate",
-/// "false_positive_rate", "flagged"}.
+/// of `all` images) against the images with Role::poison. Returns {"true_positive_rate",
+/// "false_positive_rate", "flagged"}; a rate is null where there is no image to flag.
 nlohmann::json detection(const at::Tensor& flagged, const NamedTensors& poison_record,
                          std::int64_t all);
 

@@ -14,7 +14,10 @@
 #include "host/engine/store/model_file.hpp"
 #include "host/engine/store/run_directory.hpp"
 #include "host/engine/store/stage_store.hpp"
+#include "host/report/expectations.hpp"
+#include "host/report/metrics.hpp"
 #include "host/report/table.hpp"
+#include "host/report/verdict.hpp"
 
 namespace backstop::engine {
 
@@ -49,12 +52,12 @@ class Run {
   Stage stage(const StageLabel& label, const std::string& row, const json& key, Make&& make);
   void attack();
   void defend(const recipe::DefenseUse& use);
-  void add_row(const std::string& name, const std::string& measured_on, const Stage& stage);
+  void add_row(const StageLabel& label, const std::string& name, const DatasetInput& measured_on,
+               const Stage& stage);
   void show_trigger();
   /// A defense's pictures, below the true trigger.
   void show(const std::string& row, const NamedTensors& pictures);
   [[nodiscard]] json plugins() const;
-  [[nodiscard]] json expectations() const;
   [[nodiscard]] StageServices services(const StageLabel& label) {
     return {label, &directory_, request_.interrupted};
   }
@@ -279,7 +282,7 @@ void Run::attack() {
   const bool own_classes = recipe_.scenario != Scenario::transfer;
   triggered_.emplace(trigger_of(*attacked_, *attack_inputs_, *task_, own_classes, services(label)));
   show_trigger();
-  add_row(kUndefended, source().name, *attacked_);
+  add_row(label, kUndefended, source(), *attacked_);
 }
 
 // --- defenses ---
@@ -323,27 +326,24 @@ void Run::defend(const recipe::DefenseUse& use) {
   const Stage defended = stage(label, use.name, key_of(inputs),
                                [&] { return engine::defend(inputs, services(label)); });
   if (!defended.pictures.empty()) show(use.name, defended.pictures);
-  add_row(use.name, task_->name, defended);
+  add_row(label, use.name, *task_, defended);
 }
 
 // --- results ---
 
-void Run::add_row(const std::string& name, const std::string& measured_on, const Stage& stage) {
+void Run::add_row(const StageLabel& label, const std::string& name, const DatasetInput& measured_on,
+                  const Stage& stage) {
   json row = stage.row;
   row["name"] = name;  // a kept stage may have been made under another name
-  if (recipe_.scenario == Scenario::standalone) {
-    const double undefended = attacked_->row["metrics"]["clean_accuracy"];
-    row["metrics"]["clean_accuracy_drop"] =
-        undefended - row["metrics"]["clean_accuracy"].get<double>();
+  if (recipe_.scenario == Scenario::standalone)
+    row["metrics"]["clean_accuracy_drop"] = report::clean_accuracy_drop(attacked_->row, row);
+  row["by_epoch"] = report::points_by_epoch(stage.epochs);
+  const bool attacked = name == kUndefended && recipe_.attack.use.plugin->manifest.poisons;
+  if (const auto warning = report::verdict(row, measured_on.data.train.classes(), attacked)) {
+    row["warning"] = *warning;
+    warn(label, *warning);
   }
-  row["by_epoch"] = json::array();
-  for (const json& event : stage.epochs) {
-    json point = {{"epoch", event["epoch"]}};
-    for (const char* metric : {"clean_accuracy", "attack_success_rate"})
-      if (event.contains(metric)) point[metric] = event[metric];
-    if (point.size() > 1) row["by_epoch"].push_back(std::move(point));
-  }
-  row["measured_on"] = measured_on;
+  row["measured_on"] = measured_on.name;
   if (const auto favorite = row["metrics"].find("attack_class"); favorite != row["metrics"].end())
     row["attack_class_name"] = task_->data.class_names.at(favorite->get<std::size_t>());
   results_["rows"].push_back(std::move(row));
@@ -396,29 +396,12 @@ json Run::plugins() const {
   return list;
 }
 
-json Run::expectations() const {
-  json list = json::array();
-  for (const auto& [row_name, metric, minimum, maximum] : recipe_.expectations) {
-    const auto row = std::find_if(results_["rows"].begin(), results_["rows"].end(),
-                                  [&](const json& r) { return r["name"] == row_name; });
-    const double value = (*row)["metrics"][metric];
-    list.push_back(
-        {{"row", row_name},
-         {"metric", metric},
-         {"value", value},
-         {"minimum", minimum ? json(*minimum) : json(nullptr)},
-         {"maximum", maximum ? json(*maximum) : json(nullptr)},
-         {"met", value >= minimum.value_or(-HUGE_VAL) && value <= maximum.value_or(HUGE_VAL)}});
-  }
-  return list;
-}
-
 json Run::execute() try {
   load_datasets();
   directory_.describe({{"plugins", plugins()}});
   attack();
   for (const auto& defense : recipe_.defenses) defend(defense);
-  results_["expectations"] = expectations();
+  results_["expectations"] = report::check_expectations(results_["rows"], recipe_.expectations);
   directory_.describe({{"status", "finished"}, {"finished", utc_now()}});
   directory_.write_results(results_);
   directory_.event(

@@ -13,7 +13,6 @@
 #include "backstop/error.hpp"
 #include "host/engine/plugins/stage_context.hpp"
 #include "host/engine/plugins/torch_state.hpp"
-#include "host/engine/run/measure.hpp"
 
 namespace backstop::engine {
 namespace {
@@ -224,76 +223,6 @@ TEST(Trainer, PassesOlderPluginsShorterOptions) {
   const at::Tensor weight = f.model->layers()[1].weight.detach().clone();
   f.context.trainer().fit(*f.model, bright_and_dark(50), old);
   EXPECT_FALSE(f.model->layers()[1].weight.equal(weight));
-}
-
-/// A model that says `answer` to everything.
-void answer_always(Classifier& model, std::int64_t answer) {
-  const at::NoGradGuard no_grad;
-  for (const Layer& layer : model.layers()) {
-    if (layer.kind != LayerKind::linear) continue;
-    at::Tensor(layer.weight).zero_();
-    at::Tensor(layer.bias).zero_()[answer] = 1;
-  }
-}
-
-TEST(Measure, CountsAsDefined) {
-  Fixture f;
-  const ImageStore clean(at::zeros({8, 3, 8, 8}, at::kByte),
-                         at::tensor({0, 0, 0, 1, 1, 1, 1, 1}, at::kLong), 2, c10::kCPU);
-  const TriggeredSet triggered{clean, at::zeros({8}, at::kLong)};
-  answer_always(*f.model, 0);
-  auto result = measure(f.context.trainer(), *f.model, clean, triggered);
-  EXPECT_EQ(result["metrics"]["clean_accuracy"], 3.0 / 8);
-  EXPECT_EQ(result["metrics"]["attack_success_rate"], 1.0);
-  EXPECT_EQ(result["metrics"]["attack_success_rate_all"], 1.0);
-  EXPECT_EQ(result["metrics"]["robust_accuracy"], 0.0);
-  EXPECT_EQ(result["counts"]["clean"], 8);
-  EXPECT_EQ(result["counts"]["triggered"], 5);
-  EXPECT_EQ(result["counts"]["triggered_all"], 8);
-  answer_always(*f.model, 1);
-  result = measure(f.context.trainer(), *f.model, clean, triggered);
-  EXPECT_EQ(result["metrics"]["attack_success_rate"], 0.0);
-  EXPECT_EQ(result["metrics"]["robust_accuracy"], 1.0);
-}
-
-TEST(Measure, AllToAllExcludesNothing) {
-  Fixture f;
-  const ImageStore clean(at::zeros({4, 3, 8, 8}, at::kByte), at::tensor({0, 0, 0, 1}, at::kLong), 2,
-                         c10::kCPU);
-  Threat threat;
-  threat.all_to_all = 1;
-  threat.classes = 2;
-  const TriggeredSet triggered{clean, threat.targets(clean.labels())};
-  answer_always(*f.model, 1);
-  const auto result = measure(f.context.trainer(), *f.model, clean, triggered);
-  EXPECT_EQ(result["counts"]["triggered"], 4);
-  EXPECT_EQ(result["metrics"]["attack_success_rate"], 0.75);
-  EXPECT_EQ(result["metrics"]["attack_success_rate_all"], 0.75);
-}
-
-TEST(Measure, WithoutTargetsTheMostCommonClassCounts) {
-  Fixture f;
-  const ImageStore clean(at::zeros({8, 3, 8, 8}, at::kByte),
-                         at::tensor({0, 0, 0, 1, 1, 1, 1, 1}, at::kLong), 2, c10::kCPU);
-  answer_always(*f.model, 1);
-  const auto result = measure(f.context.trainer(), *f.model, clean, {clean, at::Tensor()});
-  EXPECT_EQ(result["metrics"]["clean_accuracy"], 5.0 / 8);
-  EXPECT_EQ(result["metrics"]["attack_success_rate"], 1.0);
-  EXPECT_EQ(result["metrics"]["attack_class"], 1);
-  EXPECT_EQ(result["metrics"]["attack_class_clean_share"], 1.0);
-  EXPECT_EQ(result["metrics"]["robust_accuracy"], 5.0 / 8);
-  EXPECT_EQ(result["counts"]["triggered"], 8);
-}
-
-TEST(Detection, CountsAgainstPoisonAndNotCover) {
-  const NamedTensors record = {
-      {"positions", at::tensor({1, 3, 5, 7}, at::kLong)},
-      {"roles", at::tensor({1, 1, 2, 1}, at::kByte)}};  // 5 is a cover sample
-  // Flagged: two of three poisoned images, the cover, a clean one twice, and two that do not exist.
-  const auto result = detection(at::tensor({1, 3, 5, 0, 0, -1, 10}, at::kLong), record, 10);
-  EXPECT_EQ(result["flagged"], 4);
-  EXPECT_EQ(result["true_positive_rate"], 2.0 / 3);
-  EXPECT_EQ(result["false_positive_rate"], 2.0 / 7);
 }
 
 TEST(StageContext, DetachesWhatPluginsHandOver) {

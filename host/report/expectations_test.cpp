@@ -1,0 +1,90 @@
+#include "host/report/expectations.hpp"
+
+#include <gtest/gtest.h>
+
+#include "host/report/sample_results.hpp"
+
+namespace backstop::report {
+namespace {
+
+using nlohmann::json;
+
+json check(const json& results, const Bounds& bounds) {
+  return check_expectations(results.at("rows"), {bounds}).at(0);
+}
+
+TEST(Expectations, HoldValueBoundsAndAnswer) {
+  EXPECT_EQ(check(sample_results(), {"fine-tuning", "attack_success_rate", {}, 0.1}),
+            sample_results()["expectations"][0]);
+  EXPECT_EQ(check(sample_results(), {"no defense", "clean_accuracy", 0.5, 1.0}),
+            sample_results()["expectations"][1]);
+}
+
+TEST(Expectations, AreMetAtTheirBounds) {
+  const auto met = [](std::optional<double> minimum, std::optional<double> maximum) {
+    return check(sample_results(), {"fine-tuning", "attack_success_rate", minimum, maximum})["met"];
+  };
+  EXPECT_TRUE(met(0.25, 0.25));
+  EXPECT_FALSE(met(0.2500001, {}));
+  EXPECT_FALSE(met({}, 0.2499999));
+}
+
+TEST(Expectations, KeepTheOrderOfTheRecipe) {
+  const auto entries = check_expectations(
+      sample_results()["rows"],
+      {{"no defense", "robust_accuracy", {}, 1.0}, {"fine-tuning", "clean_accuracy", 0.9, {}}});
+  ASSERT_EQ(entries.size(), 2U);
+  EXPECT_EQ(entries[0]["row"], "no defense");
+  EXPECT_TRUE(entries[1]["met"]);
+  EXPECT_EQ(check_expectations(sample_results()["rows"], {}), json::array());
+}
+
+TEST(Expectations, OfAMetricThatIsMissingOrNullAreNotMet) {
+  json results = sample_results();
+  results["rows"][1]["metrics"].erase("clean_accuracy_drop");
+  for (const char* metric : {"clean_accuracy_drop", "robust_accuracy"}) {
+    const auto entry = check(results, {"fine-tuning", metric, {}, 1.0});
+    EXPECT_FALSE(entry["met"]) << metric;
+    EXPECT_TRUE(entry["value"].is_null()) << metric;
+    EXPECT_EQ(entry["reason"], "`" + std::string(metric) + "` was not measured for this row");
+  }
+  results["rows"][1].erase("metrics");
+  EXPECT_FALSE(check(results, {"fine-tuning", "clean_accuracy", {}, 1.0})["met"]);
+}
+
+TEST(Expectations, OfARowThatIsMissingAreNotMet) {
+  const auto entry = check(sample_results(), {"pruning", "clean_accuracy", {}, 1.0});
+  EXPECT_FALSE(entry["met"]);
+  EXPECT_EQ(entry["reason"], "there is no such row");
+}
+
+TEST(Expectations, OfTheBackdoorOfACollapsedModelAreNotMet) {
+  const std::string row = "pruned, then \"tuned\"";
+  json results = collapsed_results();
+  results["rows"][2]["metrics"]["robust_accuracy"] = 0.9;
+  for (const Bounds& bounds :
+       {Bounds{row, "attack_success_rate", {}, 0.1},
+        Bounds{row, "attack_success_rate_all", {}, 0.1}, Bounds{row, "robust_accuracy", 0.5, {}}}) {
+    const auto entry = check(results, bounds);
+    EXPECT_FALSE(entry["met"]) << bounds.metric;
+    EXPECT_TRUE(entry["value"].is_number()) << bounds.metric;
+    EXPECT_EQ(entry["reason"], results["rows"][2]["warning"]) << bounds.metric;
+  }
+  EXPECT_TRUE(check(results, {row, "clean_accuracy", 0.5, {}})["met"]) << "it is what it is";
+}
+
+TEST(Expectations, OfAModelWithoutFiniteLogitsGiveTheReason) {
+  json results = collapsed_results();
+  results["rows"][2]["metrics"]["clean_accuracy"] = nullptr;
+  EXPECT_EQ(check(results, {"pruned, then \"tuned\"", "clean_accuracy", {}, 1.0})["reason"],
+            results["rows"][2]["warning"]);
+}
+
+TEST(Expectations, OfAnAttackThatDidNotTakeAreJudgedByTheirBounds) {
+  json results = sample_results();
+  results["rows"][0]["warning"] = "attack did not take: ...";
+  EXPECT_TRUE(check(results, {"no defense", "attack_success_rate", 0.9, {}})["met"]);
+}
+
+}  // namespace
+}  // namespace backstop::report
