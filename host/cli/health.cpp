@@ -26,10 +26,6 @@ constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
 constexpr std::uint64_t kLeastMemory = 2 * kGiB, kLeastDisk = kGiB;
 constexpr const char* kQuickstartDataset = "fashion-mnist";
 
-std::string ticked(const std::string& text) {
-  return "`" + text + "`";
-}
-
 // -- the machine --
 
 /// The first word of a file, such as one of /sys; empty where there is none.
@@ -203,7 +199,7 @@ void examine_datasets(Health& health) {
   for (const auto& name : health.catalog.names(catalog::Kind::dataset)) {
     for (const auto& parameter :
          health.catalog.find(catalog::Kind::dataset, name)->manifest.parameters) {
-      if (parameter.type != catalog::ParameterType::path || !parameter.must_exist ||
+      if (parameter.type != schema::ParameterType::path || !parameter.must_exist ||
           parameter.default_value.empty())
         continue;
       const auto* text = parameter.default_value[0].as_string();
@@ -293,7 +289,7 @@ void judge_environment(const Health& health, Problems& problems) {
     if (name == "ONEDNN_MAX_CPU_ISA" || name == "DNNL_MAX_CPU_ISA" ||
         (name == "ATEN_CPU_CAPABILITY" && holds_kernels_back(value)))
       problems.warning(
-          name + " is " + ticked(value) + ", which keeps LibTorch from using all of this processor",
+          name + " is " + base::ticked(value) + ", which keeps LibTorch from using all of this processor",
           "unset " + name);
 }
 

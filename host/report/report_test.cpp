@@ -94,7 +94,7 @@ TEST(Text, ControlCharactersAreReplaced) {
   EXPECT_EQ(base::printable("\xC2\x9B"
                             "31m ü"),
             "?31m ü");
-  EXPECT_EQ(base::printable_lines("a\n\033b\n"), "a\n?b\n");
+  EXPECT_EQ(base::printable("a\n\033b\n", "\n"), "a\n?b\n");
 }
 
 TEST(Text, ColumnsCountCharactersNotBytes) {
