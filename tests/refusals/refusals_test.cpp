@@ -110,7 +110,7 @@ std::vector<Case> cases() {
        "not a Backstop plugin: .note.backstop does not hold a manifest"},
       {"BrokenManifest", bad("broken-manifest"), "manifest:2: "},
       {"InvalidManifest", bad("invalid-manifest"),
-       "manifest:6: unknown key `sumary`, did you mean `summary`?"},
+       "manifest:6: unknown key `sumary`; did you mean `summary`?"},
       {"Truncated", changed([](auto& content) { content.resize(5000); }), "file is truncated: "},
       {"Empty", bytes(""), "file is empty"},
       {"Text", bytes("INPUT(libm.so)\n"), "not a Backstop plugin: not an ELF file"},
