@@ -1,4 +1,4 @@
-// The error that ends a command: a sentence, a hint, and the exit code of design section "Errors".
+// The error that ends a command: a message, a hint and an exit code.
 #pragma once
 
 #include <stdexcept>
@@ -13,7 +13,7 @@ enum class ExitCode : int {
   usage = 2,        ///< command line or recipe: edit and try again
   plugin = 3,       ///< missing, does not fit, or failed
   environment = 4,  ///< data missing, disk full, no permission, no GPU
-  bug = 5,          ///< a mistake of backstop's own
+  bug = 5,          ///< an internal error
   interrupted = 130,
   terminated = 143,
 };

@@ -1,11 +1,13 @@
 #include "host/base/files.hpp"
 
 #include <cerrno>
-#include <cstring>
 #include <iterator>
+#include <system_error>
 #include <utility>
 
 #include <unistd.h>
+
+#include <fmt/format.h>
 
 #include "host/base/error.hpp"
 
@@ -15,10 +17,14 @@ namespace fs = std::filesystem;
 
 namespace {
 
+std::string reason(int error) {
+  return std::generic_category().message(error != 0 ? error : EIO);
+}
+
 [[noreturn]] void cannot_write(const fs::path& path, int error) {
   throw HostError(ExitCode::environment,
-                  "cannot write " + path.string() + ": " + std::strerror(error != 0 ? error : EIO),
-                  "free space or choose another folder with --out; what is finished is kept");
+                  fmt::format("cannot write {}: {}", path.string(), reason(error)),
+                  "free some space or choose another folder with --out; finished work is kept");
 }
 
 }  // namespace
@@ -27,14 +33,15 @@ void make_folder(const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error)
-    throw HostError(ExitCode::environment,
-                    "cannot create the folder " + folder.string() + ": " + error.message(),
-                    "choose a folder that you may write to with --out");
+    throw HostError(
+        ExitCode::environment,
+        fmt::format("cannot create the folder {}: {}", folder.string(), error.message()),
+        "choose a folder that you may write to with --out");
 }
 
 void write_file(const fs::path& path, const std::function<void(std::ostream&)>& write) {
   const fs::path unfinished =
-      path.parent_path() / ("." + path.filename().string() + ".tmp" + std::to_string(::getpid()));
+      path.parent_path() / fmt::format(".{}.tmp{}", path.filename().string(), ::getpid());
   errno = 0;
   std::ofstream stream(unfinished, std::ios::binary | std::ios::trunc);
   if (stream) write(stream);
@@ -59,8 +66,8 @@ std::string read_file(const fs::path& path) {
   std::ifstream stream(path, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
   if (!stream)
-    throw HostError(ExitCode::environment, "cannot read " + path.string() + ": " +
-                                               std::strerror(errno != 0 ? errno : EIO));
+    throw HostError(ExitCode::environment,
+                    fmt::format("cannot read {}: {}", path.string(), reason(errno)));
   return text;
 }
 
@@ -68,7 +75,7 @@ void copy_file(const fs::path& from, const fs::path& to) {
   std::ifstream stream(from, std::ios::binary);
   if (!stream)
     throw HostError(ExitCode::environment,
-                    "cannot read " + from.string() + ": " + std::strerror(errno));
+                    fmt::format("cannot read {}: {}", from.string(), reason(errno)));
   write_file(to, [&](std::ostream& out) {
     if (stream.peek() != std::ifstream::traits_type::eof()) out << stream.rdbuf();
   });

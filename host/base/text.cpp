@@ -7,6 +7,8 @@
 #include <numeric>
 #include <utility>
 
+#include <fmt/format.h>
+
 namespace backstop::base {
 namespace {
 
@@ -46,16 +48,15 @@ std::string grouped(std::int64_t value) {
 std::string duration(double seconds) {
   if (!std::isfinite(seconds) || seconds < 59.95) return fixed(seconds, 1) + " s";
   const auto total = std::llround(seconds);
-  const auto two_digits = [](long long n) { return (n < 10 ? "0" : "") + to_text(n); };
-  if (total < 3600) return to_text(total / 60) + " min " + two_digits(total % 60) + " s";
-  return to_text(total / 3600) + " h " + two_digits(total % 3600 / 60) + " min";
+  if (total < 3600) return fmt::format("{} min {:02} s", total / 60, total % 60);
+  return fmt::format("{} h {:02} min", total / 3600, total % 3600 / 60);
 }
 
 std::string count_of(std::size_t n, std::string_view noun) {
-  return to_text(n) + " " + std::string(noun) + (n == 1 ? "" : "s");
+  return fmt::format("{} {}{}", n, noun, n == 1 ? "" : "s");
 }
 
-std::string printable(std::string_view text) {
+std::string printable(std::string_view text, std::string_view kept) {
   std::string result;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const auto byte = static_cast<unsigned char>(text[i]);
@@ -63,19 +64,28 @@ std::string printable(std::string_view text) {
     const bool c1 = byte == 0xC2 && i + 1 < text.size() &&
                     static_cast<unsigned char>(text[i + 1]) >= 0x80 &&
                     static_cast<unsigned char>(text[i + 1]) < 0xA0;
+    const bool c0 = (byte < 0x20 || byte == 0x7F) && kept.find(text[i]) == std::string_view::npos;
+    result += c0 || c1 ? '?' : text[i];
     if (c1) ++i;
-    result += c1 || byte < 0x20 || byte == 0x7F ? '?' : text[i];
   }
   return result;
 }
 
-std::string printable_lines(std::string_view text) {
-  std::string result;
-  for (auto end = text.find('\n'); end != std::string_view::npos; end = text.find('\n')) {
-    result += printable(text.substr(0, end)) + '\n';
-    text.remove_prefix(end + 1);
-  }
-  return result + printable(text);
+std::string shortened(std::string_view text, std::size_t most) {
+  if (text.size() <= most) return std::string(text);
+  while (most > 0 && continues_character(text[most])) --most;
+  return std::string(text.substr(0, most)) + "...";
+}
+
+std::string ticked(std::string_view text) {
+  return fmt::format("`{}`", text);
+}
+
+std::string list_of(const std::vector<std::string>& words, std::string (*form)(std::string_view)) {
+  std::string text;
+  for (const std::string& word : words)
+    text += (text.empty() ? "" : ", ") + (form != nullptr ? form(word) : word);
+  return text;
 }
 
 std::optional<std::string> nearest(std::string_view word,

@@ -1,5 +1,5 @@
-// How the host writes numbers and columns: the same bytes in every locale, and nothing that a
-// terminal would take for a command.
+// How the host writes numbers, names and columns: the same bytes in every locale, and nothing that
+// a terminal would take for a command.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace backstop::base {
 
-/// ANSI sequences; a caller that wants no colour leaves a cell's style empty.
+/// ANSI sequences; a caller that wants no color leaves a cell's style empty.
 inline constexpr std::string_view kBold = "\033[1m", kRed = "\033[31m", kGreen = "\033[32m",
                                   kYellow = "\033[33m", kCyan = "\033[36m", kReset = "\033[0m";
 
@@ -20,13 +20,18 @@ std::string grouped(std::int64_t value);      ///< 10000 -> "10,000"
 std::string duration(double seconds);         ///< "3.1 s", "5 min 12 s", "2 h 05 min"
 std::string count_of(std::size_t n, std::string_view noun);  ///< "1 run", "2 runs"
 
-/// The text with control characters replaced: names and messages come from files of others.
-std::string printable(std::string_view text);
-/// The same, but line ends stay.
-std::string printable_lines(std::string_view text);
+/// The text with a question mark for each control character that is not in `kept`: names and
+/// messages come from other people's files.
+std::string printable(std::string_view text, std::string_view kept = {});
+/// At most `most` bytes of valid UTF-8, and "..." where something was cut off.
+std::string shortened(std::string_view text, std::size_t most = 60);
+std::string ticked(std::string_view text);  ///< "`text`"
+/// "a, b, c", each word as `form` writes it.
+std::string list_of(const std::vector<std::string>& words,
+                    std::string (*form)(std::string_view) = nullptr);
 
-/// The element of `candidates` that `word` was probably meant to be (edit distance at most 2, or a
-/// third of its length), if any.
+/// The candidate that was probably meant by `word` (edit distance at most 2, or a third of its
+/// length), if any.
 std::optional<std::string> nearest(std::string_view word,
                                    const std::vector<std::string>& candidates);
 
@@ -35,8 +40,8 @@ struct Cell {
   std::string_view style = {};
 };
 
-/// Rows in columns, two spaces between them. `alignment` has one 'l' or 'r' for each column; a row
-/// may have fewer cells; one with a single cell is a heading, which does not widen its column.
+/// Rows in columns, with two spaces between them. `alignment` has one 'l' or 'r' for each column. A
+/// row may have fewer cells; one with a single cell is a heading, which does not widen its column.
 std::string columns(const std::vector<std::vector<Cell>>& rows, std::string_view alignment,
                     std::string_view indent = "");
 

@@ -29,7 +29,19 @@ TEST(Text, ControlCharactersAreReplaced) {
   EXPECT_EQ(printable("\xC2\x9B"
                       "31m ü"),
             "?31m ü");
-  EXPECT_EQ(printable_lines("a\n\033b\n"), "a\n?b\n");
+  EXPECT_EQ(printable("a\n\033b\t\n", "\n"), "a\n?b?\n");
+}
+
+TEST(Text, LongTextIsCutBetweenCharacters) {
+  EXPECT_EQ(shortened("short", 5), "short");
+  EXPECT_EQ(shortened("longer", 5), "longe...");
+  EXPECT_EQ(shortened("abcdü", 5), "abcd...");
+}
+
+TEST(Text, ListsHaveCommas) {
+  EXPECT_EQ(list_of({}), "");
+  EXPECT_EQ(list_of({"a", "b"}), "a, b");
+  EXPECT_EQ(list_of({"a", "b"}, ticked), "`a`, `b`");
 }
 
 TEST(Text, ColumnsCountCharactersNotBytes) {
@@ -38,6 +50,20 @@ TEST(Text, ColumnsCountCharactersNotBytes) {
 
 TEST(Text, AHeadingDoesNotWidenItsColumn) {
   EXPECT_EQ(columns({{{"heading"}}, {{"a"}, {"1"}}}, "lr"), "heading\na  1\n");
+}
+
+TEST(Nearest, TakesTheSmallestDistance) {
+  EXPECT_EQ(nearest("badnet", {"blended", "badnets", "wanet"}), "badnets");
+  EXPECT_EQ(nearest("widht", {"width", "height"}), "width");
+  EXPECT_EQ(nearest("super-fine-tunning-x", {"super-fine-tuning", "fine-tuning"}),
+            "super-fine-tuning");
+}
+
+TEST(Nearest, IsSilentWhereNothingIsSimilar) {
+  EXPECT_EQ(nearest("epochs", {"rate", "milestones"}), std::nullopt);
+  EXPECT_EQ(nearest("xy", {"ab"}), std::nullopt);
+  EXPECT_EQ(nearest("", {"a", "b"}), std::nullopt);
+  EXPECT_EQ(nearest("anything", {}), std::nullopt);
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 #include <system_error>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "host/base/error.hpp"
 #include "host/base/text.hpp"
 #include "host/catalog/elf/elf_note.hpp"
@@ -25,7 +27,7 @@ std::string env_or_empty(const char* name) {
 /// The user's folder for plugins; empty where there is none.
 fs::path user_folder() {
   fs::path data = env_or_empty("XDG_DATA_HOME");
-  if (!data.is_absolute()) {  // a relative one is to be ignored, says the XDG specification
+  if (!data.is_absolute()) {  // the XDG specification says to ignore relative ones
     const fs::path home = env_or_empty("HOME");
     if (!home.is_absolute()) return {};
     data = home / ".local/share";
@@ -40,19 +42,19 @@ fs::path built_in_folder() {
   const fs::path program = fs::read_symlink("/proc/self/exe", error);
   if (error) {
     throw base::HostError(base::ExitCode::environment,
-                          "cannot read /proc/self/exe: " + error.message(), "mount /proc");
+                          fmt::format("cannot read /proc/self/exe: {}", error.message()),
+                          "mount /proc");
   }
   return program.parent_path().parent_path() / "lib/backstop/plugins";
 }
 
 fs::path given_folder(const std::string& text) {
-  if (text.empty())
-    throw base::HostError(base::ExitCode::usage, "`--plugin-path` is empty, expected a folder");
+  if (text.empty()) throw base::HostError(base::ExitCode::usage, "`--plugin-path` needs a folder");
   std::error_code error;
   const fs::path folder = fs::absolute(text, error).lexically_normal();
   if (error || !fs::is_directory(folder, error)) {
     throw base::HostError(base::ExitCode::environment,
-                          "`--plugin-path` is " + text + ", which is no folder");
+                          fmt::format("`--plugin-path {}` is not a directory", text));
   }
   return folder;
 }
@@ -60,14 +62,16 @@ fs::path given_folder(const std::string& text) {
 std::optional<Refusal> unsafe(const std::vector<fs::path>& paths) {
   for (const fs::path& path : paths) {
     if (!writable_by_everyone(path)) continue;
-    return Refusal{path.string() + " is writable by everyone, so anyone may have put code there",
-                   "chmod o-w " + path.string() + ", or name the folder with --plugin-path"};
+    return Refusal{
+        fmt::format("{} is writable by everyone, so anyone may have put code there", path.string()),
+        fmt::format("chmod o-w {}, or name the folder with --plugin-path", path.string())};
   }
   return std::nullopt;
 }
 
 std::string sanitizer_name(const std::string& sanitizer) {
-  return sanitizer == "none" ? "without a sanitizer" : "with the " + sanitizer + " sanitizer";
+  return sanitizer == "none" ? "without a sanitizer"
+                             : fmt::format("with the {} sanitizer", sanitizer);
 }
 
 PluginEntry read_entry(const fs::path& path, std::optional<Kind> folder_kind) {
@@ -87,7 +91,7 @@ PluginEntry read_entry(const fs::path& path, std::optional<Kind> folder_kind) {
   return entry;
 }
 
-/// The entries for a folder's own *.so, by name.
+/// The entries of the *.so files directly in a folder, by name.
 std::vector<PluginEntry> read_folder(const fs::path& folder, std::optional<Kind> kind) {
   std::vector<fs::path> files;
   std::error_code error;
@@ -101,17 +105,17 @@ std::vector<PluginEntry> read_folder(const fs::path& folder, std::optional<Kind>
     PluginEntry entry;
     entry.path = folder;
     entry.manifest.name = folder.filename().string();
-    entry.refusal = Refusal{"folder cannot be listed: " + error.message(), ""};
+    entry.refusal = Refusal{fmt::format("folder cannot be listed: {}", error.message()), ""};
     entries.push_back(std::move(entry));
   }
   return entries;
 }
 
-/// Everything below one element of the search path.
+/// All plugins in one folder of the search path.
 std::vector<PluginEntry> read_search_path(const SearchPath& path) {
   std::vector<PluginEntry> entries = read_folder(path.folder, std::nullopt);
   for (const Kind kind : kKinds) {
-    const fs::path folder = path.folder / (std::string(to_string(kind)) + "s");
+    const fs::path folder = path.folder / fmt::format("{}s", to_string(kind));
     for (PluginEntry& entry : read_folder(folder, kind)) entries.push_back(std::move(entry));
   }
   for (PluginEntry& entry : entries) {
@@ -126,7 +130,7 @@ bool same_plugin(const PluginEntry& a, const PluginEntry& b) {
   return a.manifest.kind == b.manifest.kind && a.manifest.name == b.manifest.name;
 }
 
-/// Nobody can say which of two plugins of one name in one folder is meant.
+/// Of two plugins with one name in one folder, nobody can tell which is meant.
 void refuse_namesakes(std::vector<PluginEntry>& entries) {
   const auto other_than = [&](const PluginEntry& entry) {
     return std::find_if(entries.begin(), entries.end(), [&](const PluginEntry& other) {
@@ -138,10 +142,10 @@ void refuse_namesakes(std::vector<PluginEntry>& entries) {
     const auto other = entry.refusal ? entries.end() : other_than(entry);
     if (other == entries.end()) continue;
     refusals.emplace_back(
-        &entry, Refusal{"two files hold " + std::string(to_string(entry.manifest.kind)) + " `" +
-                            entry.manifest.name + "`: " + entry.path.string() + " and " +
-                            other->path.string(),
-                        "remove one of them"});
+        &entry,
+        Refusal{fmt::format("two files hold {} `{}`: {} and {}", to_string(entry.manifest.kind),
+                            entry.manifest.name, entry.path.string(), other->path.string()),
+                "remove one of them"});
   }
   for (auto& [entry, refusal] : refusals) entry->refusal = std::move(refusal);
 }
@@ -160,44 +164,44 @@ std::optional<Refusal> incompatibility(const BuildFacts& plugin, const BuildFact
   const auto plugin_abi = major_minor(plugin.abi), host_abi = major_minor(host.abi);
   const auto plugin_torch = major_minor(plugin.torch), host_torch = major_minor(host.torch);
   if (!plugin_abi || !host_abi || !plugin_torch || !host_torch) {
-    return Refusal{"built for SDK ABI " + plugin.abi + " and LibTorch " + plugin.torch +
-                       ", which are no versions",
+    return Refusal{fmt::format("built for SDK ABI {} and LibTorch {}, which are not versions",
+                               plugin.abi, plugin.torch),
                    "rebuild the plugin with this host's SDK"};
   }
   const bool stable = host_abi->first > 0 && plugin_abi->first == host_abi->first;
   if (!(stable ? plugin_abi->second <= host_abi->second : *plugin_abi == *host_abi)) {
-    const std::string major = std::to_string(host_abi->first);
-    const std::string spoken =
-        host_abi->first > 0 && host_abi->second > 0 ? major + ".0 to " + host.abi : host.abi;
-    return Refusal{"built for SDK ABI " + plugin.abi + ", this host speaks " + spoken,
-                   stable ? "upgrade backstop, or rebuild the plugin with this host's SDK"
-                          : "rebuild the plugin with this host's SDK"};
+    const std::string supported = host_abi->first > 0 && host_abi->second > 0
+                                      ? fmt::format("{}.0 to {}", host_abi->first, host.abi)
+                                      : host.abi;
+    return Refusal{
+        fmt::format("built for SDK ABI {}, but this host supports {}", plugin.abi, supported),
+        stable ? "upgrade backstop, or rebuild the plugin with this host's SDK"
+               : "rebuild the plugin with this host's SDK"};
   }
   if (*plugin_torch != *host_torch) {
-    return Refusal{"built for LibTorch " + plugin.torch + ", this host uses " + host.torch,
-                   "rebuild the plugin against LibTorch " + std::to_string(host_torch->first) +
-                       "." + std::to_string(host_torch->second)};
+    return Refusal{
+        fmt::format("built for LibTorch {}, but this host uses {}", plugin.torch, host.torch),
+        fmt::format("rebuild the plugin against LibTorch {}.{}", host_torch->first,
+                    host_torch->second)};
   }
   const auto flag_differs = [](const std::string& flag, bool plugin_has, bool host_has) {
-    const auto digit = [](bool on) { return std::string(on ? "1" : "0"); };
-    return Refusal{"built with " + flag + "=" + digit(plugin_has) + ", this host with " + flag +
-                       "=" + digit(host_has),
-                   "rebuild the plugin with -D" + flag + "=" + digit(host_has)};
+    return Refusal{fmt::format("built with {}={:d}, but this host with {}={:d}", flag, plugin_has,
+                               flag, host_has),
+                   fmt::format("rebuild the plugin with -D{}={:d}", flag, host_has)};
   };
   if (plugin.cxx11_abi != host.cxx11_abi) {
     return flag_differs("_GLIBCXX_USE_CXX11_ABI", plugin.cxx11_abi, host.cxx11_abi);
   }
   if (plugin.glibcxx_debug != host.glibcxx_debug) {
-    return Refusal{std::string("built ") + (plugin.glibcxx_debug ? "with" : "without") +
-                       " _GLIBCXX_DEBUG, this host " + (host.glibcxx_debug ? "with" : "without") +
-                       " it",
-                   std::string("rebuild the plugin ") + (host.glibcxx_debug ? "with" : "without") +
-                       " -D_GLIBCXX_DEBUG"};
+    const auto with = [](bool debug) { return debug ? "with" : "without"; };
+    return Refusal{fmt::format("built {} _GLIBCXX_DEBUG, but this host {} it",
+                               with(plugin.glibcxx_debug), with(host.glibcxx_debug)),
+                   fmt::format("rebuild the plugin {} -D_GLIBCXX_DEBUG", with(host.glibcxx_debug))};
   }
   if (plugin.sanitizer != host.sanitizer) {
-    return Refusal{"built " + sanitizer_name(plugin.sanitizer) + ", this host " +
-                       sanitizer_name(host.sanitizer),
-                   "rebuild the plugin " + sanitizer_name(host.sanitizer)};
+    return Refusal{fmt::format("built {}, but this host {}", sanitizer_name(plugin.sanitizer),
+                               sanitizer_name(host.sanitizer)),
+                   fmt::format("rebuild the plugin {}", sanitizer_name(host.sanitizer))};
   }
   return std::nullopt;
 }
@@ -214,8 +218,9 @@ std::vector<SearchPath> Catalog::search_path(const std::vector<std::string>& fro
     const fs::path folder = elements.substr(begin, end - begin);
     if (!folder.is_absolute()) {
       throw base::HostError(base::ExitCode::usage,
-                            "BACKSTOP_PLUGIN_PATH is `" + elements + "`: its element `" +
-                                folder.string() + "` is not an absolute path",
+                            fmt::format("BACKSTOP_PLUGIN_PATH is `{}`: its element `{}` is not an "
+                                        "absolute path",
+                                        elements, folder.string()),
                             "separate absolute paths with single colons");
     }
     folders.push_back({folder.lexically_normal(), false, false});
@@ -275,22 +280,20 @@ const PluginEntry* Catalog::shadowed_by(const PluginEntry& entry) const {
 
 const PluginEntry& Catalog::require(Kind kind, std::string_view name) const {
   if (const PluginEntry* found = find(kind, name)) return *found;
-  const std::string what = std::string(to_string(kind)) + " `" + std::string(name) + "`";
+  const std::string what = fmt::format("{} `{}`", to_string(kind), name);
   for (const PluginEntry& entry : entries_) {
     const bool unread = entry.manifest.version.empty();
     if (entry.refusal && entry.manifest.name == name && (unread || entry.manifest.kind == kind)) {
-      throw base::HostError(
-          base::ExitCode::plugin,
-          what + " cannot be used: " + entry.path.string() + ": " + entry.refusal->message,
-          entry.refusal->hint);
+      throw base::HostError(base::ExitCode::plugin,
+                            fmt::format("{} cannot be used: {}: {}", what, entry.path.string(),
+                                        entry.refusal->message),
+                            entry.refusal->hint);
     }
   }
-  if (const auto near = base::nearest(name, names(kind))) {
-    throw base::HostError(base::ExitCode::plugin, "there is no " + what,
-                          "did you mean `" + *near + "`?");
-  }
-  throw base::HostError(base::ExitCode::plugin, "there is no " + what,
-                        "`backstop list` shows what there is");
+  const auto near = base::nearest(name, names(kind));
+  throw base::HostError(
+      base::ExitCode::plugin, fmt::format("there is no {}", what),
+      near ? fmt::format("did you mean `{}`?", *near) : "`backstop list` shows all plugins");
 }
 
 std::vector<std::string> Catalog::names(Kind kind) const {

@@ -1,4 +1,4 @@
-// Finds plugins and reads what they say of themselves, without mapping or running their code.
+// Finds plugins and reads what they say about themselves, without mapping or running their code.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "host/catalog/build_facts.hpp"
 #include "host/catalog/manifest.hpp"
 
 namespace backstop::catalog {
 
-/// Why a file is not usable; the sentence that the user sees.
+/// Why a file cannot be used, as the user reads it.
 struct Refusal {
   std::string message;
   std::string hint;
@@ -21,8 +22,8 @@ struct Refusal {
 
 struct PluginEntry {
   std::filesystem::path path;  ///< absolute
-  /// Where it could not be read: the file's stem as name, the folder's kind if it has one, all else
-  /// empty (a manifest that was read has a version).
+  /// When it could not be read, it has only the file's stem as its name and the folder's kind, if
+  /// there is one. A manifest that was read has a version.
   Manifest manifest;
   std::optional<BuildFacts> facts;
   std::optional<Refusal> refusal;  ///< set: cannot be used
@@ -36,8 +37,8 @@ struct SearchPath {
   bool given = false;  ///< by `--plugin-path`: whoever runs the command vouches for it
 };
 
-/// Whether anybody may put a file there; a folder like /tmp, where nobody may replace another's, is
-/// none.
+/// Whether anybody may put a file there. Folders like /tmp do not count: there nobody may replace
+/// another user's file.
 bool writable_by_everyone(const std::filesystem::path& path);
 
 /// Why a plugin with these facts cannot run in a host with those, if it cannot.
@@ -46,28 +47,29 @@ std::optional<Refusal> incompatibility(const BuildFacts& plugin, const BuildFact
 class Catalog {
  public:
   Catalog() = default;
-  /// Of entries that were made up, for tests.
+  /// Holds the given entries, for tests.
   explicit Catalog(std::vector<PluginEntry> entries) : entries_(std::move(entries)) {}
 
   /// `--plugin-path` in the order given, BACKSTOP_PLUGIN_PATH (colon-separated), the user's data
   /// folder, the installation (<folder of the program>/../lib/backstop/plugins).
   /// BACKSTOP_PLUGIN_PATH set to nothing leaves out the user's data folder. Throws HostError(usage)
-  /// for an empty element and for a relative one of the environment, HostError(environment) for a
-  /// `--plugin-path` that is no folder.
+  /// for an empty element and for a relative one in the environment, HostError(environment) for a
+  /// `--plugin-path` that is not a directory.
   static std::vector<SearchPath> search_path(const std::vector<std::string>& from_command_line);
 
-  /// Looks at every *.so in the folders and in their `attacks`, `defenses`, `schedulers`,
-  /// `datasets`. A bad file becomes an entry with a refusal, never an error; so does a folder that
-  /// cannot be listed. Folders that do not exist are passed over.
+  /// Reads every *.so in the folders and in their subfolders `attacks`, `defenses`, `schedulers`
+  /// and `datasets`. A bad file becomes an entry with a refusal, never an error; so does a folder
+  /// that cannot be listed. Folders that do not exist are skipped.
   static Catalog scan(const std::vector<SearchPath>& folders);
 
-  /// What scan() would read from one file, wherever it lies, trusting whoever named it.
+  /// What scan() would read from one file, wherever it is, trusting whoever named it.
   static PluginEntry of_file(const std::filesystem::path& path);
 
   [[nodiscard]] const std::vector<PluginEntry>& entries() const { return entries_; }
   /// The usable plugin of that kind and name; null when there is none. Shadowed ones are skipped.
   [[nodiscard]] const PluginEntry* find(Kind kind, std::string_view name) const;
-  /// The same, or HostError(plugin) with the nearest name, or with the refusal of one that has it.
+  /// The same, but throws HostError(plugin) with the nearest name, or with the reason why the
+  /// plugin of that name is refused.
   [[nodiscard]] const PluginEntry& require(Kind kind, std::string_view name) const;
   /// The next plugin of the same kind and name, which is not used because `entry` is; null when
   /// there is none.

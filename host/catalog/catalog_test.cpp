@@ -5,11 +5,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/stat.h>
 
 #include "host/base/error.hpp"
-#include "host/base/hash.hpp"
-#include "host/base/text.hpp"
 #include "tests/support/test_folder.hpp"
 
 namespace backstop::catalog {
@@ -38,7 +35,7 @@ std::string refusal_of_bad_plugin(const std::string& name) {
   return entry.refusal->message;
 }
 
-/// Sets a variable of the environment for one test; nullptr unsets it.
+/// Sets an environment variable for one test; nullptr unsets it.
 class Variable {
  public:
   Variable(const char* name, const char* value) : name_(name) {
@@ -87,7 +84,7 @@ class CatalogTest : public testing::Test {
   Variable data_{"XDG_DATA_HOME", (folder_.path() / "data").c_str()};
 };
 
-TEST_F(CatalogTest, ReadsPluginsInTheFolderAndInThoseOfTheKinds) {
+TEST_F(CatalogTest, ReadsPluginsInTheFolderAndInItsSubfolders) {
   folder_.copy(kGoodPlugin, "any-name.so");
   folder_.copy(kBadPlugins / "throws-42.so", "schedulers/other.so");
   folder_.copy(kBadPlugins / "throws-in-create.so", "elsewhere/deeper.so");
@@ -102,23 +99,23 @@ TEST_F(CatalogTest, ReadsPluginsInTheFolderAndInThoseOfTheKinds) {
   EXPECT_FALSE(constant->built_in);
 }
 
-TEST_F(CatalogTest, FolderOfAnotherKindIsFine) {
+TEST_F(CatalogTest, AFolderNeedNotMatchThePluginsKind) {
   folder_.copy(kGoodPlugin, "attacks/constant.so");
   EXPECT_NE(Catalog::scan({{folder_.path()}}).find(Kind::scheduler, "constant"), nullptr);
 }
 
-TEST_F(CatalogTest, MissingFolderIsPassedOver) {
+TEST_F(CatalogTest, MissingFoldersAreSkipped) {
   EXPECT_TRUE(Catalog::scan({{folder_.path() / "none"}}).entries().empty());
 }
 
-TEST_F(CatalogTest, FolderThatIsAFileBecomesARefusedEntry) {
+TEST_F(CatalogTest, AFolderThatIsAFileBecomesARefusedEntry) {
   const fs::path file = folder_.write("file", "");
   const Catalog catalog = Catalog::scan({{file}});
   EXPECT_EQ(entry_of(catalog, file).refusal.value().message,
             "folder cannot be listed: Not a directory");
 }
 
-TEST_F(CatalogTest, BadFileBecomesARefusedEntryNamedAfterItsFile) {
+TEST_F(CatalogTest, ABadFileBecomesARefusedEntryNamedAfterIt) {
   const fs::path file = folder_.path() / "defenses/half-copied.so";
   folder_.copy(kGoodPlugin, "defenses/half-copied.so");
   fs::resize_file(file, 5000);
@@ -130,24 +127,24 @@ TEST_F(CatalogTest, BadFileBecomesARefusedEntryNamedAfterItsFile) {
   EXPECT_EQ(catalog.find(Kind::defense, "half-copied"), nullptr);
 }
 
-TEST_F(CatalogTest, RefusesWhatWasBuiltForAnotherHost) {
+TEST_F(CatalogTest, RefusesPluginsBuiltForAnotherHost) {
   const BuildFacts& own = own_build_facts();
   EXPECT_EQ(refusal_of_bad_plugin("wrong-abi"),
-            "built for SDK ABI 99.7, this host speaks " + own.abi);
+            "built for SDK ABI 99.7, but this host supports " + own.abi);
   EXPECT_EQ(refusal_of_bad_plugin("wrong-torch"),
-            "built for LibTorch 0.4.1, this host uses " + own.torch);
+            "built for LibTorch 0.4.1, but this host uses " + own.torch);
   EXPECT_THAT(refusal_of_bad_plugin("wrong-cxx11-abi"), HasSubstr("_GLIBCXX_USE_CXX11_ABI="));
-  EXPECT_THAT(refusal_of_bad_plugin("wrong-sanitizer"), HasSubstr("sanitizer, this host with"));
+  EXPECT_THAT(refusal_of_bad_plugin("wrong-sanitizer"), HasSubstr("sanitizer, but this host with"));
 }
 
 TEST_F(CatalogTest, RefusesBadManifestsWithLines) {
   EXPECT_THAT(refusal_of_bad_plugin("broken-manifest"), testing::StartsWith("manifest:2: "));
   EXPECT_EQ(refusal_of_bad_plugin("invalid-manifest"),
-            "manifest:6: unknown key `sumary`, did you mean `summary`?\n"
-            "manifest:9: `parameters.rate.default` is -1, must be at least 0");
+            "manifest:6: unknown key `sumary`; did you mean `summary`?\n"
+            "manifest:9: `parameters.rate.default` must be at least 0, got -1");
 }
 
-TEST_F(CatalogTest, ShowsTheManifestOfWhatDoesNotFit) {
+TEST_F(CatalogTest, ReadsTheManifestOfAnIncompatiblePlugin) {
   const Catalog catalog = Catalog::scan({{kBadPlugins, false, true}});
   const PluginEntry& entry = entry_of(catalog, fs::canonical(kBadPlugins / "wrong-abi.so"));
   EXPECT_EQ(entry.manifest.kind, Kind::scheduler);
@@ -155,7 +152,7 @@ TEST_F(CatalogTest, ShowsTheManifestOfWhatDoesNotFit) {
   EXPECT_EQ(entry.facts.value().abi, "99.7");
 }
 
-TEST_F(CatalogTest, RefusesBothNamesakesOfOneFolder) {
+TEST_F(CatalogTest, RefusesBothOfTwoPluginsWithOneNameInAFolder) {
   const fs::path one = folder_.copy(kGoodPlugin, "one.so");
   const fs::path two = folder_.copy(kGoodPlugin, "schedulers/two.so");
   const Catalog catalog = Catalog::scan({{folder_.path()}});
@@ -166,14 +163,14 @@ TEST_F(CatalogTest, RefusesBothNamesakesOfOneFolder) {
             "two files hold scheduler `constant`: " + two.string() + " and " + one.string());
 }
 
-TEST_F(CatalogTest, RefusedNamesakeDoesNotCount) {
+TEST_F(CatalogTest, ARefusedPluginDoesNotShadow) {
   folder_.copy(kGoodPlugin, "constant.so");
   folder_.copy(kGoodPlugin, "schedulers/constant.so");
   fs::resize_file(folder_.path() / "constant.so", 5000);
   EXPECT_NE(Catalog::scan({{folder_.path()}}).find(Kind::scheduler, "constant"), nullptr);
 }
 
-TEST_F(CatalogTest, EarlierFolderShadowsLater) {
+TEST_F(CatalogTest, EarlierFoldersShadowLaterOnes) {
   const fs::path early = folder_.copy(kGoodPlugin, "early/constant.so");
   const fs::path late = folder_.copy(kGoodPlugin, "late/constant.so");
   const Catalog catalog =
@@ -187,14 +184,14 @@ TEST_F(CatalogTest, EarlierFolderShadowsLater) {
   EXPECT_THAT(catalog.names(Kind::scheduler), ElementsAre("constant"));
 }
 
-TEST_F(CatalogTest, FolderNamedTwiceIsReadOnce) {
+TEST_F(CatalogTest, AFolderThatIsNamedTwiceIsReadOnce) {
   folder_.copy(kGoodPlugin, "plugins/constant.so");
   fs::create_symlink("plugins", folder_.path() / "link");
   const Catalog catalog = Catalog::scan({{folder_.path() / "plugins"}, {folder_.path() / "link"}});
   EXPECT_EQ(catalog.entries().size(), 1u);
 }
 
-TEST_F(CatalogTest, RefusesWhatEveryoneMayWriteUnlessGiven) {
+TEST_F(CatalogTest, RefusesFilesWritableByEveryoneUnlessGiven) {
   const fs::path file = folder_.copy(kGoodPlugin, "schedulers/constant.so");
   for (const fs::path& open : {folder_.path(), file.parent_path(), file}) {
     const fs::perms before = fs::status(open).permissions();
@@ -223,7 +220,7 @@ TEST_F(CatalogTest, RequireSuggestsTheNearestName) {
   EXPECT_THROW(static_cast<void>(catalog.require(Kind::attack, "constant")), base::HostError);
 }
 
-TEST_F(CatalogTest, RequireTellsWhyAPluginIsRefused) {
+TEST_F(CatalogTest, RequireSaysWhyAPluginIsRefused) {
   folder_.copy(kBadPlugins / "wrong-torch.so", "x.so");
   folder_.copy(kGoodPlugin, "nad.so");
   fs::resize_file(folder_.path() / "nad.so", 100);
@@ -260,11 +257,11 @@ TEST_F(CatalogTest, SearchPathIsInTheDocumentedOrder) {
   EXPECT_TRUE(found.back().built_in);
 }
 
-TEST_F(CatalogTest, UsersFolderCountsOnlyWhereItExists) {
+TEST_F(CatalogTest, TheUsersFolderCountsOnlyIfItExists) {
   EXPECT_THAT(folders_of(Catalog::search_path({})), ElementsAre(built_in()));
 }
 
-TEST_F(CatalogTest, UsersFolderIsUnderHomeWithoutXdg) {
+TEST_F(CatalogTest, TheUsersFolderIsUnderHomeWithoutXdg) {
   const Variable no_data("XDG_DATA_HOME", nullptr);
   const Variable home("HOME", folder_.path().c_str());
   fs::create_directories(folder_.path() / ".local/share/backstop/plugins");
@@ -272,20 +269,20 @@ TEST_F(CatalogTest, UsersFolderIsUnderHomeWithoutXdg) {
               ElementsAre(folder_.path() / ".local/share/backstop/plugins", built_in()));
 }
 
-TEST_F(CatalogTest, EmptyVariableLeavesTheBuiltInFolder) {
+TEST_F(CatalogTest, AnEmptyVariableLeavesOnlyTheBuiltInFolder) {
   fs::create_directories(folder_.path() / "data/backstop/plugins");
   const Variable path("BACKSTOP_PLUGIN_PATH", "");
   EXPECT_THAT(folders_of(Catalog::search_path({})), ElementsAre(built_in()));
 }
 
-TEST_F(CatalogTest, CurrentFolderIsNeverSearched) {
+TEST_F(CatalogTest, TheCurrentFolderIsNeverSearched) {
   for (const char* bad : {"relative", ".", "/a::/b", "/a:", ":/a", ":"}) {
     const Variable path("BACKSTOP_PLUGIN_PATH", bad);
     EXPECT_EQ(failure_of_search_path({}), base::ExitCode::usage) << bad;
   }
 }
 
-TEST_F(CatalogTest, GivenFolderMustExistAndIsMadeAbsolute) {
+TEST_F(CatalogTest, AGivenFolderMustExistAndIsMadeAbsolute) {
   EXPECT_EQ(failure_of_search_path({""}), base::ExitCode::usage);
   EXPECT_EQ(failure_of_search_path({(folder_.path() / "none").string()}),
             base::ExitCode::environment);
@@ -306,7 +303,7 @@ TEST(Incompatibility, UnstableAbiMustBeEqual) {
   EXPECT_FALSE(incompatibility(plugin, host));
 }
 
-TEST(Incompatibility, StableAbiServesOlderMinors) {
+TEST(Incompatibility, StableAbiSupportsOlderMinors) {
   BuildFacts host = own_build_facts(), plugin = host;
   host.abi = "1.3";
   for (const char* good : {"1.0", "1.3"}) {
@@ -319,7 +316,7 @@ TEST(Incompatibility, StableAbiServesOlderMinors) {
   }
   plugin.abi = "1.4";
   EXPECT_EQ(message_of(incompatibility(plugin, host).value()),
-            "built for SDK ABI 1.4, this host speaks 1.0 to 1.3");
+            "built for SDK ABI 1.4, but this host supports 1.0 to 1.3");
   EXPECT_THAT(incompatibility(plugin, host)->hint, HasSubstr("upgrade backstop"));
 }
 
@@ -339,9 +336,9 @@ TEST(Incompatibility, EveryOtherFactMustBeEqual) {
   host.sanitizer = "none";
   plugin.sanitizer = "thread";
   EXPECT_EQ(message_of(incompatibility(plugin, host).value()),
-            "built with the thread sanitizer, this host without a sanitizer");
+            "built with the thread sanitizer, but this host without a sanitizer");
   EXPECT_EQ(message_of(incompatibility(host, plugin).value()),
-            "built without a sanitizer, this host with the thread sanitizer");
+            "built without a sanitizer, but this host with the thread sanitizer");
   plugin = host;
   plugin.cxx11_abi = !host.cxx11_abi;
   EXPECT_TRUE(incompatibility(plugin, host));
@@ -351,44 +348,6 @@ TEST(Incompatibility, EveryOtherFactMustBeEqual) {
   plugin = host;
   plugin.compiler = "another";
   EXPECT_FALSE(incompatibility(plugin, host));
-}
-
-TEST(Nearest, TakesTheSmallestDistance) {
-  EXPECT_EQ(base::nearest("badnet", {"blended", "badnets", "wanet"}), "badnets");
-  EXPECT_EQ(base::nearest("widht", {"width", "height"}), "width");
-  EXPECT_EQ(base::nearest("super-fine-tunning-x", {"super-fine-tuning", "fine-tuning"}),
-            "super-fine-tuning");
-}
-
-TEST(Nearest, IsSilentWhereNothingResembles) {
-  EXPECT_EQ(base::nearest("epochs", {"rate", "milestones"}), std::nullopt);
-  EXPECT_EQ(base::nearest("xy", {"ab"}), std::nullopt);
-  EXPECT_EQ(base::nearest("", {"a", "b"}), std::nullopt);
-  EXPECT_EQ(base::nearest("anything", {}), std::nullopt);
-}
-
-TEST(Sha256, IsTheStandardsDigest) {
-  const std::string abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-  EXPECT_EQ(base::sha256_of_text("abc"), abc);
-  const TestFolder folder;
-  EXPECT_EQ(base::sha256_of_file(folder.write("abc", "abc")), abc);
-  const std::string large(200'000, 'x');  // more than one buffer
-  EXPECT_EQ(base::sha256_of_file(folder.write("large", large)), base::sha256_of_text(large));
-}
-
-TEST(Sha256, RefusesWhatCannotBeRead) {
-  const TestFolder folder;
-  const fs::path fifo = folder.path() / "fifo";
-  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
-  for (const fs::path& path : {folder.path() / "none", folder.path(), fifo}) {
-    try {
-      base::sha256_of_file(path);
-      FAIL() << path;
-    } catch (const base::HostError& e) {
-      EXPECT_EQ(e.code(), base::ExitCode::environment);
-      EXPECT_THAT(e.what(), HasSubstr(path.string()));
-    }
-  }
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <dlfcn.h>
 
 #include <boost/dll/shared_library.hpp>
+#include <fmt/format.h>
 
 #include "host/base/error.hpp"
 
@@ -29,11 +30,11 @@ struct Loaded {
 
 [[noreturn]] void refuse(const PluginEntry& entry, const std::string& why,
                          const std::string& hint = kRebuild) {
-  throw base::HostError(base::ExitCode::plugin, "cannot load " + entry.path.string() + ": " + why,
-                        hint);
+  throw base::HostError(base::ExitCode::plugin,
+                        fmt::format("cannot load {}: {}", entry.path.string(), why), hint);
 }
 
-/// The dynamic linker's own words, out of what Boost.DLL wraps around them.
+/// The dynamic linker's own message, without what Boost.DLL wraps around it.
 std::string linker_message(const std::system_error& error, const std::filesystem::path& path) {
   std::string text = error.what();
   constexpr std::string_view kOpening = "dlerror system message: ";
@@ -46,8 +47,8 @@ std::string linker_message(const std::system_error& error, const std::filesystem
 }
 
 shared_library open(const PluginEntry& entry) {
-  // A symbol that is missing must be found now, not in the middle of a run; and no tensor, deleter
-  // or autograd node that the plugin made may outlive its code.
+  // A missing symbol must be found now, not in the middle of a run; and no tensor, deleter or
+  // autograd node that the plugin made may outlive its code.
   const auto mode =
       static_cast<boost::dll::load_mode::type>(RTLD_NODELETE) | boost::dll::load_mode::rtld_now;
   try {
@@ -72,25 +73,26 @@ std::uint32_t descriptor_kind(Kind kind) {
 }
 
 void check(const PluginEntry& entry, const backstop_plugin_descriptor* descriptor) {
-  if (descriptor == nullptr) refuse(entry, std::string(kPluginEntry) + "() returns a null pointer");
+  if (descriptor == nullptr)
+    refuse(entry, fmt::format("{}() returns a null pointer", kPluginEntry));
   if (descriptor->magic != BACKSTOP_PLUGIN_MAGIC) {
-    refuse(entry, "its descriptor's magic number is " + std::to_string(descriptor->magic) +
-                      ", expected " + std::to_string(BACKSTOP_PLUGIN_MAGIC));
+    refuse(entry, fmt::format("its descriptor's magic number is {}, expected {}", descriptor->magic,
+                              BACKSTOP_PLUGIN_MAGIC));
   }
   if (descriptor->struct_size < sizeof *descriptor) {
-    refuse(entry, "its descriptor is " + std::to_string(descriptor->struct_size) +
-                      " bytes long, expected at least " + std::to_string(sizeof *descriptor));
+    refuse(entry, fmt::format("its descriptor is {} bytes long, expected at least {}",
+                              descriptor->struct_size, sizeof *descriptor));
   }
-  const std::string abi =
-      std::to_string(descriptor->abi_major) + "." + std::to_string(descriptor->abi_minor);
+  const std::string abi = fmt::format("{}.{}", descriptor->abi_major, descriptor->abi_minor);
   if (entry.facts && abi != entry.facts->abi) {
-    refuse(entry, "its descriptor says ABI " + abi + ", its note says " + entry.facts->abi,
+    refuse(entry,
+           fmt::format("its descriptor says ABI {}, but its note says {}", abi, entry.facts->abi),
            "remove the plugin's build folder and build it again");
   }
   if (const auto kind = descriptor_kind(entry.manifest.kind); descriptor->kind != kind) {
     refuse(entry,
-           "its code is of kind " + std::to_string(descriptor->kind) + ", its manifest says `" +
-               std::string(to_string(entry.manifest.kind)) + "` (" + std::to_string(kind) + ")",
+           fmt::format("its code is of kind {}, but its manifest says `{}` ({})", descriptor->kind,
+                       to_string(entry.manifest.kind), kind),
            "make the first argument of BACKSTOP_PLUGIN and the manifest's `kind` agree");
   }
   if (descriptor->create == nullptr) refuse(entry, "its descriptor has no `create`");
@@ -106,16 +108,16 @@ const backstop_plugin_descriptor& load_library(const PluginEntry& entry) {
 
   if (entry.refusal) refuse(entry, entry.refusal->message, entry.refusal->hint);
   if (!entry.path.is_absolute()) {
-    throw base::HostError(base::ExitCode::bug, "the path of plugin `" + entry.manifest.name +
-                                                   "` is " + entry.path.string() +
-                                                   ", which is not absolute");
+    throw base::HostError(base::ExitCode::bug,
+                          fmt::format("the path of plugin `{}` is {}, which is not absolute",
+                                      entry.manifest.name, entry.path.string()));
   }
   const std::lock_guard lock(mutex);
   Loaded& loaded = registry[entry.path];
   if (!loaded.library.is_loaded()) loaded.library = open(entry);
   if (loaded.descriptor == nullptr) {
     if (!loaded.library.has(kPluginEntry)) {
-      refuse(entry, "it does not export " + std::string(kPluginEntry),
+      refuse(entry, fmt::format("it does not export {}", kPluginEntry),
              "end the plugin's source with BACKSTOP_PLUGIN(Interface, Class)");
     }
     const backstop_plugin_descriptor* descriptor =

@@ -1,4 +1,4 @@
-// Loads a plugin's library, for good: nothing is ever unloaded.
+// Loads a plugin's library. Nothing is ever unloaded.
 #pragma once
 
 #include "backstop/abi.h"
@@ -6,12 +6,12 @@
 
 namespace backstop::catalog {
 
-/// What every plugin exports, and nothing else.
+/// The only symbol that a plugin exports.
 inline constexpr const char* kPluginEntry = "backstop_plugin_v1";
 
-/// Opens the library (absolute path, all symbols now, never unmapped) and returns its descriptor
-/// after comparing it with the entry. Throws HostError(plugin) naming file and reason. Loading the
-/// same file again returns the same descriptor.
+/// Opens the library (absolute path, all symbols bound now, never unmapped) and returns its
+/// descriptor after comparing it with the entry. Throws HostError(plugin) with file and reason.
+/// Loading the same file again returns the same descriptor.
 const backstop_plugin_descriptor& load_library(const PluginEntry& entry);
 
 }  // namespace backstop::catalog

@@ -19,7 +19,7 @@ using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
 
-/// A recipe that gives nothing.
+/// Parameters of which none is given.
 class NoParams final : public Params {
  public:
   bool has(std::string_view) const override { return false; }
@@ -42,7 +42,7 @@ class Library : public testing::Test {
   const PluginEntry& entry(const std::string& name) const {
     return catalog_.require(Kind::scheduler, name);
   }
-  /// What load_library says after "cannot load FILE: "; empty when it loads.
+  /// The error of load_library after "cannot load FILE: "; empty when it loads.
   std::string failure(const std::string& name) const {
     try {
       load_library(entry(name));
@@ -76,7 +76,7 @@ TEST_F(Library, KeepsPluginsApartThatExportTheSameSymbol) {
 TEST_F(Library, IsNeverUnmapped) {
   const std::string path = entry("throws-42").path.string();
   load_library(entry("throws-42"));
-  // These plugins are linked without -z nodelete: it is the open mode that keeps them.
+  // These plugins are linked without -z nodelete: only the open mode keeps them loaded.
   for (int i = 0; i < 3; ++i) {
     void* handle = ::dlopen(path.c_str(), RTLD_LAZY | RTLD_NOLOAD);
     ASSERT_NE(handle, nullptr);
@@ -120,7 +120,7 @@ TEST_F(Library, RefusesBadDescriptors) {
   EXPECT_THAT(failure("stale-note"), StartsWith("its descriptor says ABI "));
 }
 
-TEST_F(Library, RefusesWhatTheCatalogRefused) {
+TEST_F(Library, RefusesPluginsThatTheCatalogRefused) {
   for (const PluginEntry& entry : catalog_.entries()) {
     if (!entry.refusal) continue;
     EXPECT_THROW(load_library(entry), base::HostError) << entry.path;
@@ -133,7 +133,7 @@ TEST_F(Library, NeedsAnAbsolutePath) {
   EXPECT_THROW(load_library(relative), base::HostError);
 }
 
-TEST_F(Library, ScanningRunsNoPluginCodeAndLoadingDoes) {
+TEST_F(Library, LoadingRunsPluginCodeAndScanningDoesNot) {
   constexpr const char* kTrace = "BACKSTOP_STATIC_CONSTRUCTOR_RAN";
   ASSERT_NE(catalog_.find(Kind::scheduler, "static-constructor"), nullptr);
   EXPECT_EQ(std::getenv(kTrace), nullptr);

@@ -6,11 +6,13 @@
 #include <gtest/gtest.h>
 
 #include "host/base/error.hpp"
-#include "host/catalog/catalog.hpp"
+#include "host/catalog/build_facts.hpp"
 
 namespace backstop::catalog {
 namespace {
 
+using schema::Parameter;
+using schema::ParameterType;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -24,7 +26,7 @@ const std::string kHead =
 const std::string kDatasetHead =
     "name = \"example\"\nkind = \"dataset\"\nversion = \"1\"\nsummary = \"s\"\nlicense = \"MIT\"\n";
 
-/// Everything that parse_manifest has against `text`; empty when it accepts it.
+/// All problems that parse_manifest finds in `text`; empty if it accepts it.
 std::string problems(const std::string& text) {
   try {
     parse_manifest(text, "m");
@@ -100,7 +102,7 @@ TEST(Manifest, KnowsEveryTypeOfParameter) {
   }
 }
 
-TEST(Manifest, FloatDefaultIsAFloat) {
+TEST(Manifest, TheDefaultOfAFloatIsAFloat) {
   EXPECT_TRUE(parameter("type = \"float\"\ndefault = 1").default_value.at(0).is_floating_point());
   const Parameter list = parameter("type = \"float\"\nlist = true\ndefault = [1, 2.5]");
   ASSERT_EQ(list.default_value.size(), 1u);
@@ -108,13 +110,13 @@ TEST(Manifest, FloatDefaultIsAFloat) {
   EXPECT_EQ(list.default_value.at(0).as_array()->size(), 2u);
 }
 
-TEST(Manifest, EmptyListIsADefault) {
+TEST(Manifest, AnEmptyListIsADefault) {
   const Parameter list = parameter("type = \"integer\"\nlist = true\ndefault = []");
   ASSERT_EQ(list.default_value.size(), 1u);
   EXPECT_TRUE(list.default_value.at(0).as_array()->empty());
 }
 
-TEST(Manifest, NamesAllThatIsMissing) {
+TEST(Manifest, NamesEverythingThatIsMissing) {
   EXPECT_EQ(problems(""),
             "m:1: `name` is missing\nm:1: `kind` is missing\nm:1: `version` is missing\n"
             "m:1: `summary` is missing\nm:1: `license` is missing");
@@ -123,11 +125,12 @@ TEST(Manifest, NamesAllThatIsMissing) {
 TEST(Manifest, NamesAllProblemsInOrderOfTheirLines) {
   EXPECT_EQ(problems("name = \"Example\"\nkind = \"atack\"\nversion = 1\nsummary = \"\"\n"
                      "licence = \"MIT\"\nlicense = \"MIT\"\n"),
-            "m:1: `name` is `Example`, expected [a-z][a-z0-9-]*\n"
-            "m:2: `kind` is `atack`, must be one of attack, defense, scheduler, dataset\n"
-            "m:3: `version` holds an integer, expected a string\n"
+            "m:1: `name` must be a name that matches [a-z][a-z0-9-]*, got \"Example\"\n"
+            "m:2: `kind` must be one of \"attack\", \"defense\", \"scheduler\", \"dataset\", got "
+            "\"atack\"; did you mean \"attack\"?\n"
+            "m:3: `version` must be a string, got 1\n"
             "m:4: `summary` must not be empty\n"
-            "m:5: unknown key `licence`, did you mean `license`?");
+            "m:5: unknown key `licence`; did you mean `license`?");
 }
 
 TEST(Manifest, RefusesBadNames) {
@@ -138,7 +141,7 @@ TEST(Manifest, RefusesBadNames) {
   }
 }
 
-TEST(Manifest, RefusesWhatIsNoToml) {
+TEST(Manifest, RefusesTextThatIsNotToml) {
   EXPECT_THAT(problems("name = \"a\"\nkind = \n"), testing::StartsWith("m:2: "));
   EXPECT_NE(problems("name = \"a\xff\""), "");
   EXPECT_NE(problems(kHead + std::string("x = \"\0\"", 7)), "");
@@ -147,23 +150,23 @@ TEST(Manifest, RefusesWhatIsNoToml) {
 TEST(Manifest, RefusesControlCharacters) {
   std::string text = kHead;
   text.replace(text.find("An example"), 10, "\\u001b[31mred");
-  EXPECT_EQ(problems(text), "m:4: `summary` must not hold control characters");
-  EXPECT_EQ(problems(kHead + "\"k\\u001b\\u009b\" = 1\n"), "m:6: unknown key `k??`");
+  EXPECT_EQ(problems(text), "m:4: `summary` must not contain control characters");
+  EXPECT_THAT(problems(kHead + "\"k\\u001b\\u009b\" = 1\n"),
+              HasSubstr("m:6: unknown key `k??`; known keys: "));
 }
 
 TEST(Manifest, RefusesUnknownNeeds) {
   EXPECT_EQ(problems(kHead + "needs = [\"clean_data\"]\n"),
-            "m:6: `needs` holds `clean_data`, which this host does not know, did you mean "
-            "`clean-data`?");
-  EXPECT_EQ(problems(kHead + "needs = [1]\n"),
-            "m:6: `needs` holds an integer, expected an array of strings");
+            "m:6: `needs.0` must be one of \"clean-data\", \"training-data\", \"feature-maps\", "
+            "\"batch-norm\", \"cuda\", got \"clean_data\"; did you mean \"clean-data\"?");
+  EXPECT_EQ(problems(kHead + "needs = [1]\n"), "m:6: `needs.0` must be a string, got 1");
   EXPECT_EQ(problems(kHead + "needs = \"cuda\"\n"),
-            "m:6: `needs` holds a string, expected an array of strings");
+            "m:6: `needs` must be an array of strings, got \"cuda\"");
 }
 
 TEST(Manifest, AugmentationIsForDatasets) {
   EXPECT_EQ(problems(kHead + "[augmentation]\ncrop_padding = 4\n"),
-            "m:6: `augmentation` goes with kind `dataset` only");
+            "m:6: `augmentation` is only for kind `dataset`");
   const Manifest manifest = parse_manifest(
       kDatasetHead + "[augmentation]\ncrop_padding = 4\nhorizontal_flip = true\n", "m");
   EXPECT_EQ(manifest.crop_padding, 4);
@@ -175,79 +178,80 @@ TEST(Manifest, AugmentationIsForDatasets) {
       96);
   EXPECT_EQ(problems(kDatasetHead +
                      "[augmentation]\ncrop_padding = -1\nhorizontal_flip = 1\nflip = true\n"),
-            "m:7: `augmentation.crop_padding` is -1, must be at least 0\n"
-            "m:8: `augmentation.horizontal_flip` holds an integer, expected a boolean\n"
-            "m:9: unknown key `augmentation.flip`");
+            "m:7: `augmentation.crop_padding` must be between 0 and 256, got -1\n"
+            "m:8: `augmentation.horizontal_flip` must be true or false, got 1\n"
+            "m:9: unknown key `flip` in [augmentation]; known keys: `crop_padding`, "
+            "`horizontal_flip`, `image_size`");
 }
 
 TEST(Manifest, RefusesBadParameterKeys) {
   for (const char* bad : {"\"\"", "A", "1", "a-b", "_a", "\"a b\""}) {
     EXPECT_THAT(problems(kHead + "[parameters." + bad + "]\ntype = \"float\"\n"),
-                HasSubstr("expected [a-z][a-z0-9_]*"))
+                HasSubstr("must match [a-z][a-z0-9_]*"))
         << bad;
   }
 }
 
 TEST(Manifest, RefusesTheHostsOwnKeys) {
-  for (const char* key : {"name", "plugin", "limit", "test_limit", "augmentation", "poison_ratio",
-                          "target", "labels", "training", "clean_fraction", "clean_images"}) {
+  for (const char* key :
+       {"name", "plugin", "file", "limit", "test_limit", "augmentation", "poison_ratio", "target",
+        "labels", "training", "clean_fraction", "clean_images", "measure_every"}) {
     EXPECT_THAT(problems(kHead + "[parameters." + key + "]\ntype = \"float\"\n"),
-                HasSubstr("which is a key of the host's own"))
+                HasSubstr("the host uses that key itself"))
         << key;
   }
 }
 
-TEST(Manifest, RefusesParametersThatAreNoTables) {
-  EXPECT_EQ(problems(kHead + "parameters = 3\n"),
-            "m:6: `parameters` holds an integer, expected a table");
+TEST(Manifest, RefusesParametersThatAreNotTables) {
+  EXPECT_EQ(problems(kHead + "parameters = 3\n"), "m:6: `parameters` must be a table, got 3");
   EXPECT_EQ(problems(kHead + "[parameters]\np = 3\n"),
-            "m:7: `parameters.p` holds an integer, expected a table");
+            "m:7: `parameters.p` must be a table, got 3");
 }
 
 TEST(Manifest, RefusesBadTypes) {
   EXPECT_EQ(parameter_problems(""), "m:6: `parameters.p.type` is missing");
   EXPECT_THAT(parameter_problems("type = \"int\"\n"),
-              HasSubstr("m:7: `parameters.p.type` is `int`, must be one of boolean, integer, "));
-  EXPECT_EQ(parameter_problems("type = 3\n"),
-            "m:7: `parameters.p.type` holds an integer, expected a string");
+              HasSubstr("m:7: `parameters.p.type` must be one of \"boolean\", "));
+  EXPECT_EQ(parameter_problems("type = 3\n"), "m:7: `parameters.p.type` must be a string, got 3");
   EXPECT_EQ(parameter_problems("type = \"float\"\ndefalt = 1\nlist = 1\nhelp = 2\n"),
-            "m:8: unknown key `parameters.p.defalt`, did you mean `default`?\n"
-            "m:9: `parameters.p.list` holds an integer, expected a boolean\n"
-            "m:10: `parameters.p.help` holds an integer, expected a string");
+            "m:8: unknown key `defalt` in [parameters.p]; did you mean `default`?\n"
+            "m:9: `parameters.p.list` must be true or false, got 1\n"
+            "m:10: `parameters.p.help` must be a string, got 2");
 }
 
-TEST(Manifest, RefusesKeysThatDoNotGoWithTheType) {
+TEST(Manifest, RefusesKeysThatAreNotForTheType) {
   EXPECT_EQ(parameter_problems("type = \"boolean\"\nminimum = 0\n"),
-            "m:8: `parameters.p.minimum` goes with types `integer` and `float` only");
+            "m:8: `parameters.p.minimum` is only for types `integer` and `float`");
   EXPECT_EQ(parameter_problems("type = \"string\"\nmust_exist = true\n"),
-            "m:8: `parameters.p.must_exist` goes with type `path` only");
+            "m:8: `parameters.p.must_exist` is only for type `path`");
   EXPECT_EQ(parameter_problems("type = \"string\"\nchoices = [\"a\"]\n"),
-            "m:8: `parameters.p.choices` goes with type `choice` only");
+            "m:8: `parameters.p.choices` is only for type `choice`");
   for (const char* type : {"boolean", "scheduler", "optimizer"}) {
     EXPECT_THAT(parameter_problems("type = \"" + std::string(type) + "\"\nlist = true\n"),
-                HasSubstr("m:8: `parameters.p.list` does not go with type "));
+                HasSubstr("m:8: `parameters.p.list` cannot be used with type "));
   }
 }
 
 TEST(Manifest, RefusesBadChoices) {
   EXPECT_THAT(parameter_problems("type = \"choice\"\n"), HasSubstr("which needs `choices = "));
   EXPECT_EQ(parameter_problems("type = \"choice\"\nchoices = []\n"),
-            "m:8: `parameters.p.choices` must not be empty");
+            "m:8: `parameters.p.choices` must hold at least one string, and no empty ones");
   EXPECT_EQ(parameter_problems("type = \"choice\"\nchoices = [\"a\", \"a\"]\n"),
-            "m:8: `parameters.p.choices` holds `a` twice");
-  EXPECT_EQ(parameter_problems("type = \"choice\"\nchoices = [\"a\", \"b\"]\ndefault = \"c\"\n"),
-            "m:9: `parameters.p.default` is `c`, must be one of a, b");
+            "m:8: `parameters.p.choices` lists \"a\" twice");
+  EXPECT_EQ(
+      parameter_problems("type = \"choice\"\nchoices = [\"a\", \"b\"]\ndefault = \"c\"\n"),
+      "m:9: `parameters.p.default` must be one of \"a\", \"b\", got \"c\"; did you mean \"a\"?");
 }
 
 TEST(Manifest, RefusesEmptyRanges) {
   EXPECT_EQ(parameter_problems("type = \"float\"\nminimum = 2\nmaximum = 1.5\n"),
-            "m:6: `parameters.p` has an empty range: its minimum is 2, its maximum 1.5");
+            "m:6: `parameters.p` has an empty range: its minimum is 2 and its maximum is 1.5");
   EXPECT_NE(parameter_problems("type = \"float\"\nminimum = 1\nexclusive_maximum = 1\n"), "");
   EXPECT_EQ(parameter_problems("type = \"float\"\nminimum = 1\nmaximum = 1\n"), "");
   EXPECT_EQ(parameter_problems("type = \"float\"\nminimum = 1\nexclusive_minimum = 0\n"),
-            "m:9: `parameters.p.exclusive_minimum` excludes `minimum`");
+            "m:9: `parameters.p.exclusive_minimum` cannot be used together with `minimum`");
   EXPECT_EQ(parameter_problems("type = \"float\"\nminimum = nan\n"),
-            "m:8: `parameters.p.minimum` must be finite");
+            "m:8: `parameters.p.minimum` must be finite, got nan");
 }
 
 TEST(Manifest, RefusesDefaultOutOfRange) {
@@ -255,34 +259,33 @@ TEST(Manifest, RefusesDefaultOutOfRange) {
     return parameter_problems("type = \"float\"\n" + bound + "\ndefault = " + value + "\n");
   };
   EXPECT_EQ(problem("minimum = 0.5", "0.25"),
-            "m:9: `parameters.p.default` is 0.25, must be at least 0.5");
-  EXPECT_EQ(problem("maximum = 1", "2"), "m:9: `parameters.p.default` is 2, must be at most 1");
+            "m:9: `parameters.p.default` must be at least 0.5, got 0.25");
+  EXPECT_EQ(problem("maximum = 1", "2"), "m:9: `parameters.p.default` must be at most 1, got 2");
   EXPECT_EQ(problem("exclusive_minimum = 0", "0"),
-            "m:9: `parameters.p.default` is 0, must be greater than 0");
+            "m:9: `parameters.p.default` must be greater than 0, got 0");
   EXPECT_EQ(problem("exclusive_maximum = 1", "1"),
-            "m:9: `parameters.p.default` is 1, must be less than 1");
-  EXPECT_EQ(problem("", "nan"), "m:9: `parameters.p.default` is nan, must be a number");
+            "m:9: `parameters.p.default` must be less than 1, got 1");
+  EXPECT_EQ(problem("", "nan"), "m:9: `parameters.p.default` must be finite, got nan");
   EXPECT_EQ(problem("minimum = 0", "0"), "");
   EXPECT_EQ(parameter_problems("type = \"integer\"\nlist = true\nminimum = 1\ndefault = [1, 0]\n"),
-            "m:10: `parameters.p.default` is 0, must be at least 1");
+            "m:10: `parameters.p.default.1` must be at least 1, got 0");
 }
 
 TEST(Manifest, RefusesDefaultOfAnotherType) {
   const auto problem = [](const std::string& type, const std::string& value) {
     return parameter_problems("type = \"" + type + "\"\ndefault = " + value + "\n");
   };
-  EXPECT_EQ(problem("integer", "1.0"),
-            "m:8: `parameters.p.default` holds a float, expected an integer");
-  EXPECT_EQ(problem("float", "\"1\""),
-            "m:8: `parameters.p.default` holds a string, expected a number");
-  EXPECT_EQ(problem("boolean", "1"),
-            "m:8: `parameters.p.default` holds an integer, expected a boolean");
+  EXPECT_EQ(problem("integer", "1.0"), "m:8: `parameters.p.default` must be an integer, got 1.0");
+  EXPECT_EQ(problem("float", "\"1\""), "m:8: `parameters.p.default` must be a number, got \"1\"");
+  EXPECT_EQ(problem("boolean", "1"), "m:8: `parameters.p.default` must be true or false, got 1");
   EXPECT_EQ(problem("path", "1979-05-27"),
-            "m:8: `parameters.p.default` holds a date or time, expected a string");
-  EXPECT_EQ(problem("scheduler", "\"constant\""),
-            "m:8: `parameters.p.default` holds a string, expected a table { plugin = ... }");
+            "m:8: `parameters.p.default` must be a path in quotes, got 1979-05-27");
+  EXPECT_EQ(
+      problem("scheduler", "\"constant\""),
+      "m:8: `parameters.p.default` must be a table { plugin = \"...\", ... }, got \"constant\"; "
+      "write default = { plugin = \"constant\" }");
   EXPECT_EQ(problem("integer\"\nlist = true #", "1"),
-            "m:9: `parameters.p.default` holds an integer, expected an array");
+            "m:9: `parameters.p.default` must be an array of integers, got 1");
 }
 
 TEST(Manifest, RefusesBadSchedulerAndOptimizerDefaults) {
@@ -292,26 +295,33 @@ TEST(Manifest, RefusesBadSchedulerAndOptimizerDefaults) {
   EXPECT_EQ(problem("scheduler", "{ rate = 0.1 }"),
             "m:8: `parameters.p.default.plugin` is missing");
   EXPECT_EQ(problem("scheduler", "{ plugin = \"No Name\" }"),
-            "m:8: `parameters.p.default.plugin` is `No Name`, which cannot be a plugin's name");
+            "m:8: `parameters.p.default.plugin` must be a name that matches [a-z][a-z0-9-]*, "
+            "got \"No Name\"");
   EXPECT_EQ(problem("optimizer", "{ name = \"lion\" }"),
-            "m:8: `parameters.p.default.name` is `lion`, must be one of sgd, adam, adamw");
+            "m:8: `parameters.p.default.name` must be one of \"sgd\", \"adam\", \"adamw\", got "
+            "\"lion\"");
   EXPECT_EQ(problem("optimizer", "{ name = \"adam\", momentum = 0.9 }"),
-            "m:8: unknown key `parameters.p.default.momentum`");
+            "m:8: unknown key `momentum` in [parameters.p.default]; known keys: `name`, `beta1`, "
+            "`beta2`, `epsilon`, `weight_decay`");
   EXPECT_EQ(problem("optimizer", "{ name = \"sgd\", momentum = true, nesterov = 1 }"),
-            "m:8: `parameters.p.default.nesterov` holds an integer, expected a boolean\n"
-            "m:8: `parameters.p.default.momentum` holds a boolean, expected a number");
+            "m:8: `parameters.p.default.momentum` must be a number, got true\n"
+            "m:8: `parameters.p.default.nesterov` must be true or false, got 1");
+  EXPECT_EQ(problem("optimizer", "{ name = \"sgd\", momentum = 1 }"),
+            "m:8: `parameters.p.default.momentum` must be at least 0 and less than 1, got 1");
+  EXPECT_EQ(problem("optimizer", "{ momentum = 0.5 }"),
+            "m:8: `parameters.p.default.name` is missing");
 }
 
-TEST(Manifest, OptionalExcludesDefault) {
+TEST(Manifest, OptionalParametersHaveNoDefault) {
   EXPECT_THAT(parameter_problems("type = \"float\"\noptional = true\ndefault = 1\n"),
-              HasSubstr("m:9: `parameters.p.default` does not go with `optional`"));
+              HasSubstr("m:9: `parameters.p.default` cannot be used with `optional`"));
 }
 
 TEST(Manifest, DeepNestingDoesNotExhaustTheStack) {
   std::string keys = "a";
   for (int i = 0; i < 30'000; ++i) keys += ".a";
-  EXPECT_EQ(problems(keys + " = 1\n"), "m: has more than 2000 dots");
-  // As deep as it gets: the most dots, and the most brackets that toml++ takes, between them.
+  EXPECT_EQ(problems(keys + " = 1\n"), "m: more than 2000 dots");
+  // The deepest nesting that is possible: as many dots, and between them brackets, as are accepted.
   std::string deep = "a", closing;
   for (int i = 0; i < 1990; ++i) deep += ".a";
   EXPECT_NE(problems(deep + " = 1\n"), "");
@@ -324,7 +334,7 @@ TEST(Manifest, DeepNestingDoesNotExhaustTheStack) {
   EXPECT_NE(problems(std::string(60'000, '[')), "");
 }
 
-/// Whatever the text is: a manifest comes out, or a HostError.
+/// Whatever the text is, the result is a manifest or a HostError.
 TEST(Manifest, SurvivesMutations) {
   const std::string whole =
       kDatasetHead +
@@ -386,7 +396,7 @@ TEST(Manifest, SurvivesMutations) {
   EXPECT_GT(accepted, 10);
 }
 
-TEST(BuildFacts, AreThoseOfTheCompiler) {
+TEST(BuildFacts, KnowThisProgram) {
   const BuildFacts& own = own_build_facts();
   EXPECT_TRUE(major_minor(own.abi));
   EXPECT_TRUE(major_minor(own.torch));
@@ -394,7 +404,7 @@ TEST(BuildFacts, AreThoseOfTheCompiler) {
   EXPECT_NE(own.compiler, "");
 }
 
-TEST(BuildFacts, UnknownOnesAreIgnoredAndMissingOnesAreNot) {
+TEST(BuildFacts, UnknownFactsAreIgnoredButMissingOnesAreNot) {
   const std::string good =
       "abi = \"0.1\"\ntorch = \"2.1.0a0+git\"\ncxx11_abi = 0\nglibcxx_debug = true\n"
       "sanitizer = \"none\"\ncompiler = \"c\"\nlater = 3\n";
@@ -412,7 +422,7 @@ TEST(BuildFacts, UnknownOnesAreIgnoredAndMissingOnesAreNot) {
   };
   EXPECT_THAT(failure(""), HasSubstr("`glibcxx_debug` is missing"));
   EXPECT_EQ(failure("abi = \"1\"" + good.substr(good.find('\n'))),
-            "f:1: `abi` is `1`, expected MAJOR.MINOR");
+            "f:1: `abi` must be MAJOR.MINOR, got \"1\"");
 }
 
 TEST(MajorMinor, ReadsTheFirstTwoNumbers) {
@@ -423,7 +433,7 @@ TEST(MajorMinor, ReadsTheFirstTwoNumbers) {
   }
 }
 
-TEST(Kind, NamesAndBack) {
+TEST(Kind, IsReadFromItsName) {
   for (const Kind kind : kKinds) EXPECT_EQ(kind_from(to_string(kind)), kind);
   EXPECT_EQ(kind_from("other"), std::nullopt);
 }

@@ -60,8 +60,8 @@ void set_up_logging(bool color, spdlog::level::level_enum level) {
 }
 
 void print_error(const std::string& message, const std::string& hint) {
-  spdlog::error("{}{}", base::printable_lines(message),
-                hint.empty() ? "" : "\nhint: " + base::printable_lines(hint));
+  spdlog::error("{}{}", base::printable(message, "\n"),
+                hint.empty() ? "" : "\nhint: " + base::printable(hint, "\n"));
 }
 
 void print_internal_error(const std::string& what) {

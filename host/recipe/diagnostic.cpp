@@ -3,31 +3,20 @@
 #include <algorithm>
 #include <string_view>
 
+#include <fmt/format.h>
+
 #include "host/base/text.hpp"
 
 namespace backstop::recipe {
 namespace {
+
+using base::printable;
 
 constexpr std::string_view kRed = "\033[1;31m";
 constexpr std::string_view kYellow = "\033[1;33m";
 constexpr std::string_view kBlue = "\033[34m";
 constexpr std::string_view kCyan = "\033[36m";
 constexpr std::string_view kPlain = "\033[0m";
-
-/// Recipes come from others: control characters (U+0080 to U+009F are some too) could recolour a
-/// terminal or hide text, so they are not passed on.
-std::string printable(std::string_view text) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const bool c1 = byte == 0xc2 && i + 1 < text.size() &&
-                    static_cast<unsigned char>(text[i + 1]) >= 0x80 &&
-                    static_cast<unsigned char>(text[i + 1]) < 0xa0;
-    i += c1 ? 1 : 0;
-    out += c1 || (byte < 0x20 && byte != '\t') || byte == 0x7f ? '?' : text[i];
-  }
-  return out;
-}
 
 std::string_view line_of(std::string_view source, std::uint32_t number) {
   for (; number > 1; --number) {
@@ -40,8 +29,8 @@ std::string_view line_of(std::string_view source, std::uint32_t number) {
   return line;
 }
 
-/// Blanks as wide as the line before `column`, then carets. Columns are characters, not bytes; tabs
-/// stay tabs, so that the carets stand where the terminal puts the text.
+/// Blanks as wide as the line before `column`, then carets. Columns are characters, not bytes. Tabs
+/// stay tabs, so that the carets are below the text whatever the terminal's tab width is.
 std::string carets(std::string_view line, std::uint32_t column, std::uint32_t length) {
   std::string out;
   std::uint32_t at = 1;
@@ -62,34 +51,34 @@ std::string carets(std::string_view line, std::uint32_t column, std::uint32_t le
 
 std::string render(const std::vector<Diagnostic>& diagnostics, const std::string& source,
                    bool color) {
-  const auto paint = [color](std::string_view with, std::string_view text) {
-    return color ? std::string(with) + std::string(text) + std::string(kPlain) : std::string(text);
+  const auto paint = [color](std::string_view code, std::string_view text) {
+    return color ? fmt::format("{}{}{}", code, text, kPlain) : std::string(text);
   };
   std::string out;
-  for (const auto& each : diagnostics) {
-    const bool error = each.severity == Diagnostic::Severity::error;
+  for (const auto& diagnostic : diagnostics) {
+    const bool error = diagnostic.severity == Diagnostic::Severity::error;
     const std::string_view alarm = error ? kRed : kYellow;
     if (!out.empty()) out += '\n';
-    out += paint(alarm, error ? "error" : "warning") + ": " + printable(each.message) + '\n';
+    out += fmt::format("{}: {}\n", paint(alarm, error ? "error" : "warning"),
+                       printable(diagnostic.message));
 
-    const std::string number = std::to_string(each.line);
+    const std::string file = printable(diagnostic.file);
+    const std::string number = std::to_string(diagnostic.line);
     const std::size_t gutter = std::max<std::size_t>(2, number.size());
     const std::string margin(gutter, ' ');
-    const std::string file = printable(each.file);
-    if (each.line == 0) {
-      if (!file.empty()) out += margin + paint(kBlue, "-->") + ' ' + file + '\n';
+    const std::string arrow = margin + paint(kBlue, "-->"), bar = margin + paint(kBlue, " |");
+    if (diagnostic.line == 0) {
+      if (!file.empty()) out += fmt::format("{} {}\n", arrow, file);
     } else {
-      const std::string_view line = line_of(source, each.line);
-      out += margin + paint(kBlue, "-->") + ' ' + file + ':' + number + ':' +
-             std::to_string(each.column) + '\n';
-      out += margin + paint(kBlue, " |") + '\n';
-      out += std::string(gutter - number.size(), ' ') + paint(kBlue, number + " |") + ' ' +
-             printable(line) + '\n';
-      out += margin + paint(kBlue, " |") + ' ' +
-             paint(alarm, carets(line, each.column, each.length)) + '\n';
+      const std::string_view line = line_of(source, diagnostic.line);
+      out += fmt::format("{} {}:{}:{}\n{}\n", arrow, file, number, diagnostic.column, bar);
+      out += fmt::format("{:{}}{} {}\n", "", gutter - number.size(), paint(kBlue, number + " |"),
+                         base::printable(line, "\t"));
+      out += fmt::format("{} {}\n", bar,
+                         paint(alarm, carets(line, diagnostic.column, diagnostic.length)));
     }
-    if (!each.hint.empty())
-      out += paint(kCyan, "hint") + ": " + printable(each.hint) + '\n';
+    if (!diagnostic.hint.empty())
+      out += fmt::format("{}: {}\n", paint(kCyan, "hint"), printable(diagnostic.hint));
   }
   return out;
 }

@@ -6,23 +6,27 @@
 #include <tuple>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "host/base/error.hpp"
+#include "host/base/text.hpp"
 #include "host/recipe/override.hpp"
 #include "host/recipe/recipe.hpp"
 #include "host/recipe/resolve.hpp"
 #include "host/recipe/typed.hpp"
-#include "host/recipe/write.hpp"
+#include "host/schema/toml_text.hpp"
 
 namespace backstop::recipe {
 namespace {
 
 constexpr std::size_t kMostRecipes = 10000;
-/// Each dot may be a level of nesting, and toml++ ends a table of too many with the stack.
+/// Each dot may be a level of nesting, and destroying a deep toml++ table exhausts the stack.
 constexpr std::ptrdiff_t kMostDots = 2000;
 
 std::string read(const std::string& file) {
   const auto fail = [&](const std::string& why) -> std::string {
-    throw base::HostError(base::ExitCode::usage, "cannot read recipe " + file + ": " + why);
+    throw base::HostError(base::ExitCode::usage,
+                          fmt::format("cannot read recipe {}: {}", file, why));
   };
   std::ifstream in(file, std::ios::binary);
   if (!in) return fail(std::strerror(errno));
@@ -41,12 +45,6 @@ struct Axis {
   toml::array* values;
 };
 
-std::string path_text(const Path& path) {
-  std::string text;
-  for (const auto& key : path) text += (text.empty() ? "" : ".") + key_text(key);
-  return text;
-}
-
 toml::source_region in_override(const std::string& label) {
   return {{}, {}, std::make_shared<const std::string>(label)};
 }
@@ -59,20 +57,20 @@ class Expansion {
 
   void run(const std::vector<std::string>& overrides) {
     for (const auto& text : overrides) {
-      Problem problem;
+      schema::Problem problem;
       if (auto parsed = Override::parse(text, problem))
         overrides_.push_back(std::move(*parsed));
       else
         report(in_override(std::string(kOverrideLabel) + text), std::move(problem));
     }
     try {
-      // Parsed anew for each combination, because a copied node does not know its place any more.
+      // Parsed again for each combination, because a copied node no longer knows its place.
       for (std::size_t i = 0; i < combinations_; ++i) check(toml::parse(out_.source, file_), i);
     } catch (const toml::parse_error& error) {
       std::string why(error.description());
       constexpr std::string_view kPrefix = "Error while ";
       if (why.starts_with(kPrefix)) why.erase(0, kPrefix.size());
-      report(error.source(), {"not valid TOML: " + why, ""});
+      report(error.source(), {fmt::format("not valid TOML: {}", why), ""});
     }
     std::stable_sort(out_.diagnostics.begin(), out_.diagnostics.end(),
                      [](const Diagnostic& a, const Diagnostic& b) {
@@ -82,7 +80,7 @@ class Expansion {
   }
 
  private:
-  void report(const toml::source_region& place, Problem problem) {
+  void report(const toml::source_region& place, schema::Problem problem) {
     add(diagnostic_at(place, file_, std::move(problem)));
   }
 
@@ -96,12 +94,12 @@ class Expansion {
       out_.diagnostics.push_back(std::move(diagnostic));
   }
 
-  /// Checks combination number `index` of the product, whose size it finds out on the way.
+  /// Checks combination number `index` of the product, and finds out how many there are.
   void check(toml::table recipe, std::size_t index) {
     Changes changes;
-    for (const auto& each : overrides_) {
-      if (auto problem = each.apply(recipe, changes))
-        report(in_override(each.label), std::move(*problem));
+    for (const auto& setting : overrides_) {
+      if (auto problem = setting.apply(recipe, changes))
+        report(in_override(setting.label), std::move(*problem));
     }
     toml::table matrix = take_matrix(recipe);
     std::vector<Axis> axes;
@@ -115,7 +113,8 @@ class Expansion {
     for (const auto& axis : axes) {
       combinations_ *= axis.values->size();
       if (combinations_ <= kMostRecipes) continue;
-      report(axis.place, {"[matrix] makes more than " + std::to_string(kMostRecipes) + " recipes",
+      report(axis.place, {fmt::format("[matrix] expands to more than {} recipes",
+                                      base::grouped(static_cast<std::int64_t>(kMostRecipes))),
                           "split it into several recipes"});
       combinations_ = 1;
       return;
@@ -126,14 +125,14 @@ class Expansion {
       toml::node& value = *values.get(index % values.size());
       index /= values.size();
       if (values.size() > 1 && axis->path != Path{"seed"} && axis->path != Path{"name"})
-        group =
-            path_text(axis->path) + " = " + value_text(value) + (group.empty() ? "" : ", " + group);
+        group = fmt::format("{} = {}{}{}", path_text(axis->path), schema::value_text(value),
+                            group.empty() ? "" : ", ", group);
       if (auto problem = set_value(recipe, axis->path, std::move(value), changes))
         report(axis->place, std::move(*problem));
     }
     std::vector<Diagnostic> found;
     toml::table resolved = resolve(recipe, changes, file_, catalog_, found);
-    for (auto& each : found) add(std::move(each));
+    for (auto& diagnostic : found) add(std::move(diagnostic));
     if (out_.has_errors()) return;
     out_.recipes.push_back(typed(std::move(resolved), catalog_));
     out_.groups.push_back(std::move(group));
@@ -145,19 +144,19 @@ class Expansion {
       if (auto* table = node->as_table())
         matrix = std::move(*table);
       else
-        report(node->source(), {"`matrix` is not a table", "write [matrix]"});
+        report(node->source(), {schema::mismatch("matrix", "a table", *node), "write [matrix]"});
       recipe.erase("matrix");
     }
     return matrix;
   }
 
-  /// `attack.target = [...]` makes tables in [matrix], `"attack.target" = [...]` does not; both are
-  /// meant alike.
+  /// `attack.target = [...]` makes tables in [matrix] and `"attack.target" = [...]` does not, but
+  /// both mean the same.
   void find_axes(toml::table& table, const Path& prefix, std::vector<Axis>& axes) {
     for (auto&& [key, node] : table) {
       const auto tail = parse_path(key.str());
       if (!tail || (prefix.empty() && tail->front() == "matrix")) {
-        report(key.source(), {"`" + std::string(key.str()) + "` in [matrix] is no key of a recipe",
+        report(key.source(), {fmt::format("`{}` in [matrix] is not a recipe's key", key.str()),
                               "keys are dotted, as in \"attack.target\" or \"defense.0.epochs\""});
         continue;
       }
@@ -169,10 +168,10 @@ class Expansion {
       }
       auto* values = node.as_array();
       if (!values || values->empty()) {
-        report(node.source(), {"`" + std::string(key.str()) + "` in [matrix] is " +
-                                   (values ? "an empty array" : value_text(node)) +
-                                   ", it must be an array of the values to run",
-                               ""});
+        report(node.source(),
+               {fmt::format("`{}` in [matrix] must be an array of the values to run, got {}",
+                            key.str(), schema::short_text(node)),
+                ""});
         continue;
       }
       axes.push_back({std::move(path), key.source(), values});
@@ -189,8 +188,8 @@ class Expansion {
 }  // namespace
 
 bool CheckedRecipe::has_errors() const {
-  return std::any_of(diagnostics.begin(), diagnostics.end(), [](const Diagnostic& each) {
-    return each.severity == Diagnostic::Severity::error;
+  return std::any_of(diagnostics.begin(), diagnostics.end(), [](const Diagnostic& diagnostic) {
+    return diagnostic.severity == Diagnostic::Severity::error;
   });
 }
 
@@ -205,11 +204,11 @@ CheckedRecipe check_recipe_text(std::string text, const std::string& file,
   CheckedRecipe checked;
   checked.source = std::move(text);
   std::ptrdiff_t dots = std::count(checked.source.begin(), checked.source.end(), '.');
-  for (const auto& each : overrides) dots += std::count(each.begin(), each.end(), '.');
+  for (const auto& setting : overrides) dots += std::count(setting.begin(), setting.end(), '.');
   if (dots > kMostDots)
-    throw base::HostError(base::ExitCode::usage, "recipe " + file + " has " + std::to_string(dots) +
-                                                     " dots, at most " + std::to_string(kMostDots) +
-                                                     " are allowed");
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("recipe {} has {} dots; at most {} are allowed", file, dots, kMostDots));
   Expansion(file, catalog, checked).run(overrides);
   return checked;
 }
@@ -220,7 +219,7 @@ CheckedRecipe check_dataset(const catalog::PluginEntry& plugin, toml::table give
   CheckedRecipe checked;
   Changes changes;
   for (const auto& text : overrides) {
-    Problem problem;
+    schema::Problem problem;
     const auto parsed = Override::parse(text, problem);
     const auto failed = parsed ? parsed->apply(given, changes) : std::optional(problem);
     if (failed)

@@ -4,16 +4,12 @@
 #include <charconv>
 #include <utility>
 
-#include "host/recipe/write.hpp"
+#include <fmt/format.h>
+
+#include "host/schema/toml_text.hpp"
 
 namespace backstop::recipe {
 namespace {
-
-std::string joined(const Path& path, std::size_t count) {
-  std::string text;
-  for (std::size_t i = 0; i < count; ++i) text += (i == 0 ? "" : ".") + key_text(path[i]);
-  return text;
-}
 
 std::optional<std::size_t> index_from(const std::string& text) {
   std::size_t index = 0;
@@ -60,18 +56,27 @@ toml::table table_towards(const toml::node& value) {
   return std::move(*parsed.get("value")->as_table());
 }
 
-std::optional<Problem> no_such_element(const Path& path, std::size_t depth, std::size_t size) {
-  const std::string array = joined(path, depth);
-  Problem problem{"`" + path[depth] + "` is no element of `" + array + "`, which has " +
-                      (size == 0 ? "none" : std::to_string(size)),
-                  ""};
-  if (size > 0)
-    problem.hint = "elements are counted from 0: `" + array + ".0`" +
-                   (size == 1 ? "" : " to `" + array + '.' + std::to_string(size - 1) + '`');
-  return problem;
+/// What the first `count` keys lead to.
+std::string beginning(const Path& path, std::size_t count) {
+  return path_text({path.begin(), path.begin() + static_cast<std::ptrdiff_t>(count)});
+}
+
+schema::Problem no_such_element(const Path& path, std::size_t depth, std::size_t size) {
+  const std::string known = size == 0   ? "it is empty"
+                            : size == 1 ? "it has 1 (0)"
+                            : size == 2 ? "it has 2 (0 and 1)"
+                                        : fmt::format("it has {} (0 to {})", size, size - 1);
+  return {fmt::format("`{}` has no element {}; {}", beginning(path, depth), path[depth], known),
+          ""};
 }
 
 }  // namespace
+
+std::string path_text(const Path& path) {
+  std::string text;
+  for (const auto& key : path) text += (text.empty() ? "" : ".") + schema::key_text(key);
+  return text;
+}
 
 std::optional<Path> parse_path(std::string_view text) {
   if (text.find_first_of("\r\n") != std::string_view::npos || equals_sign(text) < text.size())
@@ -91,8 +96,8 @@ std::optional<Path> parse_path(std::string_view text) {
   return path;
 }
 
-std::optional<Problem> set_value(toml::table& recipe, const Path& path, toml::node&& value,
-                                 Changes& changes) {
+std::optional<schema::Problem> set_value(toml::table& recipe, const Path& path, toml::node&& value,
+                                         Changes& changes) {
   toml::node* at = &recipe;
   for (std::size_t depth = 0; depth < path.size(); ++depth) {
     const bool last = depth + 1 == path.size();
@@ -121,41 +126,41 @@ std::optional<Problem> set_value(toml::table& recipe, const Path& path, toml::no
       }
       at = array->get(*index);
     } else {
-      return Problem{"`" + joined(path, depth) + "` is " + value_text(*at) + ", it has no key `" +
-                         path[depth] + '`',
-                     ""};
+      return schema::Problem{
+          fmt::format("`{}` has no key `{}`: it is {}, not a table", beginning(path, depth),
+                      path[depth], schema::short_text(*at)),
+          ""};
     }
   }
   changes.keys.insert(path);
   return {};
 }
 
-std::optional<Override> Override::parse(const std::string& text, Problem& problem) {
-  Override made;
-  made.label = std::string(kOverrideLabel) + text;
+std::optional<Override> Override::parse(const std::string& text, schema::Problem& problem) {
   const auto equals = equals_sign(text);
   if (equals == std::string::npos) {
-    problem = {"`" + text + "` has no `=`", "write --set KEY=VALUE, as in --set attack.target=1"};
+    problem = {fmt::format("`{}` has no `=`", text),
+               "write --set KEY=VALUE, as in --set attack.target=1"};
     return {};
   }
   const auto path = parse_path(std::string_view(text).substr(0, equals));
   if (!path) {
-    problem = {"`" + text.substr(0, equals) + "` is no key",
-               "keys are dotted, as in `attack.target` or `defense.0.epochs`; one with a space in "
-               "it stands in quotes"};
+    problem = {
+        fmt::format("`{}` is not a valid key", text.substr(0, equals)),
+        "keys are dotted, as in `attack.target` or `defense.0.epochs`; a key that contains a "
+        "space needs quotes"};
     return {};
   }
-  made.path = *path;
-  made.value = text.substr(equals + 1);
-  if (parse_value(made.value).empty()) made.value = in_quotes(made.value);
-  if (parse_value(made.value).empty()) {
-    problem = {"the value of `" + joined(*path, path->size()) + "` is not valid UTF-8", ""};
+  std::string value = text.substr(equals + 1);
+  if (parse_value(value).empty()) value = schema::in_quotes(value);
+  if (parse_value(value).empty()) {
+    problem = {fmt::format("the value of `{}` is not valid UTF-8", path_text(*path)), ""};
     return {};
   }
-  return made;
+  return Override{std::string(kOverrideLabel) + text, *path, std::move(value)};
 }
 
-std::optional<Problem> Override::apply(toml::table& recipe, Changes& changes) const {
+std::optional<schema::Problem> Override::apply(toml::table& recipe, Changes& changes) const {
   toml::table parsed = parse_value(value, label);
   return set_value(recipe, path, std::move(*parsed.get("value")), changes);
 }

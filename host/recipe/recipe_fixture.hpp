@@ -1,4 +1,4 @@
-// A recipe, the plugins that it names, and a folder for what tests write.
+// A recipe, the plugins that it names, and a folder for the files that tests write.
 #pragma once
 
 #include <filesystem>
@@ -94,6 +94,7 @@ type = "boolean"
 default = false
 )"),
       usable(header("filter", "defense") + "needs = [\"training-data\"]\n"),
+      usable(header("fast", "defense") + "needs = [\"cuda\"]\n"),
       usable(header("distil", "defense") + "needs = [\"clean-data\", \"feature-maps\"]\n"),
       usable(header("constant", "scheduler") + R"(
 [parameters.rate]
@@ -175,24 +176,24 @@ class RecipeTest : public ::testing::Test {
     return check_recipe(file_, overrides, catalog_);
   }
 
-  /// One line a diagnostic: place, severity, message, hint.
+  /// One line for each diagnostic: place, severity, message, hint.
   std::string problems(const CheckedRecipe& checked) const {
     std::string out;
-    for (const auto& each : checked.diagnostics) {
-      if (each.file != file_) out += each.file + ' ';
-      if (each.line != 0)
-        out += std::to_string(each.line) + ':' + std::to_string(each.column) + '+' +
-               std::to_string(each.length) + ' ';
-      if (each.severity == Diagnostic::Severity::warning) out += "warning ";
-      if (each.environment) out += "environment ";
-      out += each.message + (each.hint.empty() ? "" : " | " + each.hint) + '\n';
+    for (const auto& diagnostic : checked.diagnostics) {
+      if (diagnostic.file != file_) out += diagnostic.file + ' ';
+      if (diagnostic.line != 0)
+        out += std::to_string(diagnostic.line) + ':' + std::to_string(diagnostic.column) + '+' +
+               std::to_string(diagnostic.length) + ' ';
+      if (diagnostic.severity == Diagnostic::Severity::warning) out += "warning ";
+      if (diagnostic.environment) out += "environment ";
+      out += diagnostic.message + (diagnostic.hint.empty() ? "" : " | " + diagnostic.hint) + '\n';
     }
     return out;
   }
   std::string problems_of(std::string_view text, const std::vector<std::string>& overrides = {}) {
     return problems(check(text, overrides));
   }
-  /// Those of the valid recipe after one of its lines was replaced.
+  /// Those of the valid recipe with one of its lines replaced.
   std::string problems_with(std::string_view line, std::string_view replacement) {
     return problems_of(edited(line, replacement));
   }

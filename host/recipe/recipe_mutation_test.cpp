@@ -1,5 +1,5 @@
-// Recipes come from others, and are edited by hand: whatever they hold, checking ends with a
-// verdict.
+// Recipes come from other people and are edited by hand: whatever they hold, checking them ends
+// with a verdict.
 #include <random>
 
 #include "host/base/error.hpp"
@@ -84,7 +84,7 @@ class Mutations : public RecipeTest {
     return text;
   }
 
-  /// A value, and only that, replaced: the text stays TOML more often.
+  /// Replaces only a value, so that the text is more often still TOML.
   std::string swap_value(std::string text) {
     const std::size_t equals = text.find("= ", below(text.size()));
     if (equals == std::string::npos) return text;
@@ -92,7 +92,7 @@ class Mutations : public RecipeTest {
     return text.replace(equals + 2, end - equals - 2, kPieces[below(std::size(kPieces))]);
   }
 
-  /// Digits for digits: mostly another recipe as good as the first.
+  /// Replaces digits by digits, which mostly gives another valid recipe.
   std::string change_digits(std::string text) {
     for (std::size_t edits = 1 + below(4); edits > 0; --edits) {
       const std::size_t at = text.find_first_of("0123456789", below(text.size()));

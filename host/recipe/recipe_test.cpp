@@ -156,7 +156,7 @@ TEST_F(Recipes, DeviceMayHaveANumber) {
   EXPECT_EQ(problems_of(kValidRecipe, {"compute.device=cuda:1"}), "");
 }
 
-TEST_F(Recipes, ChoosesAPartOfADataset) {
+TEST_F(Recipes, SelectsPartOfADataset) {
   const auto resolved = [&](const char* keys) {
     const auto checked = check(edited("plugin = \"shapes\"", keys));
     EXPECT_EQ(problems(checked), "");
@@ -173,27 +173,27 @@ TEST_F(Recipes, ChoosesAPartOfADataset) {
             "test_limit = 0\nroot = \"/\"");
 }
 
-TEST_F(Recipes, ReportsWrongPartsOfADataset) {
+TEST_F(Recipes, ReportsInvalidSelections) {
   const auto problems_of_keys = [&](const std::string& keys) {
     return problems_with("plugin = \"shapes\"", "plugin = \"shapes\"\n" + keys);
   };
   EXPECT_EQ(problems_of_keys("image_size = 7"),
-            "7:14+1 `image_size` is 7, it must be at least 8 and at most 512\n");
+            "7:14+1 `image_size` must be between 8 and 512, got 7\n");
   EXPECT_EQ(problems_of_keys("image_size = [32, 32]"),
-            "7:14+8 `image_size` is [32, 32], it must be an integer\n");
-  EXPECT_EQ(problems_of_keys("per_class = -1"),
-            "7:13+2 `per_class` is -1, it must be at least 0\n");
+            "7:14+8 `image_size` must be an integer, got [32, 32]\n");
+  EXPECT_EQ(problems_of_keys("per_class = -1"), "7:13+2 `per_class` must be at least 0, got -1\n");
   EXPECT_EQ(problems_of_keys("clases = [0, 1]"),
             "7:1+6 unknown key `clases` in [dataset] | did you mean `classes`?\n");
   EXPECT_EQ(problems_of_keys("classes = 3"),
-            "7:11+1 `classes` is 3, it must be an array of integers\n");
+            "7:11+1 `classes` must be an array of integers, got 3\n");
   EXPECT_EQ(problems_of_keys("classes = [-1, 1]"),
-            "7:12+2 element 1 of `classes` is -1, it must be at least 0\n");
+            "7:12+2 `classes.0` must be at least 0, got -1\n");
   EXPECT_EQ(problems_of_keys("classes = [0, \"star\"]"),
-            "7:15+6 element 2 of `classes` is \"star\", it must be an integer\n");
-  EXPECT_EQ(problems_of_keys("classes = [\"star\"]"),
-            "7:11+8 `classes` holds 1, it must hold at least 2 | leave it out for all classes\n");
-  EXPECT_EQ(problems_of_keys("classes = [4, 1, 4]"), "7:11+9 `classes` holds 4 twice\n");
+            "7:15+6 `classes.1` must be an integer, got \"star\"\n");
+  EXPECT_EQ(
+      problems_of_keys("classes = [\"star\"]"),
+      "7:11+8 `classes` must list at least 2 classes, got 1 | leave it out to use all classes\n");
+  EXPECT_EQ(problems_of_keys("classes = [4, 1, 4]"), "7:11+9 `classes` lists 4 twice\n");
 }
 
 TEST_F(Recipes, ADatasetsOwnParameterTakesThePlaceOfTheHostsKey) {
@@ -204,7 +204,7 @@ TEST_F(Recipes, ADatasetsOwnParameterTakesThePlaceOfTheHostsKey) {
               HasSubstr("[dataset]\nplugin = \"drawings\"\nper_class = 0\nlimit = 0\n"
                         "test_limit = 0\nclasses = 4\nimage_size = 4\n"));
   EXPECT_EQ(problems_with("plugin = \"shapes\"", "plugin = \"drawings\"\nclasses = [1, 2]"),
-            "7:11+6 `classes` is [1, 2], it must be an integer\n");
+            "7:11+6 `classes` must be an integer, got [1, 2]\n");
 }
 
 TEST_F(Recipes, AnotherDatasetDropsTheNumberOfClasses) {
@@ -220,14 +220,15 @@ TEST_F(Recipes, ChecksADatasetWithoutARecipe) {
   const PluginUse& dataset = good.recipes.at(0).dataset.use;
   EXPECT_EQ(dataset.name(), "shapes");
   EXPECT_EQ(dataset.parameters["root"].value_or(std::string()), "/usr");
-  EXPECT_EQ(problems(check_dataset(shapes, toml::table{{"root", "nowhere at all"}},
-                                   {"limit=3", "rooot=/", "x"}, catalog_)),
-            "--set x `x` has no `=` | write --set KEY=VALUE, as in --set attack.target=1\n"
-            "--set limit=3 unknown key `limit` in dataset `shapes` | known keys: `root`\n"
-            "--set rooot=/ unknown key `rooot` in dataset `shapes` | did you mean `root`?\n"
-            " environment `root` is \"nowhere at all\": there is no such file or folder | it is "
-            "relative to the folder that the command runs in, " +
-                std::filesystem::current_path().string() + "\n");
+  EXPECT_EQ(
+      problems(check_dataset(shapes, toml::table{{"root", "nowhere at all"}},
+                             {"limit=3", "rooot=/", "x"}, catalog_)),
+      "--set x `x` has no `=` | write --set KEY=VALUE, as in --set attack.target=1\n"
+      "--set limit=3 unknown key `limit` in dataset `shapes` | known keys: `root`\n"
+      "--set rooot=/ unknown key `rooot` in dataset `shapes` | did you mean `root`?\n"
+      " environment `root` is \"nowhere at all\", which does not exist | relative paths start "
+      "from the folder that the command is run in, " +
+          std::filesystem::current_path().string() + "\n");
 }
 
 TEST_F(Recipes, ReportsWhatIsMissing) {
@@ -256,14 +257,14 @@ width = 0
 device = "gpu"
 threads = 99999
 )"),
-            R"(1:10+1 `schema` is 2, it must be 1
-2:8+4 `name` is "..", it must be made of letters, digits, `.`, `_` and `-` | the run's folder gets this name
-3:10+1 `attack` is 3, it must be a table | write [attack] with a `plugin`
-4:8+3 `seed` is 1.5, it must be an integer
-5:1+11 `dataset` is an array of tables, it must be a table | write [dataset] with a `plugin`
-7:9+1 `width` is 0, it must be at least 1 and at most 1024
-9:10+5 `device` is "gpu", it must be "auto", "cpu", "cuda" or "cuda:" and a number
-10:11+5 `threads` is 99999, it must be at least 0 and at most 4096
+            R"(1:10+1 `schema` must be 1, got 2
+2:8+4 `name` must be a folder name of letters, digits, `.`, `_` and `-`, got ".." | the run's folder is named after it
+3:10+1 `attack` must be a table, got 3 | write [attack] with a `plugin`
+4:8+3 `seed` must be an integer, got 1.5
+5:1+11 `dataset` must be a table, got an array of tables | write [dataset] with a `plugin`
+7:9+1 `width` must be between 1 and 1024, got 0
+9:10+5 `device` must be "auto", "cpu", "cuda" or "cuda:N", got "gpu"
+10:11+5 `threads` must be between 0 and 4096, got 99999
 )");
 }
 
@@ -284,47 +285,48 @@ TEST_F(Recipes, ReportsUnknownKeys) {
 
 TEST_F(Recipes, ReportsWrongTypes) {
   EXPECT_EQ(problems_with("seed = 7", "seed = \"x\""),
-            "3:8+3 `seed` is \"x\", it must be an integer\n");
+            "3:8+3 `seed` must be an integer, got \"x\"\n");
   EXPECT_EQ(problems_with("epochs = 2", "epochs = 2.0"),
-            "14:10+3 `epochs` is 2.0, it must be an integer\n");
+            "14:10+3 `epochs` must be an integer, got 2.0\n");
   EXPECT_EQ(problems_with("epochs = 2", "scheduler = \"cosine\""),
-            "14:13+8 `scheduler` is \"cosine\", it must be a table { plugin = \"...\", ... } | "
+            "14:13+8 `scheduler` must be a table { plugin = \"...\", ... }, got \"cosine\" | "
             "write scheduler = { plugin = \"cosine\" }\n");
   EXPECT_EQ(problems_with(kFirstDefense,
                           "[[defense]]\nplugin = \"fine-tuning\"\nepochs = 1\nfreeze = 1\n"
                           "milestones = [1, \"a\", -1]\n"),
-            "20:10+1 `freeze` is 1, it must be true or false\n"
-            "21:18+3 element 2 of `milestones` is \"a\", it must be a number\n"
-            "21:23+2 element 3 of `milestones` is -1, it must be at least 0\n");
+            "20:10+1 `freeze` must be true or false, got 1\n"
+            "21:18+3 `milestones.1` must be a number, got \"a\"\n"
+            "21:23+2 `milestones.2` must be at least 0, got -1\n");
   EXPECT_EQ(problems_of(kValidRecipe, {"defense.0.milestones=1"}),
-            "--set defense.0.milestones=1 `milestones` is 1, it must be an array of numbers\n");
+            "--set defense.0.milestones=1 `milestones` must be an array of numbers, got 1\n");
   EXPECT_EQ(problems_with("\"blended\"", "1979-05-27"),
-            "9:10+10 `plugin` is 1979-05-27, it must be a string\n");
+            "9:10+10 `plugin` must be a string, got 1979-05-27\n");
   EXPECT_EQ(problems_of("schema = 1\nname = \"a\"\ndefense = 3\n"
                         "dataset.plugin = \"shapes\"\nattack.plugin = \"badnets\"\n"),
-            "3:11+1 `defense` is 3, it must be an array of tables | write [[defense]], once for "
+            "3:11+1 `defense` must be an array of tables, got 3 | write [[defense]], once for "
             "each defense\n");
-  EXPECT_EQ(problems_with("[[defense]]\nname = \"super\"", "[model.width]\n[defence]\n"),
-            "21:1+13 `width` is a table, it must be an integer\n"
-            "22:2+7 unknown key `defence` | did you mean `defense`?\n"
-            "31:1+5 no defense is called \"super\" | rows: \"no defense\", \"fine-tuning\"\n");
+  EXPECT_EQ(
+      problems_with("[[defense]]\nname = \"super\"", "[model.width]\n[defence]\n"),
+      "21:1+13 `width` must be an integer, got a table\n"
+      "22:2+7 unknown key `defence` | did you mean `defense`?\n"
+      "31:1+5 no defense is called \"super\" | known rows: \"no defense\", \"fine-tuning\"\n");
 }
 
 TEST_F(Recipes, ReportsValuesOutOfRange) {
   EXPECT_EQ(problems_with("seed = 7", "seed = -1"),
-            "3:8+2 `seed` is -1, it must be at least 0 and at most 9007199254740992\n");
+            "3:8+2 `seed` must be between 0 and 9007199254740992, got -1\n");
   EXPECT_EQ(problems_with("alpha = 0.25", "alpha = 0"),
-            "11:9+1 `alpha` is 0, it must be more than 0 and at most 1\n");
+            "11:9+1 `alpha` must be greater than 0 and at most 1, got 0\n");
   EXPECT_EQ(problems_with("alpha = 0.25", "alpha = nan"),
-            "11:9+3 `alpha` is nan, it must be finite\n");
+            "11:9+3 `alpha` must be finite, got nan\n");
   EXPECT_EQ(problems_with("name = \"adam\"", "momentum = 1"),
-            "15:26+1 `momentum` is 1, it must be at least 0 and less than 1\n");
+            "15:26+1 `momentum` must be at least 0 and less than 1, got 1\n");
   EXPECT_EQ(problems_with("alpha = 0.25", "labels = \"all-to-al\""),
-            "11:10+11 `labels` is \"all-to-al\", it must be one of \"all-to-one\", \"all-to-all\" "
+            "11:10+11 `labels` must be one of \"all-to-one\", \"all-to-all\", got \"all-to-al\" "
             "| did you mean \"all-to-all\"?\n");
   EXPECT_EQ(problems_with("seed = 7", "scenario = \"solo\""),
-            "3:12+6 `scenario` is \"solo\", it must be one of \"standalone\", \"transfer\", "
-            "\"encoder\"\n");
+            "3:12+6 `scenario` must be one of \"standalone\", \"transfer\", \"encoder\", got "
+            "\"solo\"\n");
 }
 
 TEST_F(Recipes, TransferHasADatasetOfThePretraining) {
@@ -344,7 +346,7 @@ TEST_F(Recipes, TransferHasADatasetOfThePretraining) {
   EXPECT_THAT(problems_of(kValidRecipe, with), HasSubstr("epochs"));
   EXPECT_THAT(problems_of(kValidRecipe, {"pretraining.dataset.plugin=shapes"}),
               HasSubstr("`pretraining`"))
-      << "standalone has none";
+      << "standalone has no pretraining";
 }
 
 TEST_F(Recipes, DefaultCropPaddingFollowsTheImageSize) {
@@ -360,17 +362,17 @@ TEST_F(Recipes, DefaultCropPaddingFollowsTheImageSize) {
   EXPECT_EQ(padding({"dataset.image_size=96", "dataset.augmentation.crop_padding=5"}), 5);
 }
 
-TEST_F(Recipes, WhoAdaptsAModelHasNoPoisonedTrainingSetAndNoDrop) {
+TEST_F(Recipes, AdaptingAModelGivesNoPoisonedTrainingSetAndNoDrop) {
   for (const std::string scenario : {"transfer", "encoder"})
     EXPECT_THAT(problems_of(edited(kFirstDefense, "[[defense]]\nplugin = \"filter\"\n"),
                             {"scenario=" + scenario, "pretraining.dataset.plugin=shapes"}),
-                AllOf(HasSubstr("defense `filter` needs the poisoned training set, which whoever "
-                                "adapts a model does not have"),
+                AllOf(HasSubstr("defense `filter` needs the poisoned training set, which is not "
+                                "available to whoever adapts a model"),
                       HasSubstr("`clean_accuracy_drop` does not exist in the scenario \"" + scenario +
                                 "\": \"no defense\" is not measured on the same dataset")));
 }
 
-TEST_F(Recipes, AnEncoderHasNothingToExpect) {
+TEST_F(Recipes, AnEncoderHasNoMetricsToExpect) {
   EXPECT_THAT(problems_of(kValidRecipe, {"scenario=encoder", "pretraining.dataset.plugin=shapes"}),
               HasSubstr("\"no defense\" is an encoder, which has no classes to measure"));
 }
@@ -389,20 +391,20 @@ TEST_F(Recipes, ReportsPluginsThatCannotBeUsed) {
       "0.1 | build it again\n");
 }
 
-TEST_F(Recipes, ReportsAMissingDefaultPluginAtTheTableThatWantsIt) {
+TEST_F(Recipes, ReportsAMissingDefaultPluginAtTheTableThatNeedsIt) {
   catalog_ =
       catalog::Catalog({usable(header("shapes", "dataset")), usable(header("badnets", "attack"))});
   EXPECT_EQ(problems_of("schema = 1\nname = \"a\"\ndataset.plugin = \"shapes\"\n[attack]\n"
                         "plugin = \"badnets\"\n"),
-            "4:1+8 there is no scheduler `cosine` | no scheduler was found; --plugin-path names "
-            "folders to look in\n");
+            "4:1+8 there is no scheduler `cosine` | no schedulers were found; --plugin-path names "
+            "more folders to search\n");
 }
 
-TEST_F(Recipes, MissingFilesAreTheEnvironmentsFault) {
+TEST_F(Recipes, MissingFilesAreEnvironmentErrors) {
   const auto relative = check(edited("alpha = 0.25", "pattern = \"no/such.png\""));
   EXPECT_EQ(problems(relative),
-            "11:11+13 environment `pattern` is \"no/such.png\": there is no such file or folder | "
-            "it is relative to the folder that the command runs in, " +
+            "11:11+13 environment `pattern` is \"no/such.png\", which does not exist | relative "
+            "paths start from the folder that the command is run in, " +
                 std::filesystem::current_path().string() + '\n');
   EXPECT_TRUE(relative.has_errors());
   EXPECT_TRUE(relative.recipes.empty());
@@ -411,26 +413,26 @@ TEST_F(Recipes, MissingFilesAreTheEnvironmentsFault) {
 TEST_F(Recipes, ModelFileMustBeThere) {
   const std::string missing = (folder_ / "none.safetensors").string();
   EXPECT_THAT(problems_of(kValidRecipe, {"model.file=" + missing}),
-              HasSubstr("environment `file` is \"" + missing + "\": there is no such file"));
+              HasSubstr("environment `file` is \"" + missing + "\", which does not exist"));
   EXPECT_EQ(problems_of(kValidRecipe, {"model.file=" + file_}), "");
 }
 
-TEST_F(Recipes, WhatAnAttackHasLearntGoesWithItsModel) {
+TEST_F(Recipes, AnAttackFileGoesWithItsModel) {
   EXPECT_THAT(problems_of(kValidRecipe, {"attack.file=" + file_}),
-              HasSubstr("`attack.file` is given, `model.file` is not"));
+              HasSubstr("`attack.file` is given, but `model.file` is not"));
   EXPECT_EQ(problems_of(kValidRecipe, {"attack.file=" + file_, "model.file=" + file_}), "");
 }
 
-TEST_F(Recipes, APoisonRatioPoisonsSomething) {
+TEST_F(Recipes, PoisonRatioMustBePositive) {
   EXPECT_THAT(problems_of(kValidRecipe, {"attack.poison_ratio=0"}),
-              HasSubstr("`poison_ratio` is 0"));
+              HasSubstr("`poison_ratio` must be greater than 0"));
 }
 
-TEST_F(Recipes, ReportsDefenseDataThatCannotBe) {
+TEST_F(Recipes, ReportsImpossibleDefenseData) {
   EXPECT_EQ(problems_with("clean_images = 500", "clean_images = 0\nclean_fraction = 0"),
             "25:16+1 `clean_images` and `clean_fraction` are both given | leave out one of them\n"
-            "25:16+1 `clean_images` is 0, it must be at least 1\n"
-            "26:18+1 `clean_fraction` is 0, it must be more than 0 and at most 1\n");
+            "25:16+1 `clean_images` must be at least 1, got 0\n"
+            "26:18+1 `clean_fraction` must be greater than 0 and at most 1, got 0\n");
   EXPECT_EQ(
       problems_with(kFirstDefense, "[[defense]]\nplugin = \"filter\"\nclean_fraction = 0.1\n"),
       "19:1+14 `clean_fraction` is given, but defense `filter` takes no clean data | leave "
@@ -446,7 +448,17 @@ TEST_F(Recipes, ReportsAModelThatLacksWhatADefenseNeeds) {
                         "[model] architecture\n"));
 }
 
-TEST_F(Recipes, ReportsDefenseNamesThatCannotBe) {
+TEST_F(Recipes, RefusesAPluginThatNeedsAGpuOnTheCpu) {
+  const std::string fast = edited(kFirstDefense, "[[defense]]\nplugin = \"fast\"\n");
+  EXPECT_EQ(problems_of(fast, {"expect={}"}), "");
+  EXPECT_EQ(problems_of(fast, {"expect={}", "compute.device=cuda"}), "");
+  EXPECT_EQ(
+      problems_of(fast, {"expect={}", "compute.device=cpu"}),
+      "18:10+6 defense `fast` needs a GPU, but `device` is \"cpu\" | choose another `device` in "
+      "[compute], or another plugin\n");
+}
+
+TEST_F(Recipes, ReportsImpossibleDefenseNames) {
   const std::vector<std::string> no_rows{"expect={}"};
   EXPECT_EQ(problems_of(edited("\"super\"", "\"fine-tuning\""), no_rows),
             "22:8+13 two defenses are called \"fine-tuning\" | give one of them another `name`\n");
@@ -454,12 +466,12 @@ TEST_F(Recipes, ReportsDefenseNamesThatCannotBe) {
             "23:10+13 two defenses are called \"fine-tuning\" | give one of them another `name`\n");
   EXPECT_EQ(problems_of(edited("\"super\"", "\"no defense\""), no_rows),
             "22:8+12 a defense cannot be called \"no defense\" | that is the row of the backdoored "
-            "model itself; give another `name`\n");
+            "model itself; choose another `name`\n");
   EXPECT_EQ(problems_of(edited("\"super\"", "\"a\\tb\""), no_rows),
-            "22:8+6 `name` is \"a\\tb\", it must be a line of text\n");
+            "22:8+6 `name` must be a line of text without control characters, got \"a\\tb\"\n");
 }
 
-TEST_F(Recipes, ReportsExpectationsThatCannotBe) {
+TEST_F(Recipes, ReportsImpossibleExpectations) {
   EXPECT_EQ(problems_with("[expect]\n", R"([expect]
 supper = 3
 super.x = 3
@@ -469,11 +481,11 @@ super.clean_accuracy = { minimum = -0.5, most = 1 }
 fine-tuning = {}
 )"),
             R"(29:1+6 no defense is called "supper" | did you mean "super"?
-29:10+1 "supper" must be a table, got 3 | write "supper".METRIC = { minimum = ..., maximum = ... }
+29:10+1 `supper` must be a table, got 3 | write "supper".METRIC = { minimum = ..., maximum = ... }
 30:7+1 there is no metric `x` | metrics: `clean_accuracy`, `attack_success_rate`, `attack_success_rate_all`, `robust_accuracy`, `clean_accuracy_drop`
-31:41+3 `minimum` is 0.5, which is more than `maximum`, 0.1
-32:25+2 `robust_accuracy` has no bounds | give `minimum`, `maximum` or both
-33:36+4 `minimum` is -0.5, it must be at least 0 and at most 1
+31:41+3 `minimum` must not be greater than `maximum` (0.1), got 0.5
+32:25+2 `robust_accuracy` has neither `minimum` nor `maximum` | give one of them, or both
+33:36+4 `minimum` must be between 0 and 1, got -0.5
 33:42+4 unknown key `most` in `clean_accuracy` | known keys: `minimum`, `maximum`
 34:15+2 "fine-tuning" has no metric | metrics: `clean_accuracy`, `attack_success_rate`, `attack_success_rate_all`, `robust_accuracy`, `clean_accuracy_drop`
 )");
@@ -481,8 +493,8 @@ fine-tuning = {}
 
 TEST_F(Recipes, RefusesNesterovWithoutMomentum) {
   EXPECT_EQ(problems_with("name = \"adam\"", "nesterov = true, momentum = 0"),
-            "15:13+51 `nesterov` is true, but `momentum` is 0.0 | give `momentum`, or leave out "
-            "`nesterov`\n");
+            "15:13+51 `nesterov` needs momentum, but `momentum` is 0.0 | set `momentum`, or leave "
+            "out `nesterov`\n");
 }
 
 TEST_F(Recipes, ReportsSyntaxErrorsWithTheirPlace) {
@@ -490,7 +502,7 @@ TEST_F(Recipes, ReportsSyntaxErrorsWithTheirPlace) {
   EXPECT_THAT(problems_with("seed = 7", "seed = 1\nseed = 2"), StartsWith("4:8+1 not valid TOML"));
 }
 
-TEST_F(Recipes, ThrowsOnlyWhereThereIsNothingToCheck) {
+TEST_F(Recipes, ThrowsOnlyIfThereIsNothingToCheck) {
   for (const auto& unreadable : {folder_ / "none.toml", folder_}) {
     try {
       (void)check_recipe(unreadable.string(), {}, catalog_);
@@ -530,28 +542,28 @@ TEST_F(Recipes, OverridesReplaceAndAddValues) {
 TEST_F(Recipes, OverridesThatLeadNowhereAreReported) {
   const auto problem = [&](const std::string& text) { return problems_of(kValidRecipe, {text}); };
   EXPECT_EQ(problem("defense.2.epochs=1"),
-            "--set defense.2.epochs=1 `2` is no element of `defense`, which has 2 | elements are "
-            "counted from 0: `defense.0` to `defense.1`\n");
-  EXPECT_THAT(problem("defense.x=1"), HasSubstr(" `x` is no element of `defense`, which has 2 |"));
-  EXPECT_THAT(problem("defense.-1=1"), HasSubstr(" `-1` is no element of `defense`"));
-  EXPECT_EQ(problem("seed.x=1"), "--set seed.x=1 `seed` is 7, it has no key `x`\n");
+            "--set defense.2.epochs=1 `defense` has no element 2; it has 2 (0 and 1)\n");
+  EXPECT_THAT(problem("defense.x=1"),
+              HasSubstr(" `defense` has no element x; it has 2 (0 and 1)\n"));
+  EXPECT_THAT(problem("defense.-1=1"), HasSubstr(" `defense` has no element -1"));
+  EXPECT_EQ(problem("seed.x=1"), "--set seed.x=1 `seed` has no key `x`: it is 7, not a table\n");
   EXPECT_EQ(problem("seed"),
             "--set seed `seed` has no `=` | write --set KEY=VALUE, as in --set attack.target=1\n");
   for (const char* text : {"=3", "a b=3", "a..b=1", "a\nb=1", "[a]\nb=1", "#=1"})
-    EXPECT_THAT(problem(text), HasSubstr("` is no key | keys are dotted")) << text;
+    EXPECT_THAT(problem(text), HasSubstr("` is not a valid key | keys are dotted")) << text;
   EXPECT_EQ(problem("name=\xff"), "--set name=\xff the value of `name` is not valid UTF-8\n");
   EXPECT_EQ(problem("model.widht=2"),
             "--set model.widht=2 unknown key `widht` in [model] | did you mean `width`?\n");
   EXPECT_EQ(problem("attack.poison_ratio=2"),
-            "--set attack.poison_ratio=2 `poison_ratio` is 2, it must be more than 0 and at most "
-            "1\n");
+            "--set attack.poison_ratio=2 `poison_ratio` must be greater than 0 and at most 1, got "
+            "2\n");
   EXPECT_EQ(problem("attack.target.x=1"),
-            "--set attack.target.x=1 `target` is a table, it must be an integer\n");
-  EXPECT_EQ(problems_of("", {"defense.0.epochs=1"}).substr(0, 66),
-            "--set defense.0.epochs=1 `0` is no element of `defense`, which has");
+            "--set attack.target.x=1 `target` must be an integer, got a table\n");
+  EXPECT_THAT(problems_of("", {"defense.0.epochs=1"}),
+              StartsWith("--set defense.0.epochs=1 `defense` has no element 0; it is empty\n"));
 }
 
-TEST_F(Recipes, NewPluginDropsWhatItDoesNotKnow) {
+TEST_F(Recipes, ANewPluginDropsKeysThatItDoesNotKnow) {
   auto checked = check(kValidRecipe, {"defense.1.scheduler.plugin=constant"});
   EXPECT_EQ(problems(checked),
             "26:45+9 warning dropped `maximum_1`: scheduler `constant` has no such parameter\n");
@@ -567,7 +579,7 @@ TEST_F(Recipes, NewPluginDropsWhatItDoesNotKnow) {
   EXPECT_EQ(checked.recipes.size(), 1U);
 }
 
-TEST_F(Recipes, NewPluginKeepsWhatItKnowsAndWhatWasSet) {
+TEST_F(Recipes, ANewPluginKeepsKeysThatItKnowsAndThoseThatWereSet) {
   const auto kept = check(kValidRecipe, {"attack.training.scheduler={plugin='cosine', rate=0.5}",
                                          "attack.training.scheduler.plugin=constant"});
   ASSERT_EQ(problems(kept), "");
@@ -613,27 +625,28 @@ matrix = [1]
 defense.7.epochs = [1]
 )"),
             R"(11:1+5 unknown key `alhpa` in [attack] | did you mean `alpha`?
-32:15+2 `seed` is -3, it must be at least 0 and at most 9007199254740992
-33:10+1 `target` in [matrix] is 3, it must be an array of the values to run
-34:1+5 `a b` in [matrix] is no key of a recipe | keys are dotted, as in "attack.target" or "defense.0.epochs"
-35:8+2 `name` in [matrix] is an empty array, it must be an array of the values to run
-36:1+6 `matrix` in [matrix] is no key of a recipe | keys are dotted, as in "attack.target" or "defense.0.epochs"
-37:11+6 `7` is no element of `defense`, which has 2 | elements are counted from 0: `defense.0` to `defense.1`
+32:15+2 `seed` must be between 0 and 9007199254740992, got -3
+33:10+1 `target` in [matrix] must be an array of the values to run, got 3
+34:1+5 `a b` in [matrix] is not a recipe's key | keys are dotted, as in "attack.target" or "defense.0.epochs"
+35:8+2 `name` in [matrix] must be an array of the values to run, got []
+36:1+6 `matrix` in [matrix] is not a recipe's key | keys are dotted, as in "attack.target" or "defense.0.epochs"
+37:11+6 `defense` has no element 7; it has 2 (0 and 1)
 )");
   EXPECT_EQ(problems_with("seed = 7", "matrix = 7"),
-            "3:10+1 `matrix` is not a table | write [matrix]\n");
+            "3:10+1 `matrix` must be a table, got 7 | write [matrix]\n");
 }
 
 TEST_F(Recipes, MatrixHasALimit) {
   std::string hundred = "[0";
   for (int i = 1; i < 101; ++i) hundred += ", " + std::to_string(i);
   hundred += ']';
-  EXPECT_EQ(problems_of(std::string(kValidRecipe) + "[matrix]\nseed = " + hundred +
-                        "\nattack.target = " + hundred + '\n'),
-            "33:8+6 [matrix] makes more than 10000 recipes | split it into several recipes\n");
+  EXPECT_EQ(
+      problems_of(std::string(kValidRecipe) + "[matrix]\nseed = " + hundred +
+                  "\nattack.target = " + hundred + '\n'),
+      "33:8+6 [matrix] expands to more than 10,000 recipes | split it into several recipes\n");
 }
 
-// What people read
+// Diagnostics and fragments
 
 TEST(Render, ShowsExcerptsWithCarets) {
   Diagnostic key;
@@ -673,7 +686,7 @@ error: third
 )");
 }
 
-TEST(Render, PointsBehindTheLastLine) {
+TEST(Render, PointsPastTheLastLine) {
   Diagnostic end;
   end.message = "m";
   end.file = "f";
@@ -682,14 +695,14 @@ TEST(Render, PointsBehindTheLastLine) {
   EXPECT_EQ(render({end}, "a", false), "error: m\n  --> f:3:4\n   |\n 3 | \n   | ^\n");
 }
 
-TEST(Render, ColoursOnlyWhenAsked) {
-  Diagnostic each;
-  each.message = "m";
-  each.hint = "h";
-  each.file = "f";
-  each.line = 1;
-  each.column = 1;
-  EXPECT_EQ(render({each}, "a", true),
+TEST(Render, UsesColorsOnlyWhenAsked) {
+  Diagnostic diagnostic;
+  diagnostic.message = "m";
+  diagnostic.hint = "h";
+  diagnostic.file = "f";
+  diagnostic.line = 1;
+  diagnostic.column = 1;
+  EXPECT_EQ(render({diagnostic}, "a", true),
             "\033[1;31merror\033[0m: m\n  \033[34m-->\033[0m f:1:1\n  \033[34m |\033[0m\n"
             " \033[34m1 |\033[0m a\n  \033[34m |\033[0m \033[1;31m^\033[0m\n"
             "\033[36mhint\033[0m: h\n");
@@ -705,7 +718,7 @@ corner = "bottom-right"   # bottom-right | top-left
   EXPECT_EQ(recipe_fragment(test_catalog().find(catalog::Kind::defense, "fine-tuning")->manifest),
             R"([[defense]]
 plugin = "fine-tuning"
-clean_fraction = 0.05     # Share of the training set it is given
+clean_fraction = 0.05     # Share of the training set that the defense is given
 # epochs = <integer>      # required
 scheduler = { plugin = "constant", rate = 0.02 }
 optimizer = { name = "sgd" }

@@ -10,15 +10,23 @@
 
 #include "host/base/text.hpp"
 #include "host/recipe/recipe.hpp"
-#include "host/recipe/schema.hpp"
-#include "host/recipe/write.hpp"
-#include "host/schema/architectures.hpp"
 #include "host/report/metrics.hpp"
+#include "host/schema/architectures.hpp"
+#include "host/schema/check_value.hpp"
+#include "host/schema/optimizer.hpp"
+#include "host/schema/sections.hpp"
+#include "host/schema/toml_text.hpp"
 
 namespace backstop::recipe {
 namespace {
 
-using Parameters = std::vector<catalog::Parameter>;
+using base::list_of;
+using base::ticked;
+using schema::in_quotes;
+using schema::mismatch;
+using schema::Parameters;
+using schema::sections;
+using schema::value_text;
 
 /// The table being checked.
 struct Scope {
@@ -27,18 +35,8 @@ struct Scope {
   toml::source_region header;  ///< where something missing is reported
 };
 
-std::string ticked(std::string_view text) {
-  return '`' + std::string(text) + '`';
-}
-
 std::string with_article(catalog::Kind kind) {
-  return (kind == catalog::Kind::attack ? "an " : "a ") + std::string(to_string(kind));
-}
-
-std::string list_of(const std::vector<std::string>& words, std::string (*form)(std::string_view)) {
-  std::string text;
-  for (const auto& word : words) text += (text.empty() ? "" : ", ") + form(word);
-  return text;
+  return fmt::format("{} {}", kind == catalog::Kind::attack ? "an" : "a", to_string(kind));
 }
 
 bool needs(const catalog::Manifest& manifest, std::string_view what) {
@@ -50,92 +48,11 @@ bool needs_clean_data(const catalog::Manifest& manifest) {
 
 bool declares(const catalog::Manifest& plugin, std::string_view key) {
   return std::any_of(plugin.parameters.begin(), plugin.parameters.end(),
-                     [&](const catalog::Parameter& parameter) { return parameter.key == key; });
+                     [&](const schema::Parameter& parameter) { return parameter.key == key; });
 }
 
 bool is_clean_data_key(std::string_view key) {
   return key == "clean_images" || key == "clean_fraction";
-}
-
-/// What was found, short enough for a sentence.
-std::string found(const toml::node& node) {
-  if (node.is_table()) return "a table";
-  if (const auto* array = node.as_array(); array && array->is_array_of_tables())
-    return "an array of tables";
-  std::string text = value_text(node);
-  constexpr std::size_t kLongest = 60;
-  if (text.size() <= kLongest) return text;
-  std::size_t end = kLongest;
-  while ((static_cast<unsigned char>(text[end]) & 0xc0U) == 0x80U) --end;  // not inside a character
-  return text.substr(0, end) + "...";
-}
-
-std::string expected_type(catalog::ParameterType type) {
-  switch (type) {
-    case catalog::ParameterType::boolean:
-      return "true or false";
-    case catalog::ParameterType::integer:
-      return "an integer";
-    case catalog::ParameterType::floating:
-      return "a number";
-    case catalog::ParameterType::string:
-    case catalog::ParameterType::choice:
-      return "a string";
-    case catalog::ParameterType::path:
-      return "a path in quotes";
-    case catalog::ParameterType::scheduler:
-      return "a table { plugin = \"...\", ... }";
-    case catalog::ParameterType::optimizer:
-      return "a table { name = \"...\", ... }";
-  }
-  return {};
-}
-
-std::string expected_list(catalog::ParameterType type) {
-  switch (type) {
-    case catalog::ParameterType::boolean:
-      return "an array of true and false";
-    case catalog::ParameterType::integer:
-      return "an array of integers";
-    case catalog::ParameterType::floating:
-      return "an array of numbers";
-    case catalog::ParameterType::path:
-      return "an array of paths in quotes";
-    case catalog::ParameterType::string:
-    case catalog::ParameterType::choice:
-      return "an array of strings";
-    case catalog::ParameterType::scheduler:
-    case catalog::ParameterType::optimizer:
-      return "an array of tables";
-  }
-  return {};
-}
-
-bool in_range(double value, const catalog::Parameter& parameter) {
-  if (parameter.minimum &&
-      (parameter.minimum_exclusive ? value <= *parameter.minimum : value < *parameter.minimum))
-    return false;
-  return !parameter.maximum ||
-         (parameter.maximum_exclusive ? value < *parameter.maximum : value <= *parameter.maximum);
-}
-
-std::string limit_text(double limit) {
-  std::string text = value_text(toml::value<double>(limit));
-  if (text.ends_with(".0")) text.resize(text.size() - 2);
-  return text;
-}
-
-std::string expected_range(const catalog::Parameter& parameter) {
-  std::string low, high;
-  if (parameter.minimum)
-    low =
-        (parameter.minimum_exclusive ? "more than " : "at least ") + limit_text(*parameter.minimum);
-  if (parameter.maximum)
-    high =
-        (parameter.maximum_exclusive ? "less than " : "at most ") + limit_text(*parameter.maximum);
-  if (parameter.minimum && parameter.maximum && *parameter.minimum == *parameter.maximum)
-    return limit_text(*parameter.minimum);
-  return low + (low.empty() || high.empty() ? "" : " and ") + high;
 }
 
 class Checker {
@@ -164,16 +81,8 @@ class Checker {
   toml::table keys(const toml::table& given, const Parameters& parameters, const Scope& scope,
                    const toml::table* defaults = nullptr);
 
-  bool value(const toml::node& node, const catalog::Parameter& parameter, const Scope& scope,
-             toml::array& out);
-  bool scalar(const toml::node& node, const catalog::Parameter& parameter, const std::string& name,
-              const Scope& scope, toml::array& out);
-  bool number(const toml::node& node, const catalog::Parameter& parameter, const std::string& name,
-              const toml::source_region& region, toml::array& out);
-  bool string(const std::string& text, const catalog::Parameter& parameter, const std::string& name,
-              const toml::source_region& region, toml::array& out);
-  void must_exist(const std::string& path, const std::string& name,
-                  const toml::source_region& region);
+  toml::array value(const toml::node& node, const schema::Parameter& parameter, const Scope& scope);
+  void must_exist(const toml::node& path, const std::string& name, const Scope& scope);
   toml::table scheduler(const toml::table& given, const toml::table* defaults, Scope scope);
   toml::table optimizer(const toml::table& given, const toml::table* defaults, Scope scope);
 
@@ -185,7 +94,7 @@ class Checker {
                            const Parameters& parameters, const Scope& outer);
   toml::table plugin_section(catalog::Kind kind, const toml::table& recipe,
                              const std::string& subsection, Parameters inside, const Scope& top);
-  /// Whether the defender adapts a model that was trained on another dataset.
+  /// Whether the scenario adapts a model that was trained on another dataset.
   [[nodiscard]] bool adapts() const { return scenario_ == "transfer" || scenario_ == "encoder"; }
   toml::table pretraining_dataset(const toml::table& recipe, const Scope& top);
   Parameters dataset_keys(const toml::table& given, const catalog::Manifest* plugin,
@@ -205,11 +114,12 @@ class Checker {
   std::vector<Diagnostic>& diagnostics_;
   std::string architecture_;  ///< of [model]
   std::string scenario_;
+  std::string device_;                          ///< of [compute]
   std::vector<std::string> rows_{kUndefended};  ///< what [expect] may name
 };
 
-/// `region`, unless a manifest's default has it or an override made the table: those have no place
-/// in the recipe.
+/// `region` where it is a place in the recipe or in an override; the table's header for a
+/// manifest's default, which has no such place.
 const toml::source_region& Checker::place_of(const toml::source_region& region,
                                              const Scope& scope) const {
   const auto& path = region.path;
@@ -222,12 +132,12 @@ const toml::source_region& Checker::place_of(const toml::node& node, const Scope
 
 Scope Checker::inner(const Scope& scope, const std::string& key, std::string label,
                      const toml::node* node) const {
-  Scope made{std::move(label), scope.path, node ? place_of(*node, scope) : scope.header};
-  made.path.push_back(key);
-  return made;
+  Scope inside{std::move(label), scope.path, node ? place_of(*node, scope) : scope.header};
+  inside.path.push_back(key);
+  return inside;
 }
 
-/// A key of a resolved table; its position says which place among its table's keys it has.
+/// A key of a resolved table; its position is its place among its table's keys.
 toml::key ordered_key(std::string_view key, std::size_t index) {
   const auto line = static_cast<toml::source_index>(index + 1);
   return toml::key(key, toml::source_region{{line, 1}, {line, 1}, {}});
@@ -246,20 +156,19 @@ void Checker::unknown_keys(const toml::table& given, const Parameters& parameter
     Path path = scope.path;
     path.push_back(name);
     if (plugin && changes_.swapped.count(scope.path) > 0 && changes_.keys.count(path) == 0) {
-      report(place, "dropped `" + name + "`: " + std::string(to_string(plugin->kind)) + " `" +
-                        plugin->name + "` has no such parameter")
+      report(place, fmt::format("dropped `{}`: {} `{}` has no such parameter", name,
+                                to_string(plugin->kind), plugin->name))
           .severity = Diagnostic::Severity::warning;
       continue;
     }
     if (plugin && plugin->kind == catalog::Kind::defense && is_clean_data_key(name)) {
       report(place,
-             "`" + name + "` is given, but defense `" + plugin->name + "` takes no clean data",
+             fmt::format("`{}` is given, but defense `{}` takes no clean data", name, plugin->name),
              "leave it out");
       continue;
     }
-    const auto near = base::nearest(name, known);
-    report(place, "unknown key `" + name + '`' + (scope.label.empty() ? "" : " in " + scope.label),
-           near ? "did you mean `" + *near + "`?" : "known keys: " + list_of(known, ticked));
+    auto [message, hint] = schema::unknown_key(name, scope.label, known);
+    report(place, std::move(message), std::move(hint));
   }
 }
 
@@ -267,131 +176,56 @@ toml::table Checker::keys(const toml::table& given, const Parameters& parameters
                           const Scope& scope, const toml::table* defaults) {
   toml::table resolved;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
-    const catalog::Parameter& parameter = parameters[i];
+    const schema::Parameter& parameter = parameters[i];
     const toml::node* node = given.get(parameter.key);
     if (!node && defaults) node = defaults->get(parameter.key);
     if (!node && !parameter.default_value.empty()) node = parameter.default_value.get(0);
     if (!node) {
       if (!parameter.optional)
-        report(scope.header, "`" + parameter.key + "` is missing" +
-                                 (scope.label.empty() ? "" : " in " + scope.label));
+        report(scope.header, fmt::format("`{}` is missing{}{}", parameter.key,
+                                         scope.label.empty() ? "" : " in ", scope.label));
       continue;
     }
-    toml::array checked;
-    if (value(*node, parameter, scope, checked))
+    toml::array checked = value(*node, parameter, scope);
+    if (!checked.empty())
       resolved.insert(ordered_key(parameter.key, i), std::move(*checked.get(0)));
   }
   return resolved;
 }
 
-bool Checker::value(const toml::node& node, const catalog::Parameter& parameter, const Scope& scope,
-                    toml::array& out) {
-  if (!parameter.list) return scalar(node, parameter, ticked(parameter.key), scope, out);
-  const auto* given = node.as_array();
-  if (!given) {
-    report(place_of(node, scope), ticked(parameter.key) + " is " + found(node) + ", it must be " +
-                                      expected_list(parameter.type));
-    return false;
+/// One element, the value with every default spelled out; none after reporting what is wrong.
+toml::array Checker::value(const toml::node& node, const schema::Parameter& parameter,
+                           const Scope& scope) {
+  const bool scheduled = parameter.type == schema::ParameterType::scheduler;
+  const bool optimized = parameter.type == schema::ParameterType::optimizer;
+  if (const auto* table = node.as_table(); table && (scheduled || optimized)) {
+    const auto* defaults = parameter.default_value.get_as<toml::table>(0);
+    Scope inside = inner(scope, parameter.key, ticked(parameter.key), table);
+    return toml::array{scheduled ? scheduler(*table, defaults, std::move(inside))
+                                 : optimizer(*table, defaults, std::move(inside))};
   }
-  toml::array checked;
-  bool good = true;
-  std::size_t number = 0;
-  for (const auto& element : *given) {
-    ++number;
-    good &= scalar(element, parameter,
-                   "element " + std::to_string(number) + " of " + ticked(parameter.key), scope,
-                   checked);
-  }
-  out.push_back(std::move(checked));
-  return good;
+  toml::array checked = schema::check_value(
+      node, parameter, parameter.key, [&](const toml::node& at, schema::Problem problem) {
+        report(place_of(at, scope), std::move(problem.message), std::move(problem.hint));
+      });
+  if (!parameter.must_exist || checked.empty()) return checked;
+  const auto* paths = node.as_array();
+  if (!paths) must_exist(node, parameter.key, scope);
+  for (std::size_t i = 0; paths && i < paths->size(); ++i)
+    must_exist((*paths)[i], fmt::format("{}.{}", parameter.key, i), scope);
+  return checked;
 }
 
-bool Checker::scalar(const toml::node& node, const catalog::Parameter& parameter,
-                     const std::string& name, const Scope& scope, toml::array& out) {
-  const auto& region = place_of(node, scope);
-  switch (parameter.type) {
-    case catalog::ParameterType::boolean:
-      if (!node.is_boolean()) break;
-      out.push_back(node.as_boolean()->get());
-      return true;
-    case catalog::ParameterType::integer:
-      if (!node.is_integer()) break;
-      return number(node, parameter, name, region, out);
-    case catalog::ParameterType::floating:
-      if (!node.is_number()) break;
-      return number(node, parameter, name, region, out);
-    case catalog::ParameterType::string:
-    case catalog::ParameterType::choice:
-    case catalog::ParameterType::path:
-      if (!node.is_string()) break;
-      return string(node.as_string()->get(), parameter, name, region, out);
-    case catalog::ParameterType::scheduler:
-    case catalog::ParameterType::optimizer: {
-      const auto* table = node.as_table();
-      if (!table) break;
-      const auto* defaults = parameter.default_value.get_as<toml::table>(0);
-      Scope within = inner(scope, parameter.key, name, table);
-      out.push_back(parameter.type == catalog::ParameterType::scheduler
-                        ? scheduler(*table, defaults, std::move(within))
-                        : optimizer(*table, defaults, std::move(within)));
-      return true;
-    }
-  }
-  std::string hint;
-  if (parameter.type == catalog::ParameterType::scheduler && node.is_string())
-    hint = "write " + parameter.key + " = { plugin = " + found(node) + " }";
-  if (parameter.type == catalog::ParameterType::optimizer && node.is_string())
-    hint = "write " + parameter.key + " = { name = " + found(node) + " }";
-  report(region, name + " is " + found(node) + ", it must be " + expected_type(parameter.type),
-         std::move(hint));
-  return false;
-}
-
-bool Checker::number(const toml::node& node, const catalog::Parameter& parameter,
-                     const std::string& name, const toml::source_region& region, toml::array& out) {
-  const double size = *node.value<double>() + 0.0;  // no negative zero
-  if (!std::isfinite(size)) {
-    report(region, name + " is " + found(node) + ", it must be finite");
-    return false;
-  }
-  if (!in_range(size, parameter)) {
-    report(region, name + " is " + found(node) + ", it must be " + expected_range(parameter));
-    return false;
-  }
-  if (parameter.type == catalog::ParameterType::integer)
-    out.push_back(node.as_integer()->get());
-  else
-    out.push_back(size);
-  return true;
-}
-
-bool Checker::string(const std::string& text, const catalog::Parameter& parameter,
-                     const std::string& name, const toml::source_region& region, toml::array& out) {
-  const auto& choices = parameter.choices;
-  if (parameter.type == catalog::ParameterType::choice &&
-      std::find(choices.begin(), choices.end(), text) == choices.end()) {
-    const auto near = base::nearest(text, choices);
-    report(region,
-           name + " is " + in_quotes(text) + ", it must be one of " + list_of(choices, in_quotes),
-           near ? "did you mean " + in_quotes(*near) + '?' : "");
-    return false;
-  }
-  if (parameter.type == catalog::ParameterType::path && parameter.must_exist)
-    must_exist(text, name, region);
-  out.push_back(text);
-  return true;
-}
-
-void Checker::must_exist(const std::string& path, const std::string& name,
-                         const toml::source_region& region) {
+void Checker::must_exist(const toml::node& node, const std::string& name, const Scope& scope) {
+  const std::filesystem::path path = node.ref<std::string>();
   std::error_code error;
   if (std::filesystem::exists(path, error)) return;
   std::string hint;
-  if (std::filesystem::path(path).is_relative())
-    hint = "it is relative to the folder that the command runs in, " +
-           std::filesystem::current_path(error).string();
-  report(region, name + " is " + in_quotes(path) + ": there is no such file or folder",
-         std::move(hint))
+  if (path.is_relative())
+    hint = fmt::format("relative paths start from the folder that the command is run in, {}",
+                       std::filesystem::current_path(error).string());
+  report(place_of(node, scope),
+         fmt::format("`{}` is {}, which does not exist", name, value_text(node)), std::move(hint))
       .environment = true;
 }
 
@@ -402,6 +236,10 @@ const catalog::PluginEntry* Checker::plugin(catalog::Kind kind, const toml::node
   const auto& region = place_of(*name, scope);
   if (const auto* entry = catalog_.find(kind, wanted)) {
     warn_of_shadowing(*entry, region);
+    if (needs(entry->manifest, "cuda") && device_ == "cpu")
+      report(region,
+             fmt::format("{} `{}` needs a GPU, but `device` is \"cpu\"", to_string(kind), wanted),
+             "choose another `device` in [compute], or another plugin");
     return entry;
   }
 
@@ -410,52 +248,53 @@ const catalog::PluginEntry* Checker::plugin(catalog::Kind kind, const toml::node
   const catalog::PluginEntry* other = nullptr;
   for (const auto& entry : catalog_.entries()) {
     if (entry.manifest.name != wanted) continue;
-    // The kind of a file whose manifest could not be read is not known.
+    // If the manifest could not be read, the kind of the file is unknown.
     if (entry.refusal && (entry.manifest.kind == kind || entry.manifest.version.empty()))
       refused = refused ? refused : &entry;
     if (!entry.refusal) other = &entry;
   }
   if (refused) {
     report(region,
-           what + " `" + wanted + "` cannot be used: " + refused->path.string() + ": " +
-               refused->refusal->message,
+           fmt::format("{} `{}` cannot be used: {}: {}", what, wanted, refused->path.string(),
+                       refused->refusal->message),
            refused->refusal->hint)
         .plugin = true;
     return nullptr;
   }
   const auto names = catalog_.names(kind);
   const auto near = base::nearest(wanted, names);
-  std::string hint = "known " + what + "s: " + list_of(names, ticked);
-  if (near) hint = "did you mean `" + *near + "`?";
-  if (names.empty()) hint = "no " + what + " was found; --plugin-path names folders to look in";
+  std::string hint = fmt::format("known {}s: {}", what, list_of(names, ticked));
+  if (near) hint = fmt::format("did you mean `{}`?", *near);
+  if (names.empty())
+    hint = fmt::format("no {}s were found; --plugin-path names more folders to search", what);
   if (other)
-    report(
-        region,
-        "`" + wanted + "` is " + with_article(other->manifest.kind) + ", not " + with_article(kind),
-        std::move(hint));
+    report(region,
+           fmt::format("`{}` is {}, not {}", wanted, with_article(other->manifest.kind),
+                       with_article(kind)),
+           std::move(hint));
   else
-    report(region, "there is no " + what + " `" + wanted + '`', std::move(hint));
+    report(region, fmt::format("there is no {} `{}`", what, wanted), std::move(hint));
   return nullptr;
 }
 
-/// Whoever reads the recipe expects the plugin that comes with the program.
+/// Readers of the recipe expect the plugin that comes with the program.
 void Checker::warn_of_shadowing(const catalog::PluginEntry& entry,
                                 const toml::source_region& region) {
   const catalog::PluginEntry* shadowed = catalog_.shadowed_by(entry);
   if (!shadowed) return;
-  const std::string message = std::string(to_string(entry.manifest.kind)) + " `" +
-                              entry.manifest.name + "` is " + entry.path.string() + ", not the " +
-                              (shadowed->built_in ? "built-in " : "later ") +
-                              shadowed->path.string();
-  const bool said = std::any_of(diagnostics_.begin(), diagnostics_.end(),
-                                [&](const Diagnostic& each) { return each.message == message; });
-  if (said) return;
+  const std::string message = fmt::format(
+      "{} `{}` is {}, not the {} {}", to_string(entry.manifest.kind), entry.manifest.name,
+      entry.path.string(), shadowed->built_in ? "built-in" : "later", shadowed->path.string());
+  const bool known =
+      std::any_of(diagnostics_.begin(), diagnostics_.end(),
+                  [&](const Diagnostic& diagnostic) { return diagnostic.message == message; });
+  if (known) return;
   report(region, message, "remove or rename the former to use the latter").severity =
       Diagnostic::Severity::warning;
 }
 
 toml::table Checker::scheduler(const toml::table& given, const toml::table* defaults, Scope scope) {
-  // `scheduler = { rate = 0.1 }` changes the rate of the default scheduler.
+  // `scheduler = { rate = 0.1 }` only changes the rate of the default scheduler.
   if (given.contains("plugin")) defaults = nullptr;
   const auto* name = given.get("plugin");
   if (!name && defaults) name = defaults->get("plugin");
@@ -463,7 +302,7 @@ toml::table Checker::scheduler(const toml::table& given, const toml::table* defa
   if (const auto* entry = plugin(catalog::Kind::scheduler, name, scope)) {
     const auto& own = entry->manifest.parameters;
     parameters.insert(parameters.end(), own.begin(), own.end());
-    scope.label = "scheduler `" + entry->manifest.name + '`';
+    scope.label = fmt::format("scheduler `{}`", entry->manifest.name);
     unknown_keys(given, parameters, scope, {}, &entry->manifest);
   }
   return keys(given, parameters, scope, defaults);
@@ -473,20 +312,17 @@ toml::table Checker::optimizer(const toml::table& given, const toml::table* defa
   if (given.contains("name")) defaults = nullptr;
   const auto* node = given.get("name");
   if (!node && defaults) node = defaults->get("name");
-  const auto& known = sections().optimizer_name;
-  std::string name = known.choices.front();
-  if (node) name = node->value_or(std::string());
-  Parameters parameters{known};
-  if (std::find(known.choices.begin(), known.choices.end(), name) != known.choices.end()) {
-    const auto& own = name == "sgd" ? sections().sgd : sections().adam;
-    parameters.insert(parameters.end(), own.begin(), own.end());
-    scope.label = "optimizer `" + name + '`';
+  const auto& known = schema::optimizer_name().choices;
+  const std::string name = node ? node->value_or(std::string()) : known.front();
+  const Parameters parameters = schema::optimizer_parameters(name);
+  if (std::find(known.begin(), known.end(), name) != known.end()) {
+    scope.label = fmt::format("optimizer `{}`", name);
     unknown_keys(given, parameters, scope, {}, nullptr);
   }
   toml::table resolved = keys(given, parameters, scope, defaults);
   if (resolved["nesterov"].value_or(false) && resolved["momentum"].value_or(1.0) == 0.0)
-    report(scope.header, "`nesterov` is true, but `momentum` is 0.0",
-           "give `momentum`, or leave out `nesterov`");
+    report(scope.header, "`nesterov` needs momentum, but `momentum` is 0.0",
+           "set `momentum`, or leave out `nesterov`");
   return resolved;
 }
 
@@ -497,15 +333,14 @@ std::string table_label(const Path& outer, const std::string& key) {
   return label + key + ']';
 }
 
-/// A table with the host's keys alone; left out, it has all its defaults.
+/// A table that has only keys of the host; when it is left out, all have their defaults.
 toml::table Checker::host_section(const toml::table& parent, const std::string& key,
                                   const Parameters& parameters, const Scope& outer) {
   static const toml::table kEmpty;
   const auto* node = parent.get(key);
   const Scope scope = inner(outer, key, table_label(outer.path, key), node);
   if (node && !node->is_table()) {
-    report(scope.header, ticked(key) + " is " + found(*node) + ", it must be a table",
-           "write " + scope.label);
+    report(scope.header, mismatch(key, "a table", *node), fmt::format("write {}", scope.label));
     return {};
   }
   const auto& given = node ? *node->as_table() : kEmpty;
@@ -513,21 +348,21 @@ toml::table Checker::host_section(const toml::table& parent, const std::string& 
   return keys(given, parameters, scope);
 }
 
-/// The host's keys of [dataset] but those that the plugin has itself.
+/// The host's keys of [dataset], except those that the plugin declares itself.
 Parameters Checker::dataset_keys(const toml::table& given, const catalog::Manifest* plugin,
                                  const Scope& scope) const {
   Parameters keys = sections().dataset;
-  std::erase_if(
-      keys, [&](const catalog::Parameter& key) { return plugin && declares(*plugin, key.key); });
+  std::erase_if(keys,
+                [&](const schema::Parameter& key) { return plugin && declares(*plugin, key.key); });
   const auto* classes = given.get("classes");
   if (!classes) return keys;
   const auto* array = classes->as_array();
   const auto* first = array && !array->empty() ? array->get(0) : classes;
-  for (auto& key : keys)  // labels or names: what comes first decides
-    if (key.key == "classes" && first->is_integer()) key.type = catalog::ParameterType::integer;
-  // A number is what the plugin before this one took for `classes`: dropped like its other keys.
+  for (auto& key : keys)  // labels or names: the first one decides
+    if (key.key == "classes" && first->is_integer()) key.type = schema::ParameterType::integer;
+  // A number belongs to the plugin that was replaced: dropped like its other keys.
   if (!array && changes_.swapped.count(scope.path) > 0)
-    std::erase_if(keys, [](const catalog::Parameter& key) { return key.key == "classes"; });
+    std::erase_if(keys, [](const schema::Parameter& key) { return key.key == "classes"; });
   return keys;
 }
 
@@ -537,19 +372,18 @@ void Checker::chosen_classes(const toml::table& given, const toml::table& resolv
   if (!classes) return;
   const auto& place = place_of(*given.get("classes"), scope);
   if (classes->size() < 2)
-    report(place,
-           "`classes` holds " + std::to_string(classes->size()) + ", it must hold at least 2",
-           "leave it out for all classes");
+    report(place, fmt::format("`classes` must list at least 2 classes, got {}", classes->size()),
+           "leave it out to use all classes");
   std::vector<std::string> seen;
   for (const auto& element : *classes) {
     const std::string text = value_text(element);
     if (std::find(seen.begin(), seen.end(), text) != seen.end())
-      report(place, "`classes` holds " + text + " twice");
+      report(place, fmt::format("`classes` lists {} twice", text));
     seen.push_back(text);
   }
 }
 
-/// The manifest's padding, in proportion to the size that the recipe resizes images to.
+/// The manifest's padding, scaled to the size that the recipe resizes images to.
 std::int64_t default_crop_padding(const catalog::Manifest& manifest, const toml::table& dataset) {
   const auto size = dataset["image_size"].value<std::int64_t>();
   if (!size || manifest.crop_image_size == 0) return manifest.crop_padding;
@@ -557,8 +391,8 @@ std::int64_t default_crop_padding(const catalog::Manifest& manifest, const toml:
                       static_cast<double>(manifest.crop_image_size));
 }
 
-/// [dataset], [pretraining.dataset] and [attack]: the host's keys, the plugin's, and a table of the
-/// host's.
+/// [dataset], [pretraining.dataset] and [attack]: the host's keys, the plugin's, and `subsection`,
+/// a table of the host.
 toml::table Checker::plugin_section(catalog::Kind kind, const toml::table& recipe,
                                     const std::string& subsection, Parameters inside,
                                     const Scope& top) {
@@ -567,9 +401,8 @@ toml::table Checker::plugin_section(catalog::Kind kind, const toml::table& recip
   const Scope scope = inner(top, name, table_label(top.path, name), node);
   if (!node || !node->is_table()) {
     report(scope.header,
-           node ? ticked(name) + " is " + found(*node) + ", it must be a table"
-                : scope.label + " is missing",
-           "write " + scope.label + " with a `plugin`");
+           node ? mismatch(name, "a table", *node) : fmt::format("{} is missing", scope.label),
+           fmt::format("write {} with a `plugin`", scope.label));
     return {};
   }
   const auto& given = *node->as_table();
@@ -627,9 +460,10 @@ toml::table Checker::defense(const toml::table& given, const Scope& scope) {
   if (entry) needs_of_model(entry->manifest, place_of(*given.get("plugin"), scope));
   if (entry && adapts() && needs(entry->manifest, "training-data"))
     report(place_of(*given.get("plugin"), scope),
-           "defense `" + entry->manifest.name +
-               "` needs the poisoned training set, which whoever adapts a model does not have",
-           "the scenario \"standalone\" has it");
+           fmt::format("defense `{}` needs the poisoned training set, which is not available to "
+                       "whoever adapts a model",
+                       entry->manifest.name),
+           "it is available in the scenario \"standalone\"");
   if (!entry || needs_clean_data(entry->manifest)) {
     const auto* images = given.get("clean_images");
     const bool fraction = given.contains("clean_fraction");
@@ -656,12 +490,13 @@ toml::table Checker::defense(const toml::table& given, const Scope& scope) {
   const auto& place = place_of(*node, scope);
   const auto control = [](char c) { return (c >= 0 && c < 0x20) || c == 0x7f; };
   if (text.empty() || std::any_of(text.begin(), text.end(), control))
-    report(place, "`name` is " + in_quotes(text) + ", it must be a line of text");
+    report(place, mismatch("name", "a line of text without control characters", *node));
   else if (text == rows_.front())
     report(place, "a defense cannot be called \"no defense\"",
-           "that is the row of the backdoored model itself; give another `name`");
+           "that is the row of the backdoored model itself; choose another `name`");
   else if (std::find(rows_.begin(), rows_.end(), text) != rows_.end())
-    report(place, "two defenses are called " + in_quotes(text), "give one of them another `name`");
+    report(place, fmt::format("two defenses are called {}", in_quotes(text)),
+           "give one of them another `name`");
   else
     add_row(text, place);
   resolved.insert(ordered_key("name", 0), text);
@@ -673,19 +508,19 @@ void Checker::add_row(const std::string& name, const toml::source_region& place)
   constexpr std::size_t kLongest = 200;  // bytes; file systems allow 255, with an extension
   const std::string file = file_name_of(name);
   if (file.size() > kLongest)
-    report(place, "`name` has " + std::to_string(file.size()) + " bytes, at most " +
-                      std::to_string(kLongest) + " are allowed");
+    report(place,
+           fmt::format("`name` has {} bytes; at most {} are allowed", file.size(), kLongest));
   const std::string undefended = file_name_of(kUndefended);
   if (file == undefended || file == undefended + ".attack")
     report(place,
-           in_quotes(name) + " and \"no defense\" would share the file models/" + file +
-               ".safetensors",
+           fmt::format("{} and \"no defense\" would share the file models/{}.safetensors",
+                       in_quotes(name), file),
            "give the defense another `name`");
   for (const auto& row : rows_)
     if (row != kUndefended && file_name_of(row) == file)
       report(place,
-             in_quotes(name) + " and " + in_quotes(row) + " would share the file models/" + file +
-                 ".safetensors",
+             fmt::format("{} and {} would share the file models/{}.safetensors", in_quotes(name),
+                         in_quotes(row), file),
              "spaces and signs become dashes in file names; give one of them another `name`");
   rows_.push_back(name);
 }
@@ -695,10 +530,9 @@ toml::array Checker::defenses(const toml::table& recipe, const Scope& top) {
   const auto* node = recipe.get("defense");
   if (!node) return resolved;
   const Scope all = inner(top, "defense", "[[defense]]", node);
-  const auto wrong = [&](const toml::node& found_node) {
-    report(place_of(found_node, all),
-           "`defense` is " + found(found_node) + ", it must be an array of tables",
-           "write [[defense]], once for each defense");
+  const auto wrong = [&](const toml::node& given) {
+    report(place_of(given, all), mismatch("defense", "an array of tables", given),
+           "write [[defense]] once for each defense");
   };
   const auto* array = node->as_array();
   if (!array) {
@@ -719,15 +553,16 @@ toml::array Checker::defenses(const toml::table& recipe, const Scope& top) {
 toml::table Checker::bounds(const toml::table& given, const Parameters& parameters,
                             const Scope& scope) {
   if (given.empty())
-    report(scope.header, scope.label + " has no bounds", "give `minimum`, `maximum` or both");
+    report(scope.header, fmt::format("{} has neither `minimum` nor `maximum`", scope.label),
+           "give one of them, or both");
   unknown_keys(given, parameters, scope, {}, nullptr);
   toml::table resolved = keys(given, parameters, scope);
   const auto minimum = resolved["minimum"].value<double>();
   const auto maximum = resolved["maximum"].value<double>();
   if (minimum && maximum && *minimum > *maximum)
     report(place_of(*given.get("minimum"), scope),
-           fmt::format("`minimum` is {}, which is more than `maximum`, {}",
-                       value_text(*resolved.get("minimum")), value_text(*resolved.get("maximum"))));
+           fmt::format("`minimum` must not be greater than `maximum` ({}), got {}", *maximum,
+                       *minimum));
   return resolved;
 }
 
@@ -758,7 +593,7 @@ toml::table Checker::metrics(const toml::table& given, const Scope& scope) {
       resolved.insert(
           name, bounds(*table, signed_metric ? sections().difference : sections().share, within));
     else
-      report(within.header, fmt::format("`{}` must be a table, got {}", name, found(node)),
+      report(within.header, mismatch(name, "a table", node),
              "write { minimum = ..., maximum = ... }, or one of them");
   }
   return resolved;
@@ -771,34 +606,33 @@ toml::table Checker::expectations(const toml::table& recipe, const Scope& top) {
   const Scope scope = inner(top, "expect", "[expect]", node);
   const auto* given = node->as_table();
   if (!given) {
-    report(scope.header, fmt::format("`expect` must be a table, got {}", found(*node)),
-           "write [expect]");
+    report(scope.header, mismatch("expect", "a table", *node), "write [expect]");
     return resolved;
   }
   for (const auto& [key, row] : *given) {
     const std::string name(key.str());
     if (std::find(rows_.begin(), rows_.end(), name) == rows_.end()) {
       const auto near = base::nearest(name, rows_);
-      report(
-          key.source(), "no defense is called " + in_quotes(name),
-          near ? "did you mean " + in_quotes(*near) + '?' : "rows: " + list_of(rows_, in_quotes));
+      report(key.source(), fmt::format("no defense is called {}", in_quotes(name)),
+             near ? fmt::format("did you mean {}?", in_quotes(*near))
+                  : fmt::format("known rows: {}", list_of(rows_, in_quotes)));
     }
     if (scenario_ == "encoder" && name == rows_.front())
       report(key.source(), "\"no defense\" is an encoder, which has no classes to measure",
-             "to see what the backdoor does, train only the head: "
+             "a defense that trains only the head shows what the backdoor does: "
              "{ plugin = \"fine-tuning\", trainable = \"head\" }");
     const Scope within = inner(scope, name, in_quotes(name), &row);
     if (const auto* table = row.as_table())
       resolved.insert(name, metrics(*table, within));
     else
-      report(within.header, fmt::format("{} must be a table, got {}", in_quotes(name), found(row)),
+      report(within.header, mismatch(name, "a table", row),
              fmt::format("write {}.METRIC = {{ minimum = ..., maximum = ... }}", in_quotes(name)));
   }
   return resolved;
 }
 
 toml::table Checker::dataset(const catalog::Manifest& plugin, const toml::table& given) {
-  const Scope scope{"dataset `" + plugin.name + '`', {}, {}};
+  const Scope scope{fmt::format("dataset `{}`", plugin.name), {}, {}};
   unknown_keys(given, plugin.parameters, scope, {}, &plugin);
   toml::table resolved = keys(given, plugin.parameters, scope);
   resolved.insert("plugin", plugin.name);
@@ -831,15 +665,14 @@ void Checker::normalization(const toml::table& recipe, const toml::table& model,
     if (node == nullptr) continue;
     const auto& place = place_of(*node, top);
     if (!given->contains(other))
-      report(place, "`" + std::string(key) + "` is given, but `" + other + "` is not",
+      report(place, fmt::format("`{}` is given, but `{}` is not", key, other),
              "a normalization is (v / 255 - mean) / deviation");
     if (const auto* list = model[key].as_array(); list && list->size() != 1 && list->size() != 3)
-      report(place, "`" + std::string(key) +
-                        "` must have one number, or one for each of three "
-                        "channels, got " +
-                        std::to_string(list->size()));
+      report(place,
+             fmt::format("`{}` must have one number, or one for each of three channels, got {}",
+                         key, list->size()));
     if (!given->contains("file"))
-      report(place, "`" + std::string(key) + "` is given, but `file` is not",
+      report(place, fmt::format("`{}` is given, but `file` is not", key),
              "a model that is trained here is normalized with the dataset's constants");
   }
 }
@@ -847,6 +680,7 @@ void Checker::normalization(const toml::table& recipe, const toml::table& model,
 toml::table Checker::recipe(const toml::table& given) {
   const Scope top{};
   scenario_ = given["scenario"].value_or(std::string("standalone"));
+  device_ = given["compute"]["device"].value_or(std::string("auto"));
   const auto& own = sections().recipe;
   unknown_keys(given, own, top,
                {"dataset", "model", "attack", "defense", "compute", "expect", "matrix",
@@ -854,10 +688,10 @@ toml::table Checker::recipe(const toml::table& given) {
                nullptr);
   toml::table resolved = keys(given, own, top);
   if (const auto name = resolved["name"].value<std::string>(); name && !is_folder_name(*name))
-    report(
-        place_of(*given.get("name"), top),
-        "`name` is " + in_quotes(*name) + ", it must be made of letters, digits, `.`, `_` and `-`",
-        "the run's folder gets this name");
+    report(place_of(*given.get("name"), top),
+           fmt::format("`name` must be a folder name of letters, digits, `.`, `_` and `-`, got {}",
+                       in_quotes(*name)),
+           "the run's folder is named after it");
 
   std::size_t index = own.size();
   if (adapts())
@@ -882,14 +716,14 @@ toml::table Checker::recipe(const toml::table& given) {
       plugin_section(catalog::Kind::attack, given, "training", sections().training, top));
   if (const auto* attack = given["attack"].as_table();
       attack != nullptr && attack->contains("file") && !given["model"]["file"])
-    report(place_of(*attack->get("file"), top), "`attack.file` is given, `model.file` is not",
-           "both come from one run: models/no-defense.safetensors is the model");
+    report(place_of(*attack->get("file"), top), "`attack.file` is given, but `model.file` is not",
+           "both come from the same run; its model is models/no-defense.safetensors");
   resolved.insert(ordered_key("defense", index++), defenses(given, top));
   toml::table compute = host_section(given, "compute", sections().compute, top);
   if (const auto device = compute["device"].value<std::string>(); device && !is_device(*device))
     report(place_of(*given["compute"]["device"].node(), top),
-           "`device` is " + in_quotes(*device) +
-               ", it must be \"auto\", \"cpu\", \"cuda\" or \"cuda:\" and a number");
+           fmt::format("`device` must be \"auto\", \"cpu\", \"cuda\" or \"cuda:N\", got {}",
+                       in_quotes(*device)));
   resolved.insert(ordered_key("compute", index++), std::move(compute));
   if (toml::table expect = expectations(given, top); !expect.empty())
     resolved.insert(ordered_key("expect", index++), std::move(expect));
@@ -899,17 +733,17 @@ toml::table Checker::recipe(const toml::table& given) {
 }  // namespace
 
 Diagnostic diagnostic_at(const toml::source_region& region, const std::string& file,
-                         Problem problem) {
-  Diagnostic made;
-  made.message = std::move(problem.message);
-  made.hint = std::move(problem.hint);
-  made.file = region.path ? *region.path : file;
-  if (made.file.starts_with(kOverrideLabel)) return made;  // is its own excerpt
-  made.line = region.begin.line;
-  made.column = region.begin.column;
+                         schema::Problem problem) {
+  Diagnostic diagnostic;
+  diagnostic.message = std::move(problem.message);
+  diagnostic.hint = std::move(problem.hint);
+  diagnostic.file = region.path ? *region.path : file;
+  if (diagnostic.file.starts_with(kOverrideLabel)) return diagnostic;  // is its own excerpt
+  diagnostic.line = region.begin.line;
+  diagnostic.column = region.begin.column;
   if (region.end.line == region.begin.line && region.end.column > region.begin.column)
-    made.length = region.end.column - region.begin.column;
-  return made;
+    diagnostic.length = region.end.column - region.begin.column;
+  return diagnostic;
 }
 
 toml::table resolve(const toml::table& recipe, const Changes& changes, const std::string& file,

@@ -13,16 +13,16 @@
 
 namespace backstop::recipe {
 
-/// An error at `region` of the recipe in `file`, or of the override that made the region.
+/// An error at `region` of the recipe in `file`, or of the override that the region comes from.
 Diagnostic diagnostic_at(const toml::source_region& region, const std::string& file,
-                         Problem problem);
+                         schema::Problem problem);
 
-/// The resolved form of `recipe`, which holds no [matrix]; of use only if no error was added to
-/// `diagnostics`. Its keys carry their place in the documented order as their source position.
+/// The resolved form of `recipe`, which holds no [matrix]; valid only if no error was added to
+/// `diagnostics`. The source positions of its keys are their places in the documented order.
 toml::table resolve(const toml::table& recipe, const Changes& changes, const std::string& file,
                     const catalog::Catalog& catalog, std::vector<Diagnostic>& diagnostics);
 
-/// The same of a dataset's parameters alone; the result holds its `plugin` too.
+/// The same for only a dataset's parameters; the result holds its `plugin` too.
 toml::table resolve_dataset(const catalog::Manifest& plugin, const toml::table& given,
                             const Changes& changes, const catalog::Catalog& catalog,
                             std::vector<Diagnostic>& diagnostics);

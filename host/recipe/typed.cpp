@@ -146,7 +146,7 @@ PluginUse plugin_use(const catalog::PluginEntry& plugin, const toml::table& tabl
     const toml::node* value = table.get(parameter.key);
     if (value == nullptr) continue;
     use.parameters.insert(parameter.key, *value);
-    if (parameter.type != catalog::ParameterType::scheduler) continue;
+    if (parameter.type != schema::ParameterType::scheduler) continue;
     use.schedulers.push_back(named_plugin(Kind::scheduler, *value->as_table(), catalog));
     use.schedulers.back().key = parameter.key;
   }

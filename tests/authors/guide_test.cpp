@@ -17,7 +17,7 @@
 namespace {
 
 namespace fs = std::filesystem;
-using backstop::catalog::ParameterType;
+using backstop::schema::ParameterType;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 
@@ -87,10 +87,10 @@ TEST(Guide, ShowsNoCodeThatIsNotCompiled) {
 
 TEST(Guide, NamesEveryTypeOfParameter) {
   const std::string text = read(guide());
-  for (const auto type : {catalog::ParameterType::boolean, catalog::ParameterType::integer,
-                          catalog::ParameterType::floating, catalog::ParameterType::string,
-                          catalog::ParameterType::choice, catalog::ParameterType::path,
-                          catalog::ParameterType::scheduler, catalog::ParameterType::optimizer})
+  for (const auto type : {schema::ParameterType::boolean, schema::ParameterType::integer,
+                          schema::ParameterType::floating, schema::ParameterType::string,
+                          schema::ParameterType::choice, schema::ParameterType::path,
+                          schema::ParameterType::scheduler, schema::ParameterType::optimizer})
     EXPECT_THAT(text, HasSubstr("`" + std::string(to_string(type)) + "`"));
 }
 

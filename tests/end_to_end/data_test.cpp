@@ -263,7 +263,7 @@ TEST_F(Datasets, WhatIsMissingOrBrokenIsAnErrorAndTheRestIsStillSaid) {
 TEST_F(Datasets, DataChecksItsParametersLikeARecipe) {
   const Outcome nowhere = data({"swatches", "--root", (folder_ / "nowhere").string()});
   EXPECT_EQ(nowhere.code, 4);
-  EXPECT_THAT(nowhere.err, HasSubstr("nowhere\": there is no such file or folder"));
+  EXPECT_THAT(nowhere.err, HasSubstr("nowhere\", which does not exist"));
   const Outcome forgotten = data({"swatches"});
   EXPECT_EQ(forgotten.code, 2);
   EXPECT_THAT(forgotten.err, HasSubstr("error: `root` is missing in dataset `swatches`\nhint: say "

@@ -4,9 +4,10 @@
 #include <bit>
 #include <map>
 #include <optional>
-#include <sstream>
 #include <string_view>
 #include <type_traits>
+
+#include <fmt/format.h>
 
 #include "host/base/error.hpp"
 
@@ -25,23 +26,17 @@ constexpr std::uint32_t kIndirectRelative = R_AARCH64_IRELATIVE;
 
 constexpr Elf64_Sxword kPackedRelocations = 36;  // DT_RELR, which elf.h has from glibc 2.36 on
 
-/// More than any plugin has, and little enough to read. The lists of versions are the only ones
-/// that could be visited again and again.
+/// More than any plugin has, and little enough to read. Only the lists of versions could send a
+/// reader round in circles.
 constexpr std::uint64_t kMaximumTable = std::uint64_t{1} << 30;
 constexpr int kMaximumVersions = 10'000;
 
-std::string hexadecimal(std::uint64_t number) {
-  std::ostringstream text;
-  text << "0x" << std::hex << number;
-  return text.str();
-}
-
 [[noreturn]] void refuse_address(const std::string& what, std::uint64_t address) {
-  refuse_as_damaged(what + " points to address " + hexadecimal(address) +
-                    ", where nothing of the file is loaded");
+  refuse_as_damaged(fmt::format("{} points to address {:#x}, where nothing of the file is loaded",
+                                what, address));
 }
 
-/// The library as it will lie in memory.
+/// The library as it will be in memory.
 class Image {
  public:
   explicit Image(const ElfFile& file) : file_(file) {
@@ -51,7 +46,7 @@ class Image {
     if (loaded_.empty()) refuse_as_damaged("it has no segment to load");
   }
 
-  /// Whether all of `size` bytes at `address` lie in one loaded segment that has the `flags`.
+  /// Whether all `size` bytes at `address` lie in one loaded segment that has the `flags`.
   [[nodiscard]] bool holds(std::uint64_t address, std::uint64_t size, Elf64_Word flags = 0) const {
     return std::any_of(loaded_.begin(), loaded_.end(), [&](const Elf64_Phdr& segment) {
       return (segment.p_flags & flags) == flags &&
@@ -71,7 +66,7 @@ class Image {
     static_assert(std::is_trivially_copyable_v<Entry>);
     std::uint64_t size = 0;
     if (__builtin_mul_overflow(count, sizeof(Entry), &size) || size > kMaximumTable) {
-      refuse_as_damaged(what + " has " + std::to_string(count) + " entries");
+      refuse_as_damaged(fmt::format("{} has {} entries", what, count));
     }
     for (const Elf64_Phdr& segment : loaded_) {
       if (!inside(address, size, segment.p_vaddr, segment.p_filesz)) continue;
@@ -96,13 +91,13 @@ class Image {
     constexpr std::uint64_t kAddresses = std::uint64_t{1} << 47;
     if (segment.p_filesz > segment.p_memsz || segment.p_vaddr >= kAddresses ||
         segment.p_memsz >= kAddresses) {
-      refuse_as_damaged("a segment of " + std::to_string(segment.p_filesz) +
-                        " bytes is to lie in " + std::to_string(segment.p_memsz) +
-                        " bytes of memory at " + hexadecimal(segment.p_vaddr));
+      refuse_as_damaged(
+          fmt::format("a segment of {} bytes would occupy {} bytes of memory at {:#x}",
+                      segment.p_filesz, segment.p_memsz, segment.p_vaddr));
     }
     if (!loaded_.empty() && segment.p_vaddr < loaded_.back().p_vaddr + loaded_.back().p_memsz) {
-      refuse_as_damaged("the segment at address " + hexadecimal(segment.p_vaddr) +
-                        " overlaps the one before it");
+      refuse_as_damaged(
+          fmt::format("the segment at address {:#x} overlaps the one before it", segment.p_vaddr));
     }
     loaded_.push_back(segment);
   }
@@ -111,7 +106,8 @@ class Image {
   std::vector<Elf64_Phdr> loaded_;
 };
 
-/// What the linker reads from segments that are not loaded by themselves, but lie in one that is.
+/// Checks the segments that the linker reads but does not load by themselves: they must lie inside
+/// one that is loaded.
 void check_inner_segments(const ElfFile& file, const Image& image) {
   for (const Elf64_Phdr& segment : file.segments()) {
     std::uint64_t size = segment.p_filesz;
@@ -128,7 +124,7 @@ void check_inner_segments(const ElfFile& file, const Image& image) {
         continue;
     }
     if (size != 0 && !image.holds(segment.p_vaddr, size)) {
-      refuse_address("a segment of type " + hexadecimal(segment.p_type), segment.p_vaddr);
+      refuse_address(fmt::format("a segment of type {:#x}", segment.p_type), segment.p_vaddr);
     }
   }
 }
@@ -154,12 +150,11 @@ class Dynamic {
   }
   [[nodiscard]] std::uint64_t get(Elf64_Sxword tag, const char* name) const {
     if (const auto value = find(tag)) return *value;
-    refuse_as_damaged(std::string("its dynamic section has no ") + name);
+    refuse_as_damaged(fmt::format("its dynamic section has no {}", name));
   }
   void require(Elf64_Sxword tag, const char* name, std::uint64_t expected) const {
     if (const std::uint64_t value = get(tag, name); value != expected) {
-      refuse_as_damaged(std::string(name) + " is " + std::to_string(value) + ", expected " +
-                        std::to_string(expected));
+      refuse_as_damaged(fmt::format("{} is {}, expected {}", name, value, expected));
     }
   }
 
@@ -195,8 +190,8 @@ class Dynamic {
   }
   [[nodiscard]] std::string_view text(const char* what, std::uint64_t offset) const {
     if (offset >= strings_.size()) {
-      refuse_as_damaged(std::string(what) + " is string " + std::to_string(offset) +
-                        ", the string table has " + std::to_string(strings_.size()) + " bytes");
+      refuse_as_damaged(fmt::format("{} is string {}, but the string table has only {} bytes", what,
+                                    offset, strings_.size()));
     }
     return strings_.data() + offset;
   }
@@ -204,13 +199,14 @@ class Dynamic {
   void read_symbols() {
     require(DT_SYMENT, "DT_SYMENT", sizeof(Elf64_Sym));
     const std::uint64_t address = get(DT_SYMTAB, "DT_SYMTAB");
-    // The dynamic section does not say how many there are.
+    // The dynamic section does not tell how many symbols there are.
     const auto& sections = file_.sections();
     const auto section = std::find_if(sections.begin(), sections.end(), [&](const auto& s) {
       return s.sh_type == SHT_DYNSYM && s.sh_addr == address;
     });
     if (section == sections.end()) {
-      refuse_as_damaged("DT_SYMTAB is " + hexadecimal(address) + ", where no section .dynsym lies");
+      refuse_as_damaged(
+          fmt::format("DT_SYMTAB is {:#x}, where there is no section .dynsym", address));
     }
     symbols_ = section->sh_size / sizeof(Elf64_Sym);
     for (const auto& symbol : image_.table<Elf64_Sym>("DT_SYMTAB", address, symbols_)) {
@@ -218,7 +214,7 @@ class Dynamic {
       const auto type = ELF64_ST_TYPE(symbol.st_info);
       const bool function = type == STT_FUNC || type == STT_GNU_IFUNC;
       if (function && symbol.st_shndx != SHN_UNDEF && !image_.is_code(symbol.st_value)) {
-        refuse_address("function " + std::to_string(symbol.st_name) + " of the string table",
+        refuse_address(fmt::format("function {} of the string table", symbol.st_name),
                        symbol.st_value);
       }
     }
@@ -237,8 +233,8 @@ class Dynamic {
     };
     const auto header = image_.one<Header>(what, *address);
     if (!std::has_single_bit(header.filter_words) || header.shift >= 32) {
-      refuse_as_damaged(what + " has a filter of " + std::to_string(header.filter_words) +
-                        " words, shifted by " + std::to_string(header.shift));
+      refuse_as_damaged(fmt::format("{} has a filter of {} words, shifted by {}", what,
+                                    header.filter_words, header.shift));
     }
     const std::uint64_t filter = *address + sizeof(Header);
     static_cast<void>(image_.table<std::uint64_t>(what, filter, header.filter_words));
@@ -248,15 +244,14 @@ class Dynamic {
       if (symbol == 0) continue;
       empty = false;
       if (symbol < header.first_symbol || symbol >= symbols_) {
-        refuse_as_damaged(what + " names symbol " + std::to_string(symbol) + ", expected " +
-                          std::to_string(header.first_symbol) + " .. " +
-                          std::to_string(symbols_ - 1));
+        refuse_as_damaged(fmt::format("{} names symbol {}, expected {} .. {}", what, symbol,
+                                      header.first_symbol, symbols_ - 1));
       }
     }
     if (empty) return;
     const std::uint64_t chains = buckets + std::uint64_t{header.buckets} * 4;
     const auto hashes = image_.table<std::uint32_t>(what, chains, symbols_ - header.first_symbol);
-    if ((hashes.back() & 1) == 0) refuse_as_damaged(what + " has no end");
+    if ((hashes.back() & 1) == 0) refuse_as_damaged(fmt::format("{} has no end", what));
   }
 
   void check_versions() {
@@ -271,8 +266,8 @@ class Dynamic {
             const auto library = text("a version's library", need.vn_file);
             if (std::none_of(needed_.begin(), needed_.end(),
                              [&](std::uint64_t name) { return text("", name) == library; })) {
-              refuse_as_damaged("DT_VERNEED names library `" + std::string(library) +
-                                "`, which no DT_NEEDED does");
+              refuse_as_damaged(
+                  fmt::format("DT_VERNEED names library `{}`, but no DT_NEEDED does", library));
             }
             walk<Elf64_Vernaux>(
                 "DT_VERNEED", at + need.vn_aux, &Elf64_Vernaux::vna_next,
@@ -290,20 +285,19 @@ class Dynamic {
     if (last == 0 && !find(DT_VERSYM)) return;
     const std::uint64_t address = get(DT_VERSYM, "DT_VERSYM");
     for (const auto index : image_.table<Elf64_Versym>("DT_VERSYM", address, symbols_)) {
-      // 0 and 1 are "local" and "global", without a name.
+      // 0 and 1 mean "local" and "global" and have no names.
       if ((index & 0x7FFFu) > std::max(last, 1u)) {
-        refuse_as_damaged("DT_VERSYM names version " + std::to_string(index & 0x7FFFu) +
-                          ", the last one is " + std::to_string(last));
+        refuse_as_damaged(fmt::format("DT_VERSYM names version {}, but the last one is {}",
+                                      index & 0x7FFFu, last));
       }
     }
   }
-  /// Visits a list whose entries say how many bytes further the next one is; 0 ends it.
+  /// Visits a list whose entries hold the distance to the next one in bytes; 0 ends it.
   template <typename Entry, typename Visit>
   void walk(const char* what, std::uint64_t address, Elf64_Word Entry::*next, Visit visit) {
     for (;;) {
       if (++versions_ > kMaximumVersions) {
-        refuse_as_damaged(std::string(what) + " has more than " + std::to_string(kMaximumVersions) +
-                          " entries");
+        refuse_as_damaged(fmt::format("{} has more than {} entries", what, kMaximumVersions));
       }
       const auto entry = image_.one<Entry>(what, address);
       visit(entry, address);
@@ -313,7 +307,7 @@ class Dynamic {
   }
 
   void check_relocations() {
-    // Loading makes text writable for as long as it takes.
+    // The linker makes text writable while it loads such a library.
     const bool text_too = find(DT_TEXTREL) || (find(DT_FLAGS).value_or(0) & DF_TEXTREL) != 0;
     const auto check_all = [&](const char* what, std::uint64_t address, std::uint64_t size) {
       const auto all = image_.table<Elf64_Rela>(what, address, size / sizeof(Elf64_Rela));
@@ -327,8 +321,8 @@ class Dynamic {
           std::min<std::size_t>(find(DT_RELACOUNT).value_or(0), all.size());
       for (std::size_t i = 0; i < relative; ++i) {
         if (ELF64_R_TYPE(all[i].r_info) != kRelative) {
-          refuse_as_damaged("relocation " + std::to_string(i) + " is not among the " +
-                            std::to_string(relative) + " relative ones of DT_RELACOUNT");
+          refuse_as_damaged(fmt::format(
+              "relocation {} is not among the {} relative ones of DT_RELACOUNT", i, relative));
         }
       }
     }
@@ -342,9 +336,8 @@ class Dynamic {
     if (type == 0) return;
     if (!image_.holds(relocation.r_offset, 8, flags)) refuse_address(what, relocation.r_offset);
     if (ELF64_R_SYM(relocation.r_info) >= symbols_) {
-      refuse_as_damaged(std::string(what) + " names symbol " +
-                        std::to_string(ELF64_R_SYM(relocation.r_info)) + " of " +
-                        std::to_string(symbols_));
+      refuse_as_damaged(
+          fmt::format("{} names symbol {} of {}", what, ELF64_R_SYM(relocation.r_info), symbols_));
     }
     const auto target = static_cast<std::uint64_t>(relocation.r_addend);
     if (type == kIndirectRelative && !image_.is_code(target)) refuse_address(what, target);
@@ -352,7 +345,7 @@ class Dynamic {
     relocated_.push_back(relocation.r_offset);
   }
 
-  /// What the linker calls.
+  /// Checks the functions that the linker calls.
   void check_functions() {
     for (const auto& [tag, name] : {std::pair{DT_INIT, "DT_INIT"}, std::pair{DT_FINI, "DT_FINI"}}) {
       if (const auto address = find(tag); address && !image_.is_code(*address)) {
@@ -378,7 +371,7 @@ class Dynamic {
         refuse_address(what, relative->second);
       }
       if (!std::binary_search(relocated_.begin(), relocated_.end(), slot)) {
-        refuse_as_damaged(std::string(what) + " holds an address that nothing relocates");
+        refuse_as_damaged(fmt::format("{} holds an address that nothing relocates", what));
       }
     }
   }

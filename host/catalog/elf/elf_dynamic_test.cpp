@@ -38,7 +38,7 @@ void put(std::string& bytes, std::uint64_t at, const T& value) {
 
 class ElfDynamic : public testing::Test {
  protected:
-  /// What is said against the plugin after `change` was made to its bytes; empty for nothing.
+  /// The error for the plugin after `change` was made to its bytes; empty if there is none.
   template <typename Change>
   std::string refusal_after(Change change) {
     bytes_ = bytes_of(kBadPlugins / "throws-42.so");
@@ -60,7 +60,7 @@ class ElfDynamic : public testing::Test {
     return refusal_after([&] { put<Elf64_Sxword>(bytes_, entry(tag), 0x12345); });
   }
 
-  /// Where the first program header of `type` lies in the file.
+  /// The offset of the first program header of `type` in the file.
   [[nodiscard]] std::uint64_t segment(Elf64_Word type) const {
     const auto header = get<Elf64_Ehdr>(bytes_, 0);
     for (std::uint64_t i = 0; i < header.e_phnum; ++i) {
@@ -75,7 +75,7 @@ class ElfDynamic : public testing::Test {
     change(header);
     put(bytes_, segment(type), header);
   }
-  /// Where the dynamic section's entry `tag` lies in the file.
+  /// The offset of the dynamic section's entry `tag` in the file.
   [[nodiscard]] std::uint64_t entry(Elf64_Sxword tag) const {
     const auto dynamic = get<Elf64_Phdr>(bytes_, segment(PT_DYNAMIC));
     for (std::uint64_t at = dynamic.p_offset;; at += sizeof(Elf64_Dyn)) {
@@ -83,7 +83,7 @@ class ElfDynamic : public testing::Test {
       if (at > bytes_.size()) throw std::runtime_error("no such entry");
     }
   }
-  /// Where the table of `tag` lies; those that are asked for have equal offsets and addresses.
+  /// The offset of the table of `tag`, which in all uses below equals its address.
   [[nodiscard]] std::uint64_t table(Elf64_Sxword tag) const {
     return get<Elf64_Dyn>(bytes_, entry(tag)).d_un.d_val;
   }
@@ -149,7 +149,7 @@ TEST_F(ElfDynamic, RefusesTablesOfImpossibleSize) {
                                            ", the string table has 1 bytes");
 }
 
-TEST_F(ElfDynamic, RefusesSectionsWithoutWhatBelongsTogether) {
+TEST_F(ElfDynamic, RefusesIncompleteDynamicSections) {
   EXPECT_EQ(refusal_without(DT_STRSZ), "file is damaged: its dynamic section has no DT_STRSZ");
   EXPECT_EQ(refusal_without(DT_RELASZ), "file is damaged: its dynamic section has no DT_RELASZ");
   EXPECT_EQ(refusal_without(DT_JMPREL), "file is damaged: its dynamic section has no DT_JMPREL");
@@ -159,7 +159,7 @@ TEST_F(ElfDynamic, RefusesSectionsWithoutWhatBelongsTogether) {
   EXPECT_EQ(refusal_without(DT_GNU_HASH), "it has no GNU hash table of symbols (DT_GNU_HASH)");
 }
 
-TEST_F(ElfDynamic, RefusesStringsWithoutEnd) {
+TEST_F(ElfDynamic, RefusesStringsWithoutAnEnd) {
   EXPECT_EQ(refusal_after([&] { bytes_[table(DT_STRTAB) + table(DT_STRSZ) - 1] = 'x'; }),
             "file is damaged: its string table does not end with a zero byte");
 }
@@ -169,7 +169,7 @@ TEST_F(ElfDynamic, RefusesSymbolsThatPointNowhere) {
               StartsWith("file is damaged: a symbol is string 1048576, the string table has "));
 }
 
-TEST_F(ElfDynamic, RefusesHashTablesThatLeadAstray) {
+TEST_F(ElfDynamic, RefusesInconsistentHashTables) {
   EXPECT_THAT(refusal_after([&] { put<std::uint32_t>(bytes_, table(DT_GNU_HASH) + 8, 3); }),
               StartsWith("file is damaged: DT_GNU_HASH has a filter of 3 words, shifted by "));
   const auto bucket = [&] { return table(DT_GNU_HASH) + 16 + 8; };
@@ -180,7 +180,7 @@ TEST_F(ElfDynamic, RefusesHashTablesThatLeadAstray) {
       "file is damaged: DT_GNU_HASH has no end");
 }
 
-TEST_F(ElfDynamic, RefusesVersionsWithoutName) {
+TEST_F(ElfDynamic, RefusesVersionsWithoutAName) {
   EXPECT_THAT(refusal_after([&] { put<Elf64_Half>(bytes_, table(DT_VERSYM) + 2, 99); }),
               StartsWith("file is damaged: DT_VERSYM names version 99, the last one is "));
   EXPECT_THAT(refusal_after([&] { put<Elf64_Word>(bytes_, table(DT_VERNEED) + 4, 0); }),
@@ -191,7 +191,7 @@ TEST_F(ElfDynamic, RefusesRelocationsThatPointNowhere) {
   EXPECT_EQ(refusal_after([&] { put<Elf64_Addr>(bytes_, table(DT_RELA), kNowhere); }),
             "file is damaged: DT_RELA points to address 0x7000000, where nothing of the file is "
             "loaded");
-  // Text is loaded, but not to be written to.
+  // The text segment is loaded, but is not writable.
   EXPECT_THAT(refusal_after([&] { put<Elf64_Addr>(bytes_, table(DT_RELA), table(DT_INIT)); }),
               StartsWith("file is damaged: DT_RELA points to address 0x"));
   EXPECT_THAT(refusal_after([&] { put<std::uint32_t>(bytes_, table(DT_JMPREL) + 12, 4000); }),
@@ -201,8 +201,8 @@ TEST_F(ElfDynamic, RefusesRelocationsThatPointNowhere) {
                            "ones of DT_RELACOUNT"));
 }
 
-TEST_F(ElfDynamic, RefusesConstructorsThatAreNoCode) {
-  // The first relocation is that of the first constructor.
+TEST_F(ElfDynamic, RefusesConstructorsThatAreNotCode) {
+  // The first relocation belongs to the first constructor.
   EXPECT_EQ(refusal_after([&] { put<std::uint64_t>(bytes_, table(DT_RELA) + 16, kNowhere); }),
             "file is damaged: DT_INIT_ARRAY points to address 0x7000000, where nothing of the file "
             "is loaded");
@@ -214,7 +214,7 @@ TEST_F(ElfDynamic, RefusesConstructorsThatAreNoCode) {
 }
 
 #ifndef __SANITIZE_ADDRESS__  // there a crash is an exit
-/// How a process ends that loads the file.
+/// How a process that loads the file ends.
 int status_of_loading(const fs::path& file) {
   const pid_t child = ::fork();
   if (child == 0) {
@@ -228,7 +228,7 @@ int status_of_loading(const fs::path& file) {
   return status;
 }
 
-TEST_F(ElfDynamic, WhatPassesHardlyEverKillsTheProcess) {
+TEST_F(ElfDynamic, LoadingAFileThatPassesHardlyEverKillsTheProcess) {
   const std::string whole = bytes_of(kBadPlugins / "throws-42.so");
   std::vector<std::pair<std::uint64_t, std::uint64_t>> places = {{0, 64}};
   {
@@ -249,7 +249,7 @@ TEST_F(ElfDynamic, WhatPassesHardlyEverKillsTheProcess) {
     const std::uint64_t values[] = {0, ~std::uint64_t{0}, std::uint64_t{1} << below(64), random(),
                                     below(whole.size())};
     put(bytes_, begin + below(size) / 4 * 4, values[below(5)]);
-    // A new file each time: the linker knows those that it has loaded.
+    // A new file each time, because the linker remembers those that it has loaded.
     const fs::path path = folder_.write("mutant-" + std::to_string(i) + ".so", bytes_);
     try {
       check_dynamic_section(ElfFile(path));

@@ -1,5 +1,5 @@
-// A shared library of this machine, opened to be read and never mapped or run. The file may be
-// anything: half-copied, a directory, made to do harm.
+// A shared library for this machine, opened only to be read, never mapped or run. The file may be
+// anything: half-copied, a directory, or malicious.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@
 
 namespace backstop::catalog {
 
-/// HostError(plugin): the file was a plugin once, or would be one if it were whole.
+/// Throws HostError(plugin): the file was a plugin once, or would be one if it were whole.
 [[noreturn]] void refuse_as_damaged(const std::string& why);
 
-/// HostError(plugin) "file is truncated" unless `what` ends inside the file.
+/// Throws HostError(plugin) "file is truncated" unless `what` ends inside the file.
 void require_inside(const std::string& what, std::uint64_t offset, std::uint64_t size,
                     std::uint64_t file_size);
 
@@ -52,7 +52,7 @@ class ElfFile {
   std::unique_ptr<Elf, decltype(&elf_end)> elf_{nullptr, &elf_end};
 };
 
-/// HostError(plugin): the file is whole, but nothing that a plugin's build makes.
+/// Throws HostError(plugin): the file is whole, but not the product of a plugin's build.
 [[noreturn]] void refuse_as_foreign(const std::string& why);
 
 }  // namespace backstop::catalog

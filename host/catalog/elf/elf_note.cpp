@@ -8,6 +8,8 @@
 
 #include <gelf.h>
 
+#include <fmt/format.h>
+
 #include "host/base/error.hpp"
 #include "host/catalog/elf/elf_dynamic.hpp"
 #include "host/catalog/elf/elf_file.hpp"
@@ -21,7 +23,8 @@ constexpr std::uint64_t kMaximumSize = 64 * 1024;
 
 void store(std::optional<std::string>& to, const char* what, std::string_view text) {
   if (to) {
-    refuse_as_damaged(std::string(kSection) + " holds " + what + " twice, a library is one plugin");
+    refuse_as_damaged(
+        fmt::format("{} holds {} twice, but a library is one plugin", kSection, what));
   }
   to = text;
 }
@@ -43,9 +46,8 @@ PluginNotes read_notes(const std::filesystem::path& path) {
     found = true;
     if (header.sh_size > kMaximumSize) {
       throw base::HostError(base::ExitCode::plugin,
-                            std::string(kSection) + " is " + std::to_string(header.sh_size) +
-                                " bytes long, at most " + std::to_string(kMaximumSize) +
-                                " are allowed",
+                            fmt::format("{} is {} bytes long; at most {} are allowed", kSection,
+                                        header.sh_size, kMaximumSize),
                             "shorten the manifest");
     }
     Elf_Data* data = elf_getdata(elf_getscn(file.elf(), i), nullptr);
@@ -54,7 +56,7 @@ PluginNotes read_notes(const std::filesystem::path& path) {
       GElf_Nhdr note{};
       std::size_t owner_at = 0, text_at = 0;
       at = gelf_getnote(data, at, &note, &owner_at, &text_at);
-      if (at == 0) refuse_as_damaged(std::string(kSection) + " is cut short");
+      if (at == 0) refuse_as_damaged(fmt::format("{} is cut short", kSection));
       const char* bytes = static_cast<const char*>(data->d_buf);
       if (std::string_view(bytes + owner_at, note.n_namesz) != kOwner) continue;
       const std::string_view text(bytes + text_at, note.n_descsz);
@@ -62,9 +64,9 @@ PluginNotes read_notes(const std::filesystem::path& path) {
       if (note.n_type == 2) store(manifest, "a manifest", text);
     }
   }
-  if (!found) refuse_as_foreign("it has no " + std::string(kSection) + " section");
-  if (!facts) refuse_as_foreign(std::string(kSection) + " does not hold the build's facts");
-  if (!manifest) refuse_as_foreign(std::string(kSection) + " does not hold a manifest");
+  if (!found) refuse_as_foreign(fmt::format("it has no {} section", kSection));
+  if (!facts) refuse_as_foreign(fmt::format("{} does not hold the build's facts", kSection));
+  if (!manifest) refuse_as_foreign(fmt::format("{} does not hold a manifest", kSection));
   check_dynamic_section(file);
   return {*std::move(facts), *std::move(manifest)};
 }

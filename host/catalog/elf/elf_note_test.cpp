@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 using testing::HasSubstr;
 using testing::StartsWith;
 
-/// What read_notes says against the file; empty when it has nothing to say.
+/// The error of read_notes for the file; empty if there is none.
 std::string refusal(const fs::path& file) {
   try {
     read_notes(file);
@@ -57,7 +57,7 @@ class ElfNote : public testing::Test {
       std::memcpy(bytes.data(), &header, sizeof header);
     });
   }
-  /// The refusal of a plugin whose .note.backstop section has its header changed.
+  /// The refusal of a plugin after the header of its .note.backstop section was changed.
   template <typename Change>
   std::string refusal_after_note_section(Change change) const {
     return refusal_after([&](std::string& bytes) {
@@ -91,7 +91,7 @@ TEST_F(ElfNote, ReadsThroughALink) {
   EXPECT_EQ(refusal(folder_.path() / "link.so"), "");
 }
 
-TEST_F(ElfNote, NamesWhatIsNoRegularFile) {
+TEST_F(ElfNote, NamesFilesThatAreNotRegular) {
   fs::create_directory(folder_.path() / "folder.so");
   EXPECT_EQ(refusal(folder_.path() / "folder.so"), "not a regular file but a directory");
   EXPECT_EQ(refusal("/dev/null"), "not a regular file but a device");
@@ -103,7 +103,7 @@ TEST_F(ElfNote, DoesNotWaitForAFifo) {
   EXPECT_EQ(refusal(fifo), "not a regular file but a FIFO");
 }
 
-TEST_F(ElfNote, RefusesWhatCannotBeOpened) {
+TEST_F(ElfNote, RefusesFilesThatCannotBeOpened) {
   const fs::path dangling = folder_.path() / "dangling.so", loop = folder_.path() / "loop.so";
   fs::create_symlink("nowhere.so", dangling);
   fs::create_symlink("loop.so", loop);
@@ -119,33 +119,33 @@ TEST_F(ElfNote, RefusesUnreadableFile) {
   EXPECT_EQ(refusal(file), "cannot be opened: Permission denied");
 }
 
-TEST_F(ElfNote, RefusesWhatIsNoElfFile) {
+TEST_F(ElfNote, RefusesFilesThatAreNotElf) {
   EXPECT_EQ(refusal(folder_.write("empty.so", "")), "file is empty");
   EXPECT_EQ(refusal(folder_.write("text.so", "INPUT(libm.so)\n")),
-            "not a backstop plugin: it is no ELF file");
-  EXPECT_EQ(refusal(folder_.write("tiny.so", "\x7f")), "not a backstop plugin: it is no ELF file");
+            "not a Backstop plugin: not an ELF file");
+  EXPECT_EQ(refusal(folder_.write("tiny.so", "\x7f")), "not a Backstop plugin: not an ELF file");
 }
 
 TEST_F(ElfNote, RefusesOtherMachines) {
   EXPECT_EQ(refusal_after_header([](auto& h) { h.e_ident[EI_CLASS] = ELFCLASS32; }),
-            "a library of ELF class 1, this host is 64-bit (class 2)");
+            "a library of ELF class 1, but this host is 64-bit (class 2)");
   EXPECT_EQ(refusal_after_header([](auto& h) { h.e_ident[EI_DATA] = ELFDATA2MSB; }),
-            "a library of ELF byte order 2, this host is little-endian (1)");
+            "a library of ELF byte order 2, but this host is little-endian (1)");
   EXPECT_THAT(refusal_after_header([](auto& h) { h.e_machine = EM_RISCV; }),
-              StartsWith("built for ELF machine 243, this host is "));
+              StartsWith("built for ELF machine 243, but this host is "));
   EXPECT_EQ(refusal_after_header([](auto& h) { h.e_type = ET_REL; }),
-            "not a backstop plugin: its ELF type is 1, a shared library's is 3");
+            "not a Backstop plugin: its ELF type is 1, not that of a shared library (3)");
 }
 
 TEST_F(ElfNote, NamesTheSegmentThatIsCutOff) {
   const std::string whole = bytes_of(kGoodPlugin);
   EXPECT_EQ(refusal(folder_.write("cut.so", std::string_view(whole).substr(0, 20))),
-            "file is truncated: the ELF header ends at byte 64, the file has 20");
+            "file is truncated: the ELF header ends at byte 64, but the file has only 20");
   EXPECT_THAT(refusal(folder_.write("cut.so", std::string_view(whole).substr(0, 200))),
               StartsWith("file is truncated: the program header table ends at byte "));
   EXPECT_THAT(refusal(folder_.write("cut.so", std::string_view(whole).substr(0, 4096))),
               testing::MatchesRegex("file is truncated: segment [0-9]+ ends at byte [0-9]+, "
-                                    "the file has 4096"));
+                                    "but the file has only 4096"));
   EXPECT_THAT(refusal(folder_.write("cut.so", std::string_view(whole).substr(0, whole.size() - 1))),
               StartsWith("file is truncated: the section header table ends at byte "));
 }
@@ -157,13 +157,13 @@ TEST_F(ElfNote, RefusesSizesThatOverflow) {
               testing::MatchesRegex("file is truncated: section [0-9]+ ends at byte 1844.*"));
 }
 
-TEST_F(ElfNote, RefusesTablesOfOtherShape) {
+TEST_F(ElfNote, RefusesTablesWithOtherEntrySizes) {
   EXPECT_EQ(refusal_after_header([](auto& h) { h.e_phentsize = 8; }),
             "file is damaged: a program header is 8 bytes long, expected 56");
   EXPECT_EQ(refusal_after_header([](auto& h) { h.e_shentsize = 8; }),
             "file is damaged: a section header is 8 bytes long, expected 64");
   EXPECT_EQ(refusal_after_header([](auto& h) { h.e_shnum = 0; }),
-            "not a backstop plugin: it has no sections");
+            "not a Backstop plugin: it has no sections");
 }
 
 TEST_F(ElfNote, RefusesTruncationAnywhere) {
@@ -175,23 +175,23 @@ TEST_F(ElfNote, RefusesTruncationAnywhere) {
   }
 }
 
-TEST_F(ElfNote, RefusesLibraryWithoutNote) {
+TEST_F(ElfNote, RefusesALibraryWithoutANote) {
   EXPECT_EQ(refusal(kBadPlugins / "no-note.so"),
-            "not a backstop plugin: it has no .note.backstop section");
+            "not a Backstop plugin: it has no .note.backstop section");
   EXPECT_EQ(refusal(kBadPlugins / "no-manifest.so"),
-            "not a backstop plugin: .note.backstop does not hold a manifest");
+            "not a Backstop plugin: .note.backstop does not hold a manifest");
 }
 
-TEST_F(ElfNote, RefusesLargeNote) {
+TEST_F(ElfNote, RefusesALargeNote) {
   const auto enlarge = [](Elf64_Shdr& section, std::string& bytes) {
     section.sh_size = 65537;
     bytes.resize(bytes.size() + section.sh_size);
   };
   EXPECT_EQ(refusal_after_note_section(enlarge),
-            ".note.backstop is 65537 bytes long, at most 65536 are allowed");
+            ".note.backstop is 65537 bytes long; at most 65536 are allowed");
 }
 
-TEST_F(ElfNote, RefusesNoteThatIsCutShort) {
+TEST_F(ElfNote, RefusesANoteThatIsCutShort) {
   EXPECT_EQ(refusal_after_note_section([](auto& section, auto&) { section.sh_size -= 4; }),
             "file is damaged: .note.backstop is cut short");
 }
@@ -213,10 +213,10 @@ TEST_F(ElfNote, SkipsNotesOfOtherOwners) {
     bytes[section.sh_offset + sizeof(Elf64_Nhdr)] = 'X';
   };
   EXPECT_EQ(refusal_after_note_section(rename_owner),
-            "not a backstop plugin: .note.backstop does not hold the build's facts");
+            "not a Backstop plugin: .note.backstop does not hold the build's facts");
 }
 
-/// Whatever the bytes are: notes come out, or a HostError.
+/// Whatever the bytes are, the result is notes or a HostError.
 TEST_F(ElfNote, SurvivesMutations) {
   const std::string whole = bytes_of(kGoodPlugin);
   const fs::path path = folder_.write("mutant.so", whole);
@@ -232,7 +232,7 @@ TEST_F(ElfNote, SurvivesMutations) {
   for (int i = 0; i < 4000; ++i) {
     std::vector<std::size_t> places;
     for (std::size_t k = 0, count = 1 + below(4); k < count; ++k) {
-      // Mostly where it hurts: headers, notes, section headers; sometimes anywhere.
+      // Mostly in headers, notes and section headers; sometimes anywhere.
       const std::size_t places_of_interest[] = {
           below(sizeof header), below(0x500),
           header.e_shoff + below(header.e_shnum * sizeof(Elf64_Shdr)), below(whole.size())};
@@ -260,7 +260,7 @@ TEST_F(ElfNote, SurvivesMutations) {
   EXPECT_EQ(bytes_of(path), whole);
 }
 
-TEST_F(ElfNote, SurvivesRandomBytesBehindAGoodHeader) {
+TEST_F(ElfNote, SurvivesRandomBytesAfterAGoodHeader) {
   std::mt19937 random(7);
   const std::string header = bytes_of(kGoodPlugin).substr(0, sizeof(Elf64_Ehdr));
   for (int i = 0; i < 60; ++i) {

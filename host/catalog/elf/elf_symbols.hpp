@@ -1,4 +1,4 @@
-// What a library gives to the dynamic linker and asks of it, read without mapping or running it.
+// What a library exports and needs, read without mapping or running it.
 #pragma once
 
 #include <filesystem>

@@ -13,24 +13,24 @@ using testing::Contains;
 using testing::ElementsAre;
 using testing::Not;
 
-TEST(ElfSymbols, PluginExportsItsEntryAlone) {
+TEST(ElfSymbols, APluginExportsOnlyItsEntry) {
   EXPECT_THAT(exported_symbols(kGoodPlugin), ElementsAre("backstop_plugin_v1"));
 }
 
-TEST(ElfSymbols, ShowsWhatIsExportedByMistake) {
+TEST(ElfSymbols, ShowsSymbolsThatAreExportedByMistake) {
   EXPECT_THAT(exported_symbols(kBadPlugins / "exports-more.so"),
               ElementsAre("backstop_plugin_v1", "one_symbol_too_many"));
-  // What it only uses is not among them.
+  // Symbols that it only uses are not among them.
   EXPECT_THAT(exported_symbols(kBadPlugins / "undefined-symbol.so"),
               ElementsAre("backstop_plugin_v1"));
 }
 
-TEST(ElfSymbols, NamesTheLibrariesThatAreLoadedToo) {
+TEST(ElfSymbols, NamesTheLibrariesThatAreLoadedWithIt) {
   EXPECT_THAT(needed_libraries(kGoodPlugin), Contains("libstdc++.so.6"));
   EXPECT_THAT(needed_libraries(kGoodPlugin), Not(Contains("libelf.so.1")));
 }
 
-TEST(ElfSymbols, RefuseWhatIsNoLibrary) {
+TEST(ElfSymbols, RefusesFilesThatAreNotLibraries) {
   const TestFolder folder;
   const auto text = folder.write("text.so", "text");
   EXPECT_THROW(exported_symbols(text), base::HostError);

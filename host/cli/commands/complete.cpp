@@ -7,7 +7,7 @@
 #include "host/base/text.hpp"
 #include "host/cli/command.hpp"
 #include "host/recipe/recipe.hpp"
-#include "host/recipe/write.hpp"
+#include "host/schema/toml_text.hpp"
 
 namespace backstop::cli {
 namespace {
@@ -126,13 +126,13 @@ void add_keys(const toml::node& node, const std::string& path, Candidates& candi
   };
   if (const auto* table = node.as_table()) {
     for (const auto& [key, value] : *table)
-      if (recipe::key_text(key.str()) == key.str())
+      if (schema::key_text(key.str()) == key.str())
         add_keys(value, below(std::string(key.str())), candidates);
   } else if (const auto* array = node.as_array(); array && array->is_homogeneous<toml::table>()) {
     for (std::size_t i = 0; i < array->size(); ++i)
       add_keys((*array)[i], below(std::to_string(i)), candidates);
   } else {
-    candidates.add(path + "=", recipe::value_text(node));
+    candidates.add(path + "=", schema::value_text(node));
   }
 }
 

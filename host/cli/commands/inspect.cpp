@@ -19,7 +19,7 @@
 #include "host/cli/library_search.hpp"
 #include "host/cli/plugin_folders.hpp"
 #include "host/recipe/recipe.hpp"
-#include "host/recipe/write.hpp"
+#include "host/schema/toml_text.hpp"
 
 namespace backstop::cli {
 namespace {
@@ -32,12 +32,6 @@ constexpr const char* kDescription =
     "is a name, KIND/NAME, or the path of an .so file. No code of the plugin is run; when it "
     "cannot\n"
     "be used, the reason is shown and the exit status is 3.\n";
-
-std::string joined(const std::vector<std::string>& words) {
-  std::string text;
-  for (const auto& word : words) text += (text.empty() ? "" : ", ") + word;
-  return text;
-}
 
 // -- finding it --
 
@@ -116,7 +110,7 @@ struct Details {
 std::optional<catalog::Refusal> unloadable(const Details& details) {
   if (!details.library) return std::nullopt;
   if (const auto names = missing(details.libraries); !names.empty())
-    return catalog::Refusal{"needs " + joined(names) + ", which " +
+    return catalog::Refusal{"needs " + base::list_of(names) + ", which " +
                                 (names.size() == 1 ? "is" : "are") + " not on this machine",
                             "install the package that has it (`apt-file search " + names.front() +
                                 "`), or put its folder into LD_LIBRARY_PATH"};
@@ -151,21 +145,21 @@ Details details_of(const catalog::PluginEntry& entry, const std::vector<PluginFo
 
 // -- showing it --
 
-std::string type_of(const catalog::Parameter& parameter) {
+std::string type_of(const schema::Parameter& parameter) {
   return (parameter.list ? "list of " : "") + std::string(to_string(parameter.type));
 }
 
-std::string default_of(const catalog::Parameter& parameter) {
+std::string default_of(const schema::Parameter& parameter) {
   if (parameter.default_value.empty()) return parameter.optional ? "optional" : "required";
-  return recipe::value_text(parameter.default_value[0]);
+  return schema::value_text(parameter.default_value[0]);
 }
 
-std::string range_of(const catalog::Parameter& parameter) {
+std::string range_of(const schema::Parameter& parameter) {
   std::string text;
   for (const auto& choice : parameter.choices) text += (text.empty() ? "" : ", ") + choice;
   if (!text.empty()) return text;
   const auto& [minimum, maximum] = std::tie(parameter.minimum, parameter.maximum);
-  const bool whole = parameter.type == catalog::ParameterType::integer;
+  const bool whole = parameter.type == schema::ParameterType::integer;
   const auto bound = [whole](double value) {
     return whole ? std::to_string(static_cast<std::int64_t>(value)) : base::shortest(value);
   };
@@ -232,7 +226,7 @@ std::string exports_of(const std::vector<std::string>& exports) {
   const std::size_t count = others.size();
   others.resize(std::min(count, kShown));
   return text + " and " + base::count_of(count, "symbol") +
-         " that it should hide: " + joined(others) + (count > kShown ? ", ..." : "");
+         " that it should hide: " + base::list_of(others) + (count > kShown ? ", ..." : "");
 }
 
 /// `text` in lines of at most `width` columns where words allow it, each after `indent`.
@@ -249,7 +243,7 @@ std::string wrapped(const std::string& text, const std::string& indent, std::siz
   return line.empty() ? result : result + indent + line + "\n";
 }
 
-std::string parameter_list(const std::vector<catalog::Parameter>& parameters,
+std::string parameter_list(const std::vector<schema::Parameter>& parameters,
                            std::string_view bold) {
   std::vector<std::vector<base::Cell>> rows;
   for (const auto& parameter : parameters)
@@ -281,7 +275,7 @@ std::string text_of(const catalog::PluginEntry& entry, const Details& details, b
   };
   fact("license", manifest.license);
   fact("reference", manifest.reference);
-  fact("needs", joined(manifest.needs));
+  fact("needs", base::list_of(manifest.needs));
   if (manifest.crop_padding != 0 || manifest.horizontal_flip)
     fact("augmentation",
          "crop padding " + std::to_string(manifest.crop_padding) + " pixels" +
@@ -298,8 +292,8 @@ std::string text_of(const catalog::PluginEntry& entry, const Details& details, b
   fact("exports", details.library ? exports_of(details.exports) : "");
   std::vector<std::string> libraries;
   for (const auto& library : details.libraries) libraries.push_back(library.name);
-  fact("libraries", joined(libraries));
-  fact("not found", joined(missing(details.libraries)));
+  fact("libraries", base::list_of(libraries));
+  fact("not found", base::list_of(missing(details.libraries)));
   if (entry.shadowed) fact("not used", "an earlier folder has one of this name");
 
   std::string text;
@@ -317,7 +311,7 @@ nlohmann::json or_null(const std::optional<double>& value) {
   return value ? nlohmann::json(*value) : nlohmann::json();
 }
 
-nlohmann::json to_json(const catalog::Parameter& parameter) {
+nlohmann::json to_json(const schema::Parameter& parameter) {
   nlohmann::json default_value;
   if (!parameter.default_value.empty()) {
     std::ostringstream text;

@@ -183,10 +183,10 @@ Verdict manifest(const Subject& subject) {
 }
 
 /// A value just outside of a bound, as TOML.
-std::string outside(const catalog::Parameter& parameter, bool below) {
+std::string outside(const schema::Parameter& parameter, bool below) {
   const double bound = below ? *parameter.minimum : *parameter.maximum;
   const bool exclusive = below ? parameter.minimum_exclusive : parameter.maximum_exclusive;
-  if (parameter.type == catalog::ParameterType::integer)
+  if (parameter.type == schema::ParameterType::integer)
     return std::to_string(static_cast<std::int64_t>(bound) + (exclusive ? 0 : below ? -1 : 1));
   if (exclusive) return base::shortest(bound);
   const double infinity = std::numeric_limits<double>::infinity();
@@ -202,7 +202,7 @@ Verdict refusals(const Subject& subject) {
     if (parameter.minimum) value(outside(parameter, true));
     if (parameter.maximum) value(outside(parameter, false));
     if (!parameter.choices.empty()) value("\"no-such-choice\"");
-    if (parameter.type != catalog::ParameterType::string) value("{ wrong = \"type\" }");
+    if (parameter.type != schema::ParameterType::string) value("{ wrong = \"type\" }");
   }
   // Whatever else is wrong (a parameter without a default), the error has to be about this value.
   const auto refused = [&](const std::string& one) {
@@ -228,7 +228,7 @@ std::vector<recipe::Recipe> recipes_for_ranges(const Subject& subject) {
          {std::pair(parameter.minimum, parameter.minimum_exclusive),
           std::pair(parameter.maximum, parameter.maximum_exclusive)}) {
       if (!bound || exclusive) continue;
-      const std::string value = parameter.type == catalog::ParameterType::integer
+      const std::string value = parameter.type == schema::ParameterType::integer
                                     ? std::to_string(static_cast<std::int64_t>(*bound))
                                     : base::shortest(*bound);
       for (auto& recipe : subject.check({parameter.key + "=" + value}).recipes)
@@ -370,7 +370,7 @@ void print_verdict(const Test& test, const Verdict& verdict, bool color) {
   line += color ? std::string(kStyles[result]) + kWords[result] + std::string(base::kReset)
                 : kWords[result];
   line += "\n";
-  std::istringstream lines(base::printable_lines(verdict.message));
+  std::istringstream lines(base::printable(verdict.message, "\n"));
   for (std::string one; std::getline(lines, one);) line += "    " + one + "\n";
   if (!verdict.hint.empty()) line += "    hint: " + base::printable(verdict.hint) + "\n";
   print(line);

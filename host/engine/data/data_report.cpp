@@ -11,8 +11,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <openssl/evp.h>
 
+#include "host/base/hash.hpp"
 #include "host/engine/compute.hpp"
 #include "host/engine/data/load_data.hpp"
 #include "host/engine/data/picture.hpp"
@@ -84,39 +84,14 @@ json channel_statistics(const at::Tensor& images, StageContext& ctx) {
   return {{"mean", mean}, {"deviation", deviation}};
 }
 
-/// Lower-case hexadecimal MD5 of a file. Throws HostError(environment) when it cannot be read.
 std::string md5_of_file(const std::filesystem::path& path, StageContext& ctx) {
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> md5(EVP_MD_CTX_new(),
-                                                                    &EVP_MD_CTX_free);
-  if (!md5 || EVP_DigestInit_ex(md5.get(), EVP_md5(), nullptr) != 1)
-    throw base::HostError(base::ExitCode::environment, "libcrypto cannot compute MD5",
-                          "it may be in a mode that allows approved algorithms alone");
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  std::vector<char> buffer(std::size_t{4} << 20);
   std::error_code unknown;
   const auto size = static_cast<std::int64_t>(std::filesystem::file_size(path, unknown));
-  std::int64_t done = 0;
-  while (file) {
+  return base::md5_of_file(path, [&](std::int64_t done) {
     ctx.stop_if_cancelled();
-    file.read(buffer.data(), std::ssize(buffer));
-    EVP_DigestUpdate(md5.get(), buffer.data(), static_cast<std::size_t>(file.gcount()));
-    done += file.gcount();
     if (done < size)
       ctx.progress(done >> 20, size >> 20, "MiB of " + path.filename().string() + " hashed");
-  }
-  if (file.bad() || !file.eof())
-    throw base::HostError(base::ExitCode::environment, "cannot read " + path.string() + ": " +
-                                                           std::strerror(errno != 0 ? errno : EIO));
-  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-  unsigned length = 0;
-  EVP_DigestFinal_ex(md5.get(), digest.data(), &length);
-  std::string text;
-  for (unsigned i = 0; i < length; ++i) {
-    text += "0123456789abcdef"[digest[i] >> 4];
-    text += "0123456789abcdef"[digest[i] & 15];
-  }
-  return text;
+  });
 }
 
 /// Builds the report of one dataset.

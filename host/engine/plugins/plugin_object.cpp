@@ -113,7 +113,7 @@ RecipeParams::RecipeParams(const recipe::PluginUse& use, const Complaints& compl
     : table_(use.parameters), plugin_(use.name()) {
   for (const auto& scheduler : use.schedulers)
     schedulers_.try_emplace(scheduler.key, PluginObject(scheduler, complaints), complaints);
-  for (const catalog::Parameter& parameter : use.plugin->manifest.parameters) {
+  for (const schema::Parameter& parameter : use.plugin->manifest.parameters) {
     const toml::node* node = table_.get(parameter.key);
     if (node == nullptr || !parameter.list) continue;
     for (const toml::node& item : *node->as_array()) {

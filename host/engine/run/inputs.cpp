@@ -55,7 +55,7 @@ json content_of(const fs::path& path) {
 json files_of(const recipe::PluginUse& use) {
   json files = json::object();
   for (const auto& parameter : use.plugin->manifest.parameters) {
-    if (parameter.type != catalog::ParameterType::path) continue;
+    if (parameter.type != schema::ParameterType::path) continue;
     const toml::node* node = use.parameters.get(parameter.key);
     if (node == nullptr) continue;
     if (const auto path = node->value<std::string>()) files[parameter.key] = content_of(*path);

@@ -163,9 +163,9 @@ TEST_F(Inputs, EveryInputOfADefenseIsInItsKey) {
 
 TEST_F(Inputs, ContentOfEveryPathIsInAPluginsKey) {
   const auto parameter = [](const char* key, bool list) {
-    catalog::Parameter path;
+    schema::Parameter path;
     path.key = key;
-    path.type = catalog::ParameterType::path;
+    path.type = schema::ParameterType::path;
     path.list = list;
     return path;
   };

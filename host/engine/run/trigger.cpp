@@ -16,7 +16,7 @@ using Record = std::map<std::string, std::string>;
 std::string parameters_text(const PluginInput& plugin) {
   nlohmann::json parameters = plugin.key["parameters"];
   for (const auto& parameter : plugin.use.plugin->manifest.parameters)
-    if (parameter.type == catalog::ParameterType::path) parameters.erase(parameter.key);
+    if (parameter.type == schema::ParameterType::path) parameters.erase(parameter.key);
   return parameters.dump();
 }
 

@@ -1,0 +1,262 @@
+#include "host/schema/sections.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "host/schema/architectures.hpp"
+
+namespace backstop::schema {
+namespace {
+
+using enum ParameterType;
+
+constexpr double kLargestSeed = 9007199254740992;  // 2^53: JSON readers keep it exactly
+
+Parameters bounds(double smallest) {
+  return {{.key = "minimum",
+           .type = floating,
+           .optional = true,
+           .minimum = smallest,
+           .maximum = 1,
+           .help = "Smallest value that meets the expectation"},
+          {.key = "maximum",
+           .type = floating,
+           .optional = true,
+           .minimum = smallest,
+           .maximum = 1,
+           .help = "Largest value that meets the expectation"}};
+}
+
+std::vector<std::string> names_of_architectures() {
+  std::vector<std::string> names;
+  for (const ArchitectureInfo& architecture : architectures())
+    names.emplace_back(architecture.name);
+  return names;
+}
+
+/// "preact-resnet18 (...), resnet18 (...)"
+std::string summary_of_architectures() {
+  std::string text;
+  for (const ArchitectureInfo& architecture : architectures())
+    text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", architecture.name,
+                        architecture.summary);
+  return text;
+}
+
+Sections make_sections() {
+  Sections sections;
+  sections.recipe = {
+      {.key = "schema",
+       .type = integer,
+       .minimum = 1,
+       .maximum = 1,
+       .help = "Version of the recipe format"},
+      {.key = "name", .help = "Name of the run and of its folder"},
+      {.key = "scenario",
+       .type = choice,
+       .default_value = toml::array{"standalone"},
+       .choices = {"standalone", "transfer", "encoder"},
+       .help = "What is trained, attacked and defended"},
+      {.key = "seed",
+       .type = integer,
+       .default_value = toml::array{0},
+       .minimum = 0,
+       .maximum = kLargestSeed,
+       .help = "Seed of every random draw of the run"},
+  };
+  sections.dataset = {
+      {.key = "plugin", .help = "Dataset"},
+      {.key = "image_size",
+       .type = integer,
+       .optional = true,
+       .minimum = 8,
+       .maximum = 512,
+       .unit = "pixels",
+       .help = "Resize images to squares with sides of this length"},
+      {.key = "classes",
+       .list = true,
+       .optional = true,
+       .minimum = 0,
+       .help = "Labels or names of the classes to use; they become 0, 1, ..."},
+      {.key = "per_class",
+       .type = integer,
+       .default_value = toml::array{0},
+       .minimum = 0,
+       .help = "Training images to use of each class; 0: all"},
+      {.key = "limit",
+       .type = integer,
+       .default_value = toml::array{0},
+       .minimum = 0,
+       .help = "Training images to use; 0: all"},
+      {.key = "test_limit",
+       .type = integer,
+       .default_value = toml::array{0},
+       .minimum = 0,
+       .help = "Test images to use; 0: all"},
+  };
+  sections.replaceable = {"image_size", "classes", "per_class"};
+  sections.augmentation = {
+      {.key = "crop_padding",
+       .type = integer,
+       .default_value = toml::array{0},
+       .minimum = 0,
+       .maximum = 256,
+       .unit = "pixels",
+       .help = "Padding before a random crop; 0: no crop"},
+      {.key = "horizontal_flip",
+       .type = boolean,
+       .default_value = toml::array{false},
+       .help = "Mirror half of the training images"},
+  };
+  sections.model = {
+      {.key = "architecture",
+       .type = choice,
+       .default_value = toml::array{"preact-resnet18"},
+       .choices = names_of_architectures(),
+       .help = "Network: " + summary_of_architectures()},
+      {.key = "width",
+       .type = integer,
+       .default_value = toml::array{64},
+       .minimum = 1,
+       .maximum = 1024,
+       .help = "Channels of the network's first stage"},
+      {.key = "file",
+       .type = path,
+       .optional = true,
+       .must_exist = true,
+       .help = "Start from these weights instead of training a model"},
+      {.key = "mean",
+       .type = floating,
+       .list = true,
+       .optional = true,
+       .help = "Normalization of the model in `file`, where the file does not record it: mean of "
+               "each channel of pixels in [0, 1], or of all channels"},
+      {.key = "deviation",
+       .type = floating,
+       .list = true,
+       .optional = true,
+       .minimum = 0,
+       .minimum_exclusive = true,
+       .help = "The standard deviation that goes with `mean`"},
+  };
+  sections.attack = {
+      {.key = "plugin", .help = "Attack"},
+      {.key = "file",
+       .type = path,
+       .optional = true,
+       .must_exist = true,
+       .help = "Use the trigger and the poisoned images of an earlier run"},
+      {.key = "poison_ratio",
+       .type = floating,
+       .default_value = toml::array{0.1},
+       .minimum = 0,
+       .maximum = 1,
+       .minimum_exclusive = true,
+       .help = "Share of the training set that the attacker poisons"},
+      {.key = "target",
+       .type = integer,
+       .default_value = toml::array{0},
+       .minimum = 0,
+       .help = "Class that triggered images should be assigned to"},
+      {.key = "labels",
+       .type = choice,
+       .default_value = toml::array{"all-to-one"},
+       .choices = {"all-to-one", "all-to-all"},
+       .help = "all-to-one: every class becomes `target`; all-to-all: class y becomes y + 1"},
+  };
+  sections.training = {
+      {.key = "epochs",
+       .type = integer,
+       .default_value = toml::array{100},
+       .minimum = 0,
+       .maximum = 100000,
+       .help = "Passes over the training set"},
+      {.key = "batch_size",
+       .type = integer,
+       .default_value = toml::array{128},
+       .minimum = 1,
+       .maximum = 65536,
+       .help = "Images in an optimizer step"},
+      {.key = "optimizer",
+       .type = optimizer,
+       .default_value =
+           toml::array{toml::table{{"name", "sgd"}, {"momentum", 0.9}, {"weight_decay", 5e-4}}},
+       .help = "Optimizer"},
+      {.key = "scheduler",
+       .type = scheduler,
+       .default_value = toml::array{toml::table{{"plugin", "cosine"}, {"rate", 0.01}}},
+       .help = "Learning rate"},
+  };
+  sections.defense = {
+      {.key = "name",
+       .optional = true,
+       .help = "What the tables call it; left out: the plugin's name"},
+      {.key = "plugin", .help = "Defense"},
+      {.key = "measure_every",
+       .type = integer,
+       .default_value = toml::array{1},
+       .minimum = 0,
+       .unit = "epochs",
+       .help = "How often to measure on the test set; 0: only at the end"},
+  };
+  sections.clean_fraction = {.key = "clean_fraction",
+                             .type = floating,
+                             .default_value = toml::array{0.05},
+                             .minimum = 0,
+                             .maximum = 1,
+                             .minimum_exclusive = true,
+                             .help = "Share of the training set that the defense is given"};
+  sections.clean_images = {.key = "clean_images",
+                           .type = integer,
+                           .minimum = 1,
+                           .help = "The same as a number of images"};
+  sections.compute = {
+      {.key = "device", .default_value = toml::array{"auto"}, .help = "auto, cpu, cuda or cuda:N"},
+      {.key = "precision",
+       .type = choice,
+       .default_value = toml::array{"auto"},
+       .choices = {"auto", "float32", "bfloat16"},
+       .help = "Number format of the training"},
+      {.key = "threads",
+       .type = integer,
+       .default_value = toml::array{0},
+       .minimum = 0,
+       .maximum = 4096,
+       .help = "0: one for each core"},
+      {.key = "kernels",
+       .type = choice,
+       .default_value = toml::array{"own"},
+       .choices = {"own", "libtorch"},
+       .help = "Which kernels to use: Backstop's own where available, or LibTorch's"},
+  };
+  sections.scheduler = {{.key = "plugin", .help = "Scheduler"}};
+  sections.share = bounds(0);
+  sections.difference = bounds(-1);
+  return sections;
+}
+
+}  // namespace
+
+const Sections& sections() {
+  static const Sections kSections = make_sections();
+  return kSections;
+}
+
+const std::vector<std::string>& reserved_keys() {
+  static const std::vector<std::string> kKeys = [] {
+    const Sections& host = sections();
+    std::vector<std::string> keys{"augmentation", "training", host.clean_fraction.key,
+                                  host.clean_images.key};
+    for (const auto* table : {&host.dataset, &host.attack, &host.defense, &host.scheduler})
+      for (const Parameter& parameter : *table) keys.push_back(parameter.key);
+    std::erase_if(keys, [&](const std::string& key) {
+      const auto& free = host.replaceable;
+      return std::find(free.begin(), free.end(), key) != free.end();
+    });
+    return keys;
+  }();
+  return kKeys;
+}
+
+}  // namespace backstop::schema
