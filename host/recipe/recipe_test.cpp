@@ -303,7 +303,7 @@ TEST_F(Recipes, ReportsWrongTypes) {
             "9:10+10 `plugin` must be a string, got 1979-05-27\n");
   EXPECT_EQ(problems_of("schema = 1\nname = \"a\"\ndefense = 3\n"
                         "dataset.plugin = \"shapes\"\nattack.plugin = \"badnets\"\n"),
-            "3:11+1 `defense` must be an array of tables, got 3 | write [[defense]], once for "
+            "3:11+1 `defense` must be an array of tables, got 3 | write [[defense]] once for "
             "each defense\n");
   EXPECT_EQ(
       problems_with("[[defense]]\nname = \"super\"", "[model.width]\n[defence]\n"),

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "host/base/error.hpp"
+#include "host/catalog/build_facts.hpp"
 #include "host/catalog/manifest.hpp"
 #include "tests/support/test_folder.hpp"
 

@@ -173,13 +173,13 @@ TEST_F(Inputs, ContentOfEveryPathIsInAPluginsKey) {
                                  parameter("files", true)};
   scheduler_.manifest.parameters = {parameter("file", false)};
   recipe::PluginUse use{&attack_,
-                        {{"file", (folder_ / "trigger.png").string()},
-                         {"folder", (folder_ / "images").string()},
-                         {"files", toml::array{(folder_ / "images/1.png").string()}}},
+                        toml::table{{"file", (folder_ / "trigger.png").string()},
+                                    {"folder", (folder_ / "images").string()},
+                                    {"files", toml::array{(folder_ / "images/1.png").string()}}},
                         {},
                         {}};
   use.schedulers.push_back(
-      {&scheduler_, {{"file", (folder_ / "trigger.png").string()}}, "scheduler", {}});
+      {&scheduler_, toml::table{{"file", (folder_ / "trigger.png").string()}}, "scheduler", {}});
   std::vector<std::string> keys{plugin_input(use).key.dump()};
   const auto expect_another = [&](const char* what) {
     const std::string key = plugin_input(use).key.dump();

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "backstop/error.hpp"
 #include "host/base/error.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 
@@ -93,7 +94,7 @@ TEST_F(ModelFiles, ModelsOfOtherConstantsAreNotCopied) {
   Classifier to = model();
   at::Generator generator = make_generator(1);
   const Classifier from(to.architecture(), {}, {}, generator);
-  EXPECT_THROW(to.copy_from(from), Error);
+  EXPECT_THROW(to.copy_from(from), backstop::Error);
   EXPECT_NO_THROW(to.copy_from(model()));
 }
 
