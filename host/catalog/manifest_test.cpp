@@ -240,7 +240,7 @@ TEST(Manifest, RefusesBadChoices) {
             "m:8: `parameters.p.choices` lists \"a\" twice");
   EXPECT_EQ(
       parameter_problems("type = \"choice\"\nchoices = [\"a\", \"b\"]\ndefault = \"c\"\n"),
-      "m:9: `parameters.p.default` must be one of \"a\", \"b\", got \"c\"; did you mean \"a\"?");
+      "m:9: `parameters.p.default` must be one of \"a\", \"b\", got \"c\"");
 }
 
 TEST(Manifest, RefusesEmptyRanges) {

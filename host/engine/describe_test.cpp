@@ -4,7 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "host/catalog/manifest.hpp"
+#include "host/catalog/build_facts.hpp"
 #include "host/engine/engine.hpp"
 
 namespace backstop::engine {

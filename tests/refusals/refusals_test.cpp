@@ -8,7 +8,7 @@
 
 #include <sys/stat.h>
 
-#include "host/catalog/manifest.hpp"
+#include "host/catalog/build_facts.hpp"
 #include "tests/support/end_to_end.hpp"
 
 namespace backstop::testing {
