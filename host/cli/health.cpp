@@ -233,7 +233,8 @@ class Problems {
 void judge_libtorch(const engine::EngineDescription& engine, Problems& problems) {
   if (!engine.error.empty())
     problems.broken("LibTorch fails: " + engine.error, "install LibTorch again");
-  if (engine.error.empty() && catalog::major_minor(engine.running) != catalog::major_minor(engine.built_for))
+  if (engine.error.empty() &&
+      catalog::major_minor(engine.running) != catalog::major_minor(engine.built_for))
     problems.broken("the engine was built for LibTorch " + engine.built_for + ", LibTorch " +
                         engine.running + " is loaded from " + engine.file.string(),
                     "build backstop against the LibTorch that it is to run with");
@@ -288,9 +289,9 @@ void judge_environment(const Health& health, Problems& problems) {
   for (const auto& [name, value] : health.environment)
     if (name == "ONEDNN_MAX_CPU_ISA" || name == "DNNL_MAX_CPU_ISA" ||
         (name == "ATEN_CPU_CAPABILITY" && holds_kernels_back(value)))
-      problems.warning(
-          name + " is " + base::ticked(value) + ", which keeps LibTorch from using all of this processor",
-          "unset " + name);
+      problems.warning(name + " is " + base::ticked(value) +
+                           ", which keeps LibTorch from using all of this processor",
+                       "unset " + name);
 }
 
 void judge_folder(const FolderHealth& health, Problems& problems) {

@@ -3,10 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
-#include <fstream>
 #include <map>
-#include <memory>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
