@@ -23,9 +23,9 @@ std::int64_t not_finite(const at::Tensor& logits) {
   return count(at::isfinite(logits).all(1).logical_not());
 }
 
-/// The class that is predicted most often.
+/// The class that is predicted most often. On the CPU: a GPU's bincount may be nondeterministic.
 std::int64_t favorite(const at::Tensor& predicted, std::int64_t classes) {
-  return predicted.bincount({}, classes).argmax().item<std::int64_t>();
+  return predicted.to(at::kCPU).bincount({}, classes).argmax().item<std::int64_t>();
 }
 
 json success_at_targets(const at::Tensor& predicted, const at::Tensor& of_clean,
