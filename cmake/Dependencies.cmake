@@ -1,4 +1,4 @@
-# Debian 12 packages of scripts/install-dependencies; nothing is downloaded.
+# The Debian 12 packages of scripts/install-dependencies; nothing is downloaded.
 find_package(Torch REQUIRED)
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(Boost 1.74 CONFIG REQUIRED COMPONENTS program_options)

@@ -1,8 +1,8 @@
-# What is installed beside the targets, which say so themselves: `runtime` is what `backstop` needs,
-# `development` what authors of plugins need (see sdk/CMakeLists.txt).
+# What is installed apart from targets, which have their own install() commands. The component `runtime`
+# is what `backstop` needs, `development` what plugin authors need (see sdk/CMakeLists.txt).
 include(GNUInstallDirs)
 
-# backstop(1) comes from the program's own help.
+# The program itself writes backstop(1), from the texts of its help.
 find_program(GZIP gzip REQUIRED)
 set(manual "${CMAKE_BINARY_DIR}/share/man/man1/backstop.1.gz")
 add_custom_command(OUTPUT "${manual}"

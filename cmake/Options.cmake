@@ -1,4 +1,4 @@
-# How the whole tree is built.
+# Build options of the whole tree.
 if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "" FORCE)
 endif()
@@ -9,7 +9,7 @@ set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin")
 
-option(BACKSTOP_WARNINGS_AS_ERRORS "Stop at the first warning" OFF)
+option(BACKSTOP_WARNINGS_AS_ERRORS "Treat warnings as errors" OFF)
 
 find_program(CCACHE ccache)
 if(CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)

@@ -1,5 +1,5 @@
-# `cpack` in the build folder makes two Debian packages: `backstop`, and `libbackstop-dev` for authors
-# of plugins.
+# `cpack` in the build folder makes two Debian packages: `backstop`, and `libbackstop-dev` for plugin
+# authors.
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME backstop)
 set(CPACK_PACKAGE_VENDOR "the Backstop developers")
@@ -9,9 +9,9 @@ set(CPACK_PACKAGE_DIRECTORY "${CMAKE_BINARY_DIR}/packages")
 set(CPACK_COMPONENTS_ALL runtime development)
 set(CPACK_COMPONENTS_GROUPING IGNORE)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
-set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS # whatever the umask
+set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS # independent of the umask
   OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
-set(CPACK_STRIP_FILES ON) # the notes that the host reads are part of the program image and stay
+set(CPACK_STRIP_FILES ON) # the notes that the host reads are loaded sections, which stay
 
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_COMPRESSION_TYPE xz)
@@ -26,8 +26,8 @@ Backstop trains image classifiers with backdoors in them, removes the
 backdoors, and measures what is left and what the removal cost.
 
 Attacks, defenses, learning-rate schedulers and datasets are plugins, chained
-by a recipe in TOML. The package libbackstop-dev has what it takes to write
-one.")
+by a recipe in TOML. The package libbackstop-dev contains what is needed to
+write one.")
 
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libbackstop-dev)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
@@ -40,7 +40,7 @@ set(CPACK_DEBIAN_DEVELOPMENT_DESCRIPTION
 Headers, CMake functions, test doubles and project templates for plugins of
 backstop: attacks, defenses, learning-rate schedulers and datasets.")
 
-# What Debian has its own ways for.
+# Debian has its own rules for these.
 set(CPACK_PRE_BUILD_SCRIPTS "${PROJECT_SOURCE_DIR}/packaging/debian.cmake")
 configure_file(packaging/changelog.in "${CMAKE_BINARY_DIR}/packaging/changelog" @ONLY)
 set(CPACK_BACKSTOP_CHANGELOG "${CMAKE_BINARY_DIR}/packaging/changelog")

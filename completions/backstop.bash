@@ -1,7 +1,7 @@
-# Completion of backstop(1) in bash: the program itself knows what can come next.
+# Completion of backstop(1) in bash: the program itself supplies the candidates.
 
 _backstop() {
-  # bash also splits words at = and :, which are parts of ours.
+  # bash also splits words at = and :, which can be part of our words.
   local words=() rest=${COMP_LINE:0:COMP_POINT} i piece
   for ((i = 0; i <= COMP_CWORD; i++)); do
     piece=${COMP_WORDS[i]}
@@ -16,7 +16,7 @@ _backstop() {
 
   local current=${words[-1]} value=${words[-1]} before=
   [[ $current == --*=* ]] && value=${current#--*=}
-  # What bash takes for words of their own stays on the line.
+  # What bash considers separate words stays on the line.
   [[ $current == *[=:]* ]] && before=${current%"${current##*[=:]}"}
 
   COMPREPLY=()

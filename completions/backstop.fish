@@ -1,4 +1,4 @@
-# Completion of backstop(1) in fish: the program itself knows what can come next.
+# Completion of backstop(1) in fish: the program itself supplies the candidates.
 
 function __backstop_complete
     set -l words (commandline -opc)

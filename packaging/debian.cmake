@@ -1,5 +1,5 @@
-# Run by CPack between installation and packaging: what Debian's policy wants otherwise than a plain
-# installation has it.
+# CPack runs this between installation and packaging, to do what Debian's policy requires beyond a plain
+# installation.
 set(staged "${CPACK_TEMPORARY_DIRECTORY}")
 foreach(component IN LISTS CPACK_COMPONENTS_ALL)
   string(TOUPPER "${component}" upper)
@@ -10,7 +10,7 @@ foreach(component IN LISTS CPACK_COMPONENTS_ALL)
   file(COPY "${CMAKE_CURRENT_LIST_DIR}/lintian-overrides/${package}"
        DESTINATION "${staged}/${component}/usr/share/lintian/overrides")
 endforeach()
-# /usr/share/common-licenses has it.
+# Debian has it in /usr/share/common-licenses.
 file(REMOVE "${staged}/runtime/usr/share/doc/backstop/LICENSE")
 file(RENAME "${staged}/runtime/usr/share/zsh/site-functions"
             "${staged}/runtime/usr/share/zsh/vendor-completions")

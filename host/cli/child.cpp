@@ -10,6 +10,7 @@
 #include <spawn.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 
@@ -19,12 +20,13 @@ namespace backstop::cli {
 namespace {
 
 [[noreturn]] void cannot_start(int error) {
-  throw base::HostError(base::ExitCode::environment,
-                        "cannot start a process: " + std::generic_category().message(error),
-                        "free memory, or raise the limit on processes");
+  throw base::HostError(
+      base::ExitCode::environment,
+      fmt::format("cannot start a process: {}", std::generic_category().message(error)),
+      "free some memory, or raise the limit on processes");
 }
 
-/// A file in memory that a child writes to: unlike a pipe it needs no reader.
+/// A file in memory that a child writes to; unlike a pipe, it needs no reader.
 class Capture {
  public:
   Capture() : descriptor_(memfd_create("backstop", MFD_CLOEXEC)) {
@@ -100,7 +102,7 @@ std::string last_line(std::string_view text) {
 
 std::string signal_name(int signal) {
   const char* name = ::sigabbrev_np(signal);
-  return name != nullptr ? "SIG" + std::string(name) : "signal " + std::to_string(signal);
+  return name != nullptr ? fmt::format("SIG{}", name) : fmt::format("signal {}", signal);
 }
 
 }  // namespace backstop::cli

@@ -1,4 +1,4 @@
-// This program again, in a process of its own: for what may crash or never end.
+// Runs this program again in a child process, for work that may crash or never finish.
 #pragma once
 
 #include <chrono>
@@ -9,17 +9,17 @@
 namespace backstop::cli {
 
 struct ChildOutcome {
-  int code = -1;           ///< exit status; -1: it did not exit by itself
-  int signal = 0;          ///< the signal that ended it
+  int code = -1;           ///< exit status; -1 if it did not exit by itself
+  int signal = 0;          ///< the signal that ended it; 0 if none did
   bool timed_out = false;  ///< killed at the limit
   std::string out, err;    ///< what it wrote
 };
 
-/// Runs this program with `arguments` and waits. Nothing of this process is shared but the
-/// environment and the folder. Throws HostError(environment) when it cannot be started.
+/// Runs this program with `arguments` and waits. The child shares only the environment and the
+/// current folder. Throws HostError(environment) if it cannot be started.
 ChildOutcome run_self(const std::vector<std::string>& arguments, std::chrono::milliseconds limit);
 
-/// The last line of `text` that is not empty.
+/// The last non-empty line of `text`.
 std::string last_line(std::string_view text);
 
 /// "SIGSEGV" for 11.

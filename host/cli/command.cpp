@@ -27,25 +27,25 @@ po::options_description options_of(const Command& command) {
       "look for plugins in DIR first; may be repeated");
   add("json", "write JSON to standard output");
   add("color", po::value<std::vector<std::string>>()->value_name("WHEN"),
-      "colour the output: auto, always or never");
-  add("help,h", "show this text");
+      "color the output: auto, always or never");
+  add("help,h", "show this help");
   add("version", "show the version");
   return options;
 }
 
 std::string see_help(const Command& command) {
-  return "`backstop " + std::string(command.name) + " --help` lists what it takes";
+  return fmt::format("see `backstop {} --help`", command.name);
 }
 
 std::string suggestion(const std::string& option, const po::options_description& options,
                        const Command& command) {
   std::vector<std::string> names;
-  for (const auto& one : options.options()) names.push_back("--" + one->long_name());
+  for (const auto& candidate : options.options()) names.push_back("--" + candidate->long_name());
   const auto meant = base::nearest(option, names);
-  return meant ? "did you mean `" + *meant + "`?" : see_help(command);
+  return meant ? fmt::format("did you mean `{}`?", *meant) : see_help(command);
 }
 
-/// Program_options' exceptions in our words.
+/// Turns the exceptions of Boost.Program_options into our own errors.
 po::parsed_options parse(const std::vector<std::string>& words,
                          const po::options_description& options, const Command& command) {
   try {
@@ -55,17 +55,16 @@ po::parsed_options parse(const std::vector<std::string>& words,
         .style(style::unix_style & ~style::allow_guessing)
         .run();
   } catch (const po::unknown_option& e) {
-    throw base::HostError(
-        base::ExitCode::usage,
-        "`" + std::string(command.name) + "` has no option `" + e.get_option_name() + "`",
-        suggestion(e.get_option_name(), options, command));
+    throw base::HostError(base::ExitCode::usage,
+                          fmt::format("`{}` has no option `{}`", command.name, e.get_option_name()),
+                          suggestion(e.get_option_name(), options, command));
   } catch (const po::invalid_command_line_syntax& e) {
     const bool missing = e.kind() == po::invalid_syntax::missing_parameter ||
                          e.kind() == po::invalid_syntax::empty_adjacent_parameter;
-    throw base::HostError(
-        base::ExitCode::usage,
-        "option `" + e.get_option_name() + (missing ? "` needs a value" : "` takes no value"),
-        see_help(command));
+    throw base::HostError(base::ExitCode::usage,
+                          fmt::format("option `{}` {}", e.get_option_name(),
+                                      missing ? "needs a value" : "takes no value"),
+                          see_help(command));
   } catch (const po::error& e) {
     throw base::HostError(base::ExitCode::usage, e.what(), see_help(command));
   }
@@ -77,7 +76,7 @@ po::variables_map store(const po::parsed_options& parsed, const Command& command
     po::store(parsed, values);
   } catch (const po::multiple_occurrences& e) {
     throw base::HostError(base::ExitCode::usage,
-                          "option `" + e.get_option_name() + "` is given more than once",
+                          fmt::format("option `{}` was given more than once", e.get_option_name()),
                           see_help(command));
   }
   return values;
@@ -87,8 +86,9 @@ ColorMode color_mode(const std::optional<std::string>& when) {
   if (!when || *when == "auto") return ColorMode::automatic;
   if (*when == "always") return ColorMode::always;
   if (*when == "never") return ColorMode::never;
-  throw base::HostError(base::ExitCode::usage,
-                        "option `--color` is `" + *when + "`, it must be auto, always or never");
+  throw base::HostError(
+      base::ExitCode::usage,
+      fmt::format("option `--color` must be auto, always or never, got `{}`", *when));
 }
 
 /// "KIND" and "NAME" of "KIND NAME".
@@ -98,7 +98,7 @@ std::vector<std::string> places_of(const Command& command) {
 }
 
 std::string takes(const std::vector<std::string>& places) {
-  if (places.empty()) return "no argument";
+  if (places.empty()) return "no arguments";
   if (places.size() == 1) return "one " + places[0];
   std::string text = places[0];
   for (std::size_t i = 1; i < places.size(); ++i) text += " and " + places[i];
@@ -106,21 +106,21 @@ std::string takes(const std::vector<std::string>& places) {
 }
 
 std::string given(const std::vector<std::string>& arguments) {
-  if (arguments.size() == 1) return "`" + arguments[0] + "`";
-  return std::to_string(arguments.size()) + ": `" + arguments[0] + "`, `" + arguments[1] + "`" +
-         (arguments.size() > 2 ? ", ..." : "");
+  if (arguments.size() == 1) return fmt::format("`{}`", arguments[0]);
+  return fmt::format("{}: `{}`, `{}`{}", arguments.size(), arguments[0], arguments[1],
+                     arguments.size() > 2 ? ", ..." : "");
 }
 
 void check_arguments(const Command& command, const std::vector<std::string>& arguments) {
   const auto places = places_of(command);
   if (arguments.size() > places.size())
-    throw base::HostError(base::ExitCode::usage,
-                          "`" + std::string(command.name) + "` takes " + takes(places) +
-                              ", it was given " + given(arguments),
-                          see_help(command));
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("`{}` takes {}, got {}", command.name, takes(places), given(arguments)),
+        see_help(command));
   if (arguments.size() < places.size() && !places[arguments.size()].starts_with('['))
     throw base::HostError(base::ExitCode::usage,
-                          "`" + std::string(command.name) + "` needs a " + places[arguments.size()],
+                          fmt::format("`{}` needs a {}", command.name, places[arguments.size()]),
                           see_help(command));
 }
 
@@ -171,23 +171,23 @@ std::vector<OptionText> option_texts(const Command& command) {
 
 std::span<const Explanation> environment_variables() {
   static constexpr std::array kVariables = {
-      Explanation{"BACKSTOP_PLUGIN_PATH", "folders to look for plugins in, separated by colons"},
-      Explanation{"BACKSTOP_NO_PROGRESS", "no progress on standard error"},
-      Explanation{"NO_COLOR",
-                  "no colours; CLICOLOR_FORCE: colours even where there is no terminal"},
+      Explanation{"BACKSTOP_PLUGIN_PATH", "folders to search for plugins, separated by colons"},
+      Explanation{"BACKSTOP_NO_PROGRESS", "if set, show no progress on standard error"},
+      Explanation{"NO_COLOR", "if set, use no color"},
+      Explanation{"CLICOLOR_FORCE", "if set, use color even without a terminal"},
   };
   return kVariables;
 }
 
 std::span<const Explanation> exit_statuses() {
   static constexpr std::array kStatuses = {
-      Explanation{"0", "done"},
-      Explanation{"1", "ran, but a job failed or an expectation of the recipe was not met"},
-      Explanation{"2", "the command line or the recipe is wrong"},
-      Explanation{"3", "a plugin is missing, does not fit or failed"},
-      Explanation{"4", "the environment: data missing, disk full, no permission"},
-      Explanation{"5", "a mistake of backstop's own"},
-      Explanation{"130, 143", "interrupted, terminated; what was done until then is kept"},
+      Explanation{"0", "success"},
+      Explanation{"1", "a job failed, or an expectation in the recipe was not met"},
+      Explanation{"2", "the command line or the recipe is invalid"},
+      Explanation{"3", "a plugin is missing, is incompatible, or failed"},
+      Explanation{"4", "problem with the environment: data missing, disk full, no permission"},
+      Explanation{"5", "internal error (please report it)"},
+      Explanation{"130, 143", "interrupted or terminated; the work done so far is kept"},
   };
   return kStatuses;
 }
@@ -199,25 +199,27 @@ std::string help_of(const Command& command) {
         {{(letter.empty() ? "    " : letter + ", ") + name + (value.empty() ? "" : " " + value)},
          {description}});
   const std::string argument = command.argument;
-  return "usage: backstop " + std::string(command.name) + (argument.empty() ? "" : " ") + argument +
-         " [OPTIONS]\n\n" + command.description + "\noptions:\n" + base::columns(rows, "ll", "  ");
+  return fmt::format("usage: backstop {}{}{} [OPTIONS]\n\n{}\noptions:\n{}", command.name,
+                     argument.empty() ? "" : " ", argument, command.description,
+                     base::columns(rows, "ll", "  "));
 }
 
 std::string help_of_program() {
   std::vector<std::vector<base::Cell>> rows, variables;
   for (const auto* command : commands())
     rows.push_back({{std::string(command->name) + " " + command->argument}, {command->summary}});
-  rows.push_back({{"help [COMMAND]"}, {"show this text, or that of a command"}});
+  rows.push_back({{"help [COMMAND]"}, {"show this help, or the help of a command"}});
   for (const auto& [name, text] : environment_variables()) variables.push_back({{name}, {text}});
   std::string statuses;
   for (const auto& [status, text] : exit_statuses())
     statuses += std::string("  ") + status + "  " + text + "\n";
   return "usage: backstop COMMAND [ARGUMENT] [OPTIONS]\n\n"
-         "Trains image classifiers with backdoors, removes the backdoors and measures what is "
-         "left.\n"
+         "Trains image classifiers with backdoors in them, removes the backdoors, and measures "
+         "what "
+         "is left.\n"
          "\ncommands:\n" +
          base::columns(rows, "ll", "  ") +
-         "\n`backstop COMMAND --help` describes a command, `backstop --version` shows the "
+         "\nRun `backstop COMMAND --help` for the help of a command, `backstop --version` for the "
          "version.\n"
          "\nenvironment:\n" +
          base::columns(variables, "ll", "  ") + "\nexit status:\n" + statuses;
@@ -229,14 +231,15 @@ catalog::Kind require_kind(std::string text) {
   std::vector<std::string> names;
   for (const catalog::Kind kind : catalog::kKinds) names.emplace_back(to_string(kind));
   const auto meant = base::nearest(text, names);
-  throw base::HostError(base::ExitCode::usage, "there is no kind `" + text + "`",
-                        meant ? "did you mean `" + *meant + "`?"
-                              : "it must be attack, defense, scheduler or dataset");
+  throw base::HostError(base::ExitCode::usage, fmt::format("there is no kind `{}`", text),
+                        meant ? fmt::format("did you mean `{}`?", *meant)
+                              : "the kinds are attack, defense, scheduler and dataset");
 }
 
 std::string version_text() {
   const catalog::BuildFacts& own = catalog::own_build_facts();
-  return "backstop " BACKSTOP_VERSION " (SDK ABI " + own.abi + ", LibTorch " + own.torch + ")\n";
+  return fmt::format("backstop {} (SDK ABI {}, LibTorch {})\n", BACKSTOP_VERSION, own.abi,
+                     own.torch);
 }
 
 }  // namespace backstop::cli

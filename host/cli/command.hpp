@@ -1,4 +1,4 @@
-// What a command is: its place in the help, its options and what it does.
+// A command: its entry in the help, its options, and the function that runs it.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +9,7 @@
 
 #include <boost/program_options/options_description.hpp>
 #include <boost/program_options/variables_map.hpp>
+#include <fmt/format.h>
 
 #include "host/base/error.hpp"
 #include "host/catalog/catalog.hpp"
@@ -28,15 +29,15 @@ struct Invocation {
     return has(option) ? options[option].as<std::vector<std::string>>()
                        : std::vector<std::string>{};
   }
-  /// The value of an option that may be given once.
+  /// The value of an option that may be given only once.
   [[nodiscard]] std::optional<std::string> one(const char* option) const {
     const auto values = all(option);
     if (values.size() > 1)
       throw base::HostError(base::ExitCode::usage,
-                            "option `--" + std::string(option) + "` is given more than once");
+                            fmt::format("option `--{}` was given more than once", option));
     return values.empty() ? std::nullopt : std::optional(values.front());
   }
-  /// The plugins of --plugin-path and the other places.
+  /// The plugins in --plugin-path and in the other plugin folders.
   [[nodiscard]] catalog::Catalog catalog() const {
     return catalog::Catalog::scan(catalog::Catalog::search_path(all("plugin-path")));
   }
@@ -45,7 +46,7 @@ struct Invocation {
 struct Command {
   const char* name;
   const char* summary;      ///< one line of `backstop --help`
-  const char* argument;     ///< "RECIPE", "[KIND]": brackets where it may be left out; or empty
+  const char* argument;     ///< "RECIPE", "[KIND]" (in brackets if it is optional), or empty
   const char* description;  ///< paragraphs below the usage line, each line ends with a newline
   void (*add_options)(boost::program_options::options_description&);
   base::ExitCode (*run)(const Invocation&);
@@ -54,18 +55,18 @@ struct Command {
 extern const Command kRun, kCheck, kList, kInspect, kNew, kPluginCheck, kData, kDoctor;
 std::span<const Command* const> commands();
 
-/// `text` without the first word: what stands behind `backstop COMMAND`. Answers --help and
-/// --version itself. Throws HostError(usage) in the command's own words, with a suggestion.
+/// Runs a command; `words` are those behind `backstop COMMAND`. Answers --help and --version
+/// itself. Throws HostError(usage), with a suggestion, when the words do not fit the command.
 base::ExitCode run_command(const Command& command, const std::vector<std::string>& words);
 
-/// The kind that "defense" or "defenses" names. Throws HostError(usage) with the nearest.
+/// The kind that "defense" or "defenses" names. Throws HostError(usage) and suggests the nearest.
 catalog::Kind require_kind(std::string text);
 
-/// An option as texts show it.
+/// An option as the help shows it.
 struct OptionText {
   std::string letter;  ///< "-v", or empty
   std::string name;    ///< "--verbose"
-  std::string value;   ///< "DIR", or empty where it takes none
+  std::string value;   ///< "DIR", or empty if it takes no value
   std::string description;
 };
 /// The command's own options, then those that every command has.
@@ -86,9 +87,9 @@ std::string version_text();
 /// `backstop help --man`: backstop(1), in the man macros.
 std::string manual_page();
 
-/// `backstop --complete WORD...`: what can stand in place of the last of the words behind
-/// `backstop`. One candidate a line, "candidate<TAB>description"; those that end in `=` or `/` go
-/// on. The line ":files", ":files .EXTENSION" or ":folders" leaves that to the shell.
+/// `backstop --complete WORD...`: the candidates for the last of the words behind `backstop`, one
+/// per line, as "candidate<TAB>description". Candidates that end in `=` or `/` can be continued.
+/// The lines ":files", ":files .EXTENSION" and ":folders" ask the shell to complete those itself.
 std::string completions(const std::vector<std::string>& words);
 
 }  // namespace backstop::cli

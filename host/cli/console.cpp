@@ -48,7 +48,7 @@ bool use_color(ColorMode mode, int descriptor) {
 }
 
 void set_up_logging(bool color, spdlog::level::level_enum level) {
-  // spdlog's own choice of colours does not know NO_COLOR.
+  // spdlog's own choice of color ignores NO_COLOR.
   auto sink = std::make_shared<spdlog::sinks::ansicolor_stderr_sink_st>(
       color ? spdlog::color_mode::always : spdlog::color_mode::never);
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
@@ -65,8 +65,8 @@ void print_error(const std::string& message, const std::string& hint) {
 }
 
 void print_internal_error(const std::string& what) {
-  print_error("internal error: " + what, "this is a mistake of backstop " BACKSTOP_VERSION
-                                         ": please report it with the command line and the recipe");
+  print_error("internal error: " + what, "this is a bug in backstop " BACKSTOP_VERSION
+                                         "; please report it with the command line and the recipe");
 }
 
 void print(std::string_view text) {
@@ -76,8 +76,9 @@ void print(std::string_view text) {
   const int reason = errno;
   std::clearerr(stdout);
   if (reason != EPIPE)
-    throw base::HostError(base::ExitCode::environment,
-                          std::string("cannot write to standard output: ") + std::strerror(reason));
+    throw base::HostError(
+        base::ExitCode::environment,
+        fmt::format("cannot write to standard output: {}", std::strerror(reason)));
 }
 
 void print_json(const nlohmann::json& json, bool pretty) {

@@ -11,24 +11,24 @@ namespace backstop::cli {
 
 enum class ColorMode { automatic, always, never };
 
-/// Whether to colour what goes to `descriptor`: `automatic` asks NO_COLOR, CLICOLOR_FORCE, whether
-/// it is a terminal, and TERM, in this order.
+/// Whether to color what goes to `descriptor`. `automatic` looks at NO_COLOR, CLICOLOR_FORCE,
+/// whether it is a terminal, and TERM, in this order.
 bool use_color(ColorMode mode, int descriptor);
 
-/// Sends spdlog's default logger to stderr, "warning: message"; messages of level info bear no
-/// name.
+/// Sends spdlog's default logger to stderr, as "warning: message"; messages of level info have no
+/// prefix.
 void set_up_logging(bool color, spdlog::level::level_enum level);
 
-/// "error: message", then "hint: hint" where there is one.
+/// "error: message", then "hint: hint" if there is a hint.
 void print_error(const std::string& message, const std::string& hint);
 
-/// A mistake of backstop's own, with what to do about it.
+/// A bug in Backstop, with a request to report it.
 void print_internal_error(const std::string& what);
 
-/// Writes to stdout. That nobody reads on (EPIPE) is no error; anything else throws
+/// Writes to stdout. A reader that has gone away (EPIPE) is not an error; any other failure throws
 /// HostError(environment).
 void print(std::string_view text);
-/// The same for JSON: one line, or with `pretty` several.
+/// The same for JSON: on one line, or on several with `pretty`.
 void print_json(const nlohmann::json& json, bool pretty);
 
 }  // namespace backstop::cli

@@ -3,13 +3,15 @@
 #include <cstdlib>
 
 #include <boost/dll/runtime_symbol_info.hpp>
+#include <fmt/format.h>
 
 namespace backstop::cli {
 namespace {
 
 namespace dll = boost::dll;
 
-/// LibTorch 1.13 stays below AVX-512 unless asked, and reads the variable when it is loaded.
+/// LibTorch 1.13 does not use AVX-512 unless this variable, which it reads when loaded, asks for
+/// it.
 void ask_for_avx512() {
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
@@ -21,15 +23,15 @@ dll::shared_library load() {
   std::error_code error;
   if (!std::filesystem::exists(file, error))
     throw base::HostError(base::ExitCode::environment,
-                          "the engine `" + file.string() + "` is not there",
-                          "install backstop again, or build the target `backstop_engine`");
+                          fmt::format("the engine `{}` does not exist", file.string()),
+                          "reinstall backstop, or build the target `backstop_engine`");
   ask_for_avx512();
   try {
     return dll::shared_library(file, dll::load_mode::rtld_now | dll::load_mode::rtld_global);
   } catch (const std::exception& e) {
     throw base::HostError(base::ExitCode::environment,
-                          std::string("cannot load the engine: ") + e.what(),
-                          "install backstop and LibTorch again");
+                          fmt::format("cannot load the engine: {}", e.what()),
+                          "reinstall backstop and LibTorch");
   }
 }
 

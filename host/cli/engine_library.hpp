@@ -9,10 +9,11 @@
 
 namespace backstop::cli {
 
-/// Where the engine of this program lies; it need not be there.
+/// The path of this program's engine, which need not exist.
 std::filesystem::path engine_file();
 
-/// Loads the engine beside this program, once and for good. Throws HostError(environment).
+/// Loads this program's engine at the first call and never unloads it. Throws
+/// HostError(environment).
 boost::dll::shared_library& engine_library();
 
 /// One of the engine's exported functions.

@@ -1,4 +1,4 @@
-// backstop: finds the command and turns whatever goes wrong into a sentence and an exit code.
+// The program: finds the command, and turns whatever goes wrong into a sentence and an exit code.
 #include <cerrno>
 #include <csignal>
 #include <new>
@@ -20,7 +20,7 @@ const Command* find_command(const std::string& name) {
   return nullptr;
 }
 
-/// `plugin check` is one command: its first word alone is none, whatever follows it.
+/// `plugin check` is one command, so `plugin` on its own is not a command, whatever follows it.
 const Command* command_of_two_words(const std::string& first) {
   for (const auto* command : commands())
     if (std::string_view(command->name).starts_with(first + " ")) return command;
@@ -35,8 +35,8 @@ const Command& require_command(const std::string& name) {
   if (const auto* command = command_of_two_words(name)) meant = command->name;
   const std::string what = name.starts_with('-') ? "option" : "command";
   throw base::HostError(
-      base::ExitCode::usage, "there is no " + what + " `" + name + "`",
-      meant ? "did you mean `" + *meant + "`?" : "`backstop --help` lists the commands");
+      base::ExitCode::usage, fmt::format("there is no {} `{}`", what, name),
+      meant ? fmt::format("did you mean `{}`?", *meant) : "see `backstop --help`");
 }
 
 base::ExitCode help(const std::vector<std::string>& words) {
@@ -47,7 +47,7 @@ base::ExitCode help(const std::vector<std::string>& words) {
     }
   if (words.size() > 1)
     throw base::HostError(base::ExitCode::usage,
-                          "`help` takes one COMMAND, it was given " + std::to_string(words.size()));
+                          fmt::format("`help` takes one COMMAND, got {}", words.size()));
   if (words == std::vector<std::string>{"--man"}) {
     print(manual_page());
     return base::ExitCode::done;
@@ -59,8 +59,7 @@ base::ExitCode help(const std::vector<std::string>& words) {
 
 base::ExitCode dispatch(std::vector<std::string> words) {
   if (words.empty())
-    throw base::HostError(base::ExitCode::usage, "there is no command",
-                          "`backstop --help` lists the commands");
+    throw base::HostError(base::ExitCode::usage, "no command was given", "see `backstop --help`");
   const std::string first = words.front();
   words.erase(words.begin());
   if (first == "--help" || first == "-h" || first == "help") return help(words);
@@ -81,7 +80,7 @@ base::ExitCode dispatch(std::vector<std::string> words) {
   return run_command(require_command(first), words);
 }
 
-/// A file opened later must not become the standard output that the caller closed.
+/// Without this, a file opened later could become the standard output that the caller had closed.
 void fill_standard_descriptors() {
   for (int descriptor = 0; descriptor <= STDERR_FILENO; ++descriptor)
     if (fcntl(descriptor, F_GETFD) == -1 && errno == EBADF) (void)open("/dev/null", O_RDWR);
@@ -108,7 +107,7 @@ base::ExitCode guarded(const std::vector<std::string>& words) {
 int main(int argc, char** argv) {
   using namespace backstop::cli;
   fill_standard_descriptors();
-  // A reader that went away is an error of the write, not the end of a training.
+  // When the reader of our output goes away, a write fails; it must not kill a training.
   std::signal(SIGPIPE, SIG_IGN);
   set_up_logging(use_color(ColorMode::automatic, STDERR_FILENO), spdlog::level::info);
   return static_cast<int>(guarded({argv + 1, argv + argc}));

@@ -8,7 +8,7 @@
 namespace backstop::cli {
 namespace {
 
-/// search_path() lists the elements of BACKSTOP_PLUGIN_PATH one by one, before the user's folder.
+/// search_path() lists each element of BACKSTOP_PLUGIN_PATH before the user's folder.
 std::size_t elements_of_environment() {
   const char* variable = ::secure_getenv("BACKSTOP_PLUGIN_PATH");
   const std::string_view elements = variable != nullptr ? variable : "";
@@ -24,10 +24,10 @@ std::string_view to_string(Origin origin) {
   return kNames.at(static_cast<std::size_t>(origin));
 }
 
-std::string_view sentence(Origin origin) {
-  static constexpr std::array<std::string_view, 4> kSentences = {
-      "given by --plugin-path", "in BACKSTOP_PLUGIN_PATH", "the user's folder", "built-in"};
-  return kSentences.at(static_cast<std::size_t>(origin));
+std::string_view description(Origin origin) {
+  static constexpr std::array<std::string_view, 4> kDescriptions = {
+      "from --plugin-path", "from BACKSTOP_PLUGIN_PATH", "the user's folder", "built-in"};
+  return kDescriptions.at(static_cast<std::size_t>(origin));
 }
 
 std::vector<PluginFolder> plugin_folders(const std::vector<std::string>& from_command_line) {

@@ -1,4 +1,4 @@
-// The folders that plugins are looked for in, each with who named it.
+// The folders that are searched for plugins, and where each of them comes from.
 #pragma once
 
 #include <filesystem>
@@ -14,18 +14,18 @@ namespace backstop::cli {
 enum class Origin { command_line, environment, user, installation };
 /// "command-line", "environment", "user", "installation": for JSON.
 std::string_view to_string(Origin origin);
-/// "given by --plugin-path": for people.
-std::string_view sentence(Origin origin);
+/// "from --plugin-path": for people.
+std::string_view description(Origin origin);
 
 struct PluginFolder {
-  catalog::SearchPath path;  ///< its folder with links followed, where it exists
+  catalog::SearchPath path;  ///< symbolic links are resolved if the folder exists
   Origin origin = Origin::installation;
 };
 
-/// Catalog::search_path() with who named each. Throws like it.
+/// Catalog::search_path(), and where each folder comes from. Throws what search_path() throws.
 std::vector<PluginFolder> plugin_folders(const std::vector<std::string>& from_command_line);
 
-/// The first of the folders in which Catalog::scan() finds that file.
+/// The first folder in which Catalog::scan() finds the file.
 std::optional<std::size_t> folder_of(const std::filesystem::path& file,
                                      const std::vector<PluginFolder>& folders);
 

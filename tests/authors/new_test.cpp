@@ -43,14 +43,14 @@ class New : public ::testing::Test {
   }
   ~New() override { fs::remove_all(folder_); }
 
-  [[nodiscard]] engine::Outcome backstop(std::vector<std::string> arguments,
-                                         const std::string& program = BACKSTOP_PROGRAM) const {
+  [[nodiscard]] Outcome backstop(std::vector<std::string> arguments,
+                                 const std::string& program = BACKSTOP_PROGRAM) const {
     return Process(Start{program,
                          std::move(arguments),
                          {{"HOME", folder_.string()}, {"BACKSTOP_PLUGIN_PATH", ""}}})
         .wait();
   }
-  [[nodiscard]] engine::Outcome make(const std::string& kind, const std::string& name) const {
+  [[nodiscard]] Outcome make(const std::string& kind, const std::string& name) const {
     return backstop({"new", kind, name, "--out", folder_.string()});
   }
   /// The names of the files and folders in the test's folder.
@@ -179,7 +179,7 @@ TEST_P(NewUsage, IsRefusedWithASentence) {
   EXPECT_THAT(left(), IsEmpty());
 }
 
-constexpr const char* kSeeHelp = "`backstop new --help` lists what it takes";
+constexpr const char* kSeeHelp = "see `backstop new --help`";
 
 INSTANTIATE_TEST_SUITE_P(
     Lines, NewUsage,
@@ -188,7 +188,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"NoName", {"defense"}, "`new` needs a NAME", kSeeHelp},
         Refused{"ThreeArguments",
                 {"defense", "a", "b"},
-                "`new` takes KIND and NAME, it was given 3: `defense`, `a`, ...",
+                "`new` takes KIND and NAME, got 3: `defense`, `a`, ...",
                 kSeeHelp},
         Refused{"MisspeltKind",
                 {"defence", "mine"},
@@ -197,35 +197,35 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"UnknownKind",
                 {"optimizer", "mine"},
                 "there is no kind `optimizer`",
-                "it must be attack, defense, scheduler or dataset"},
+                "the kinds are attack, defense, scheduler and dataset"},
         Refused{"EmptyName",
                 {"attack", ""},
-                "`` is no name for a plugin: it is empty, expected small letters, digits and "
-                "hyphens, a letter first",
-                "such as `my-defense`"},
+                "`` is not a valid plugin name: it is empty; use lowercase "
+                "letters, digits and hyphens, starting with a letter",
+                "for example `my-defense`"},
         Refused{"CapitalLetter",
                 {"attack", "My_Attack"},
-                "`My_Attack` is no name for a plugin: it has `M`, expected small letters, digits "
-                "and hyphens, a letter first",
+                "`My_Attack` is not a valid plugin name: it contains `M`; use lowercase "
+                "letters, digits and hyphens, starting with a letter",
                 "try `my-attack`"},
         Refused{"NotAscii",
                 {"attack", "über"},
-                "`über` is no name for a plugin: it has `ü`, expected small letters, digits and "
-                "hyphens, a letter first",
+                "`über` is not a valid plugin name: it contains `ü`; use lowercase "
+                "letters, digits and hyphens, starting with a letter",
                 "try `ber`"},
         Refused{"DigitFirst",
                 {"attack", "3d"},
-                "`3d` is no name for a plugin: it starts with `3`, expected small letters, digits "
-                "and hyphens, a letter first",
+                "`3d` is not a valid plugin name: it starts with `3`; use lowercase "
+                "letters, digits and hyphens, starting with a letter",
                 "try `d`"},
         Refused{"PathForAName",
                 {"attack", "../mine"},
-                "`../mine` is no name for a plugin: it has `.`, expected small letters, digits "
-                "and hyphens, a letter first",
+                "`../mine` is not a valid plugin name: it contains `.`; use lowercase "
+                "letters, digits and hyphens, starting with a letter",
                 "try `mine`"},
         Refused{"NameOfABuiltInPlugin",
                 {"defense", "fine-tuning"},
-                "there is a built-in defense `fine-tuning`, yours would hide it",
+                "there is already a built-in defense `fine-tuning`, which yours would hide",
                 "choose another name, such as `my-fine-tuning`"}),
     [](const auto& one) { return std::string(one.param.name); });
 
@@ -241,7 +241,7 @@ TEST_F(New, OverwritesNothing) {
     const auto outcome = make("attack", name);
     EXPECT_EQ(outcome.code, 2);
     EXPECT_EQ(outcome.err, "error: `" + (folder_ / name).string() +
-                               "` is already there, nothing was written\n"
+                               "` already exists; nothing was written\n"
                                "hint: choose another name, or another folder with `--out`\n");
   }
   EXPECT_TRUE(fs::is_empty(folder_ / "folder"));
@@ -255,7 +255,7 @@ TEST_F(New, SaysWhereItCannotWrite) {
   EXPECT_EQ(outcome.code, 4);
   EXPECT_EQ(outcome.err, "error: cannot write `" + (folder_ / "file/mine").string() +
                              "`: Not a directory\n"
-                             "hint: `--out` names another folder to write into\n");
+                             "hint: use `--out` to write to another folder\n");
 }
 
 TEST_F(New, LeavesNothingBehindWhenAFileCannotBeWritten) {
@@ -274,10 +274,10 @@ TEST_F(New, SaysWhereItLookedForTemplates) {
   const auto outcome =
       backstop({"new", "attack", "mine", "--out", (folder_ / "out").string()}, program.string());
   EXPECT_EQ(outcome.code, 4);
-  EXPECT_EQ(outcome.err, "error: the templates `" +
+  EXPECT_EQ(outcome.err, "error: the folder of templates `" +
                              (folder_ / "share/backstop/templates/common").string() +
-                             "` are not there\n"
-                             "hint: install the package libbackstop-dev, or backstop again\n");
+                             "` does not exist\n"
+                             "hint: install the package libbackstop-dev, or reinstall backstop\n");
   EXPECT_FALSE(fs::exists(folder_ / "out"));
 }
 

@@ -1,4 +1,4 @@
-// The program in its stage, and a folder that lives as long as a test.
+// Runs the program from its stage, in a folder that exists as long as the test.
 #pragma once
 
 #include <cstdlib>

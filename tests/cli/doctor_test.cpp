@@ -1,4 +1,4 @@
-// backstop doctor from outside: what it shows, and that nothing keeps it from showing the rest.
+// backstop doctor from outside: what it shows, and that a problem does not hide the rest.
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -41,9 +41,9 @@ TEST_F(Doctor, ShowsHostEngineLibTorchMachineFoldersAndData) {
   EXPECT_THAT(
       outcome.out,
       AllOf(HasSubstr("HOST\n  version "), HasSubstr("  loads  yes\n"),
-            HasSubstr("  running    1.13.0, /torch/libtorch_cpu.so\n"),
-            HasSubstr("  BLAS       netlib reference BLAS, /blas/libblas.so.3\n"),
-            HasSubstr("  threads    3 where compute.threads is 0\n"),
+            HasSubstr("  running      1.13.0, /torch/libtorch_cpu.so\n"),
+            HasSubstr("  BLAS         netlib reference BLAS, /blas/libblas.so.3\n"),
+            HasSubstr("  threads    3 if compute.threads is 0\n"),
             HasSubstr("  precision  bfloat16 with AMX; float32 for models narrower than 16\n"),
             HasSubstr("/lib/backstop/plugins (built-in): 5 plugins\n"),
             HasSubstr("  memory     ")));
@@ -53,7 +53,7 @@ TEST_F(Doctor, ShowsProblemsAtTheEndWithHints) {
   const auto outcome = backstop({"doctor"});
   EXPECT_THAT(outcome.out.substr(outcome.out.find("\nPROBLEMS\n")),
               HasSubstr("  warning: LibTorch multiplies matrices with the netlib reference BLAS "
-                        "(/blas/libblas.so.3), which is many times too slow\n"
+                        "(/blas/libblas.so.3), which is many times slower than OpenBLAS\n"
                         "    hint: apt install libopenblas0-openmp\n"));
 }
 
@@ -79,7 +79,8 @@ TEST_F(Doctor, WithoutAnEngineShowsTheRestAndFails) {
   EXPECT_THAT(outcome.out, AllOf(HasSubstr("  loads  no: the engine `" + engine() + "` is"),
                                  HasSubstr("MACHINE\n  cores   "),
                                  HasSubstr("\nPROBLEMS\n  error: the engine `")));
-  EXPECT_THAT(outcome.err, HasSubstr("error: the engine `" + engine() + "` is not there\nhint: "));
+  EXPECT_THAT(outcome.err,
+              HasSubstr("error: the engine `" + engine() + "` does not exist\nhint: "));
 }
 
 TEST_F(Doctor, NamesLibrariesThatTheEngineMisses) {
@@ -91,7 +92,7 @@ TEST_F(Doctor, NamesLibrariesThatTheEngineMisses) {
                                      "on this machine\n"));
 }
 
-TEST_F(Doctor, SaysWhyTheEngineDoesNotLoad) {
+TEST_F(Doctor, ShowsWhyTheEngineDoesNotLoad) {
   ASSERT_EQ(write("lib/backstop/libbackstop_engine.so", "no library"), engine());
   const auto outcome = Process(alone({"doctor", "--json"})).wait();
   EXPECT_EQ(outcome.code, 4);
@@ -108,10 +109,11 @@ TEST_F(Doctor, RefusesAnEngineOfAnotherVersion) {
                 engine());
   const auto outcome = Process(alone({"doctor"})).wait();
   EXPECT_EQ(outcome.code, 4);
-  EXPECT_THAT(outcome.err, HasSubstr("error: the engine is of another version than this program"));
+  EXPECT_THAT(outcome.err,
+              HasSubstr("error: the engine does not match this version of the program"));
 }
 
-TEST_F(Doctor, ShowsFoldersInTheOrderOfTheSearch) {
+TEST_F(Doctor, ShowsFoldersInSearchOrder) {
   fs::create_directories(folder_ / "given");
   fs::create_directories(folder_ / "data/backstop/plugins");
   const std::string broken = write("environment/broken.so", "no library");
@@ -126,17 +128,16 @@ TEST_F(Doctor, ShowsFoldersInTheOrderOfTheSearch) {
   const std::string base = folder_.string();
   EXPECT_THAT(
       outcome.out,
-      AllOf(HasSubstr("  1  " + base + "/given (given by --plugin-path): 1 plugin\n"),
+      AllOf(HasSubstr("  1  " + base + "/given (from --plugin-path): 1 plugin\n"),
             HasSubstr("  2  " + base +
-                      "/environment (in BACKSTOP_PLUGIN_PATH): 0 plugins, 1 refused\n"),
-            HasSubstr("  3  " + base + "/given (in BACKSTOP_PLUGIN_PATH): the same folder as 1\n"),
+                      "/environment (from BACKSTOP_PLUGIN_PATH): 0 plugins, 1 refused\n"),
+            HasSubstr("  3  " + base + "/given (from BACKSTOP_PLUGIN_PATH): same folder as 1\n"),
             HasSubstr("  4  " + base + "/data/backstop/plugins (the user's folder): "),
-            HasSubstr("(built-in): 4 plugins, not used because an earlier folder has it: attack "
-                      "patch\n"),
+            HasSubstr("(built-in): 4 plugins; an earlier folder also has attack patch\n"),
             HasSubstr("  warning: " + broken + " cannot be used: ")));
 }
 
-TEST_F(Doctor, WarnsOfFoldersThatAreNotThereOrOpenToEveryone) {
+TEST_F(Doctor, WarnsOfFoldersThatAreMissingOrOpenToEveryone) {
   fs::create_directories(folder_ / "open");
   fs::permissions(folder_ / "open", fs::perms::all);
   fs::copy_file((fs::path(BACKSTOP_PROGRAM) / "../../lib/backstop/plugins/attacks/patch.so")
@@ -149,7 +150,7 @@ TEST_F(Doctor, WarnsOfFoldersThatAreNotThereOrOpenToEveryone) {
   EXPECT_EQ(outcome.code, 0);
   EXPECT_THAT(
       outcome.out,
-      AllOf(HasSubstr("BACKSTOP_PLUGIN_PATH names " + base + "/nowhere, which is no folder"),
+      AllOf(HasSubstr("BACKSTOP_PLUGIN_PATH names " + base + "/nowhere, which is not a folder"),
             HasSubstr(base +
                       "/open is writable by everyone, so no plugin in it is used\n"
                       "    hint: chmod o-w " +

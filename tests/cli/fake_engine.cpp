@@ -1,6 +1,6 @@
-// Stands in for the engine: reports what a run would report, at once. The recipe's name chooses
-// what happens: "waits" goes on until it is interrupted, "stuck" does not even listen, "fails"
-// fails, "breaks" has a bug.
+// Stands in for the engine and reports at once what a run would report. The name of the recipe
+// decides what happens: "waits" runs until it is interrupted, "stuck" ignores interruptions,
+// "fails" fails, and "breaks" has a bug.
 #include <chrono>
 #include <cstdint>
 #include <string>

@@ -1,4 +1,4 @@
-// backstop inspect from outside: where a plugin comes from, what it needs, and why it is refused.
+// backstop inspect from outside: where a plugin comes from, what it needs, and why it was refused.
 #include <filesystem>
 #include <string>
 
@@ -39,7 +39,7 @@ TEST_F(Inspect, ShowsOriginSizeTimeAndExports) {
   const auto outcome = backstop({"inspect", "patch"});
   EXPECT_EQ(outcome.code, 0);
   EXPECT_THAT(outcome.out,
-              MatchesRegex("(.|\n)*  origin     built-in\n  size       [0-9,]+ bytes, changed "
+              MatchesRegex("(.|\n)*  origin     built-in\n  size       [0-9,]+ bytes, modified "
                            "[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8} UTC\n(.|\n)*"));
   EXPECT_THAT(outcome.out, HasSubstr("  exports    backstop_plugin_v1\n"));
 }
@@ -66,7 +66,7 @@ TEST_F(Inspect, ReadsOneFileAndNotItsNeighbours) {
   copy("heap/same.so");  // in a plugin folder neither of the two could be used
   const auto outcome = backstop({"inspect", file});
   EXPECT_EQ(outcome.code, 0);
-  EXPECT_THAT(outcome.out, HasSubstr("  origin     in no plugin folder\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("  origin     not in a plugin folder\n"));
 }
 
 TEST_F(Inspect, SaysOfAFileWhatTheCatalogSaysOfIt) {

@@ -1,4 +1,4 @@
-// `backstop plugin check` against a defense that makes the mistake it is told to make.
+// `backstop plugin check` on a defense that makes the mistake that it is told to make.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -28,7 +28,7 @@ std::string bad(const std::string& name) {
   return BACKSTOP_BAD_PLUGINS "/" + name + ".so";
 }
 
-/// What the probe is found to do wrong: the names of the tests that fail, and what they say.
+/// What the probe does wrong: the names of the tests that fail, and their messages.
 struct Findings {
   std::vector<std::string> failed;
   std::string messages;
@@ -52,7 +52,7 @@ Findings findings(const std::string& action, std::vector<std::string> more = {})
 
 using Names = std::vector<std::string>;
 
-TEST(PluginCheck, PassesADefenseThatKeepsItsPromises) {
+TEST(PluginCheck, PassesADefenseThatKeepsTheRules) {
   const Outcome outcome = check(kProbe);
   EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("exports exactly one symbol ................................. "
@@ -63,13 +63,13 @@ TEST(PluginCheck, PassesADefenseThatKeepsItsPromises) {
 TEST(PluginCheck, PassesAScheduler) {
   const Outcome outcome = check(kHalving, {"--set", "rate=0.1"});
   EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
-  EXPECT_THAT(outcome.out, HasSubstr("gives rates that depend on the position alone"));
+  EXPECT_THAT(outcome.out, HasSubstr("gives rates that depend only on the position"));
 }
 
 TEST(PluginCheck, WithoutARequiredParameterMostIsNotChecked) {
   const Outcome outcome = check(BACKSTOP_PLUGINS "/schedulers/step.so");
   EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
-  EXPECT_THAT(outcome.out, HasSubstr("not checked\n    it has no default for `milestones`\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("not checked\n    there is no default for `milestones`\n"));
   EXPECT_THAT(outcome.out, HasSubstr("3 passed, 0 failed, 5 not checked\n"));
 }
 
@@ -87,7 +87,7 @@ TEST(PluginCheck, FindsGlobalRandomNumbers) {
   EXPECT_THAT(found.messages, HasSubstr("in `weights linear.bias`"));
 }
 
-TEST(PluginCheck, FindsADefenseThatGoesOnWhenCancelled) {
+TEST(PluginCheck, FindsADefenseThatContinuesWhenCancelled) {
   const Findings found = findings("ignore-cancellation");
   EXPECT_EQ(found.failed, Names{"cancellation"});
   EXPECT_THAT(found.messages, HasSubstr("it went on for"));
@@ -139,7 +139,7 @@ TEST(PluginCheck, CrashAndHangOnLoad) {
   EXPECT_THAT(crash.out, HasSubstr("it crashed: SIGABRT"));
   const Outcome hang = check(bad("hangs-on-load"), {"--json", "--time-limit", "1"});
   EXPECT_EQ(hang.code, 1);
-  EXPECT_THAT(hang.out, HasSubstr("it did not end within 1 s"));
+  EXPECT_THAT(hang.out, HasSubstr("it did not finish within 1 s"));
 }
 
 TEST(PluginCheck, SecondSymbol) {
@@ -158,7 +158,10 @@ TEST(PluginCheck, RefusedPluginIsNotTested) {
 TEST(PluginCheck, WrongTimeLimit) {
   const Outcome outcome = check(kProbe, {"--time-limit", "soon"});
   EXPECT_EQ(outcome.code, 2);
-  EXPECT_THAT(outcome.err, HasSubstr("`--time-limit` is `soon`"));
+  EXPECT_THAT(
+      outcome.err,
+      HasSubstr(
+          "`--time-limit` must be a whole number of seconds between 1 and 86400, got `soon`"));
 }
 
 }  // namespace

@@ -182,11 +182,11 @@ TEST_F(Datasets, DataShowsWhatIsThere) {
   EXPECT_THAT(outcome.out, HasSubstr("  root         " + root().string() + "\n"));
   EXPECT_THAT(outcome.out, HasSubstr(R"(
 SPLITS
-  split   images  size           mean of each channel  deviation
-  train       30  3 x 6 x 8      0.3314 0.3327 0.3340  0.3582 0.3601 0.3619
-  test         4  3 x 6 x 8      0.4324 0.2569 0.2578  0.3539 0.3091 0.3108
-  extra           not there
-  plugin          normalises by  0.2500 0.2500 0.2500  0.5000 0.5000 0.5000
+  split   images  size             channel means         channel deviations
+  train       30  3 x 6 x 8        0.3314 0.3327 0.3340  0.3582 0.3601 0.3619
+  test         4  3 x 6 x 8        0.4324 0.2569 0.2578  0.3539 0.3091 0.3108
+  extra           missing
+  plugin          normalizes with  0.2500 0.2500 0.2500  0.5000 0.5000 0.5000
 )"));
   EXPECT_THAT(outcome.out, HasSubstr(R"(
 IMAGES PER CLASS
@@ -266,13 +266,13 @@ TEST_F(Datasets, DataChecksItsParametersLikeARecipe) {
   EXPECT_THAT(nowhere.err, HasSubstr("nowhere\", which does not exist"));
   const Outcome forgotten = data({"swatches"});
   EXPECT_EQ(forgotten.code, 2);
-  EXPECT_THAT(forgotten.err, HasSubstr("error: `root` is missing in dataset `swatches`\nhint: say "
-                                       "where its files are with --root DIR\n"));
+  EXPECT_THAT(forgotten.err, HasSubstr("error: `root` is missing in dataset `swatches`\nhint: give "
+                                       "the folder with its files: --root DIR\n"));
   const Outcome rootless = data({"synthetic", "--root", root().string()});
   EXPECT_EQ(rootless.code, 2);
   EXPECT_EQ(rootless.err,
-            "error: option `--root` is given, but dataset `synthetic` has no parameter `root`\n"
-            "hint: `backstop inspect synthetic` shows those that it has\n");
+            "error: `--root` was given, but dataset `synthetic` has no parameter `root`\n"
+            "hint: run `backstop inspect synthetic` to see its parameters\n");
   const Outcome misspelt = swatches({"--set", "heigth=5"});
   EXPECT_EQ(misspelt.code, 2);
   EXPECT_THAT(misspelt.err, HasSubstr("did you mean `height`?"));
@@ -295,8 +295,8 @@ TEST_F(Datasets, DataNeedsNoFilesForSynthetic) {
   }
   // 512 images of 25 classes: 21 of the first twelve, 20 of the rest.
   EXPECT_THAT(data({"synthetic", "--set", "classes=25"}).out,
-              HasSubstr("  of 25 classes  fewest           median  most\n"
-                        "  train          20 (pattern 12)  20      21 (pattern 0)\n"));
+              HasSubstr("  25 classes  fewest           median  most\n"
+                        "  train       20 (pattern 12)  20      21 (pattern 0)\n"));
 }
 
 TEST_F(Datasets, DataReadsIdxFiles) {
@@ -344,7 +344,7 @@ TEST_F(Datasets, ContactSheetIsAPictureWithARowForEachClass) {
   EXPECT_EQ(read(folder_ / "again.png"), bytes);
   const Outcome nowhere = swatches({"--sheet", (folder_ / "nowhere/sheet.png").string()});
   EXPECT_EQ(nowhere.code, 4);
-  EXPECT_THAT(nowhere.err, HasSubstr("nowhere is no folder"));
+  EXPECT_THAT(nowhere.err, HasSubstr("nowhere is not a folder"));
 }
 
 TEST_F(Datasets, AnImageIsWrittenAsItIs) {

@@ -1,4 +1,4 @@
-// Completion: the answers of `backstop --complete`, and what the shells' scripts make of them.
+// Completion: the answers of `backstop --complete`, and what the shells' scripts do with them.
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -73,7 +73,7 @@ class Complete : public ::testing::Test {
     for (std::string line; std::getline(stream, line);) lines.push_back(line);
     return lines;
   }
-  /// What the program answers, without the descriptions.
+  /// The answers of the program, without the descriptions.
   [[nodiscard]] Words candidates(Words words) const {
     words.insert(words.begin(), {BACKSTOP_PROGRAM, "--complete"});
     const auto outcome = run(words);
@@ -105,7 +105,7 @@ TEST_F(Complete, OffersTheWordsOfACommandOneByOne) {
   EXPECT_THAT(candidates({"plugin", "check", ""}), ElementsAre(":files"));
 }
 
-TEST_F(Complete, KnowsNothingBehindAWordThatIsNoCommand) {
+TEST_F(Complete, OffersNothingAfterAnUnknownCommand) {
   EXPECT_THAT(candidates({"rnu", ""}), ElementsAre());
   EXPECT_THAT(candidates({}), ElementsAre());
 }
@@ -118,7 +118,7 @@ TEST_F(Complete, OffersTheOptionsOfTheCommand) {
 
 TEST_F(Complete, DescribesWhatItOffers) {
   EXPECT_THAT(run({BACKSTOP_PROGRAM, "--complete", "inspect", "squ"}).out,
-              StartsWith("squares\tSquares of two colours\n"));
+              StartsWith("squares\tSquares of two colors\n"));
 }
 
 TEST_F(Complete, OffersKindsAndPlugins) {
@@ -130,7 +130,7 @@ TEST_F(Complete, OffersKindsAndPlugins) {
               ElementsAre("defense/steady", "defense/tune", ":files .so"));
 }
 
-TEST_F(Complete, LooksWhereThePluginPathSays) {
+TEST_F(Complete, SearchesThePluginPath) {
   fs::copy_file(fs::path(BACKSTOP_PROGRAM).parent_path().parent_path() /
                     "lib/backstop/plugins/defenses/tune.so",
                 folder_ / "tune.so");
@@ -162,7 +162,7 @@ TEST_F(Complete, OffersTheKeysOfTheRecipeOnTheLine) {
   EXPECT_THAT(candidates({"check", "--set", "se"}), ElementsAre());
 }
 
-TEST_F(Complete, LeavesOutKeysThatAShellWouldWantQuoted) {
+TEST_F(Complete, LeavesOutKeysThatNeedQuotesInAShell) {
   EXPECT_THAT(candidates({"run", recipe(), "--set", ""}),
               AllOf(Contains("name="), Each(Not(HasSubstr("space")))));
 }
@@ -196,7 +196,7 @@ TEST_F(Complete, AnswersIn20Milliseconds) {
 
 // -- the scripts --
 
-/// COMPREPLY after the script was asked to complete the words as bash splits them.
+/// COMPREPLY after the script has completed the words, split as bash splits them.
 class CompleteInBash : public Complete {
  protected:
   [[nodiscard]] Words replies(const std::string& words, const std::string& line) const {
@@ -261,7 +261,7 @@ TEST_F(Complete, WorksInFish) {
             .out);
   };
   EXPECT_THAT(replies("backstop run --fr"),
-              ElementsAre("--fresh\ttrain again what is already there"));
+              ElementsAre("--fresh\tignore cached stages and retrain"));
   EXPECT_THAT(replies("backstop run m"), ElementsAre("mine.toml", "my folder/"));
   EXPECT_THAT(replies("backstop run --out=m"), ElementsAre("--out=my folder/"));
   EXPECT_THAT(replies("backstop run mine.toml --set see"), ElementsAre("seed=\t0"));
@@ -285,6 +285,6 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(std::pair<std::string, std::string>{"bash", "backstop.bash"},
                       std::pair<std::string, std::string>{"zsh", "_backstop"},
                       std::pair<std::string, std::string>{"fish", "backstop.fish"}),
-    [](const auto& one) { return one.param.first; });
+    [](const auto& info) { return info.param.first; });
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Whatever else a plugin exported could clash with another plugin's, or with the host's.
+// Any other exported symbol could clash with one of another plugin or of the host.
 #include <filesystem>
 
 #include <gmock/gmock.h>
@@ -9,7 +9,7 @@
 namespace backstop {
 namespace {
 
-TEST(BuiltInPlugins, ExportTheirEntryAlone) {
+TEST(BuiltInPlugins, ExportOnlyTheirEntry) {
   int plugins = 0;
   for (const auto& file :
        std::filesystem::recursive_directory_iterator(BACKSTOP_BUILT_IN_PLUGINS)) {

@@ -1,6 +1,6 @@
-// Every plugin that cannot be used, through the program: `inspect` of the file, `list` of its
-// folder and `run` of a recipe that names it. Each has a sentence of its own, exit code 3, and no
-// crash.
+// Every kind of plugin that cannot be used, through the program: `inspect` of the file, `list` of
+// its folder, and `run` of a recipe that names it. Each gets its own message and exit code 3, and
+// none crashes.
 #include <cstring>
 #include <functional>
 
@@ -47,11 +47,11 @@ class Refusals : public EndToEnd {
   }
 };
 
-// -- refused before any of their code runs --
+// -- refused before any plugin code runs --
 
 struct Case {
   std::string name;
-  std::function<void(const fs::path&)> make;  ///< puts it at that path
+  std::function<void(const fs::path&)> make;  ///< creates it at that path
   std::string sentence;
 };
 
@@ -67,7 +67,7 @@ std::function<void(const fs::path&)> bytes(const std::string& text) {
   return [text](const fs::path& to) { std::ofstream(to, std::ios::binary) << text; };
 }
 
-/// A good plugin after `change` was made to its bytes.
+/// A good plugin with `change` applied to its bytes.
 std::function<void(const fs::path&)> changed(std::function<void(std::string&)> change) {
   return [change = std::move(change)](const fs::path& to) {
     std::string content = read(kConstant);
@@ -76,7 +76,7 @@ std::function<void(const fs::path&)> changed(std::function<void(std::string&)> c
   };
 }
 
-/// Makes the symbol table's address, which the dynamic linker would follow, point nowhere.
+/// Makes the address of the string table, which the dynamic linker would follow, point nowhere.
 void damage_dynamic_section(std::string& content) {
   Elf64_Ehdr header{};
   std::memcpy(&header, content.data(), sizeof header);
@@ -137,14 +137,14 @@ class RefusedPlugin : public Refusals, public ::testing::WithParamInterface<Case
   [[nodiscard]] fs::path file() const { return plugins() / "unusable.so"; }
 };
 
-TEST_P(RefusedPlugin, InspectSaysWhy) {
+TEST_P(RefusedPlugin, InspectGivesTheReason) {
   const Outcome outcome = backstop({"inspect", file().string()});
   EXPECT_EQ(outcome.code, 3) << outcome.signal;
   EXPECT_THAT(outcome.err,
               AllOf(HasSubstr("error: "), HasSubstr(GetParam().sentence), HasSubstr("\nhint: ")));
 }
 
-TEST_P(RefusedPlugin, InspectSaysItInJsonToo) {
+TEST_P(RefusedPlugin, InspectGivesTheReasonInJsonToo) {
   const Outcome outcome = backstop({"inspect", file().string(), "--json"});
   EXPECT_EQ(outcome.code, 3) << outcome.signal;
   const auto json = nlohmann::json::parse(outcome.out);
@@ -156,7 +156,7 @@ TEST_P(RefusedPlugin, ListShowsItWithTheReason) {
   EXPECT_EQ(outcome.code, 0) << outcome.signal << outcome.err;
   EXPECT_THAT(outcome.out, AllOf(HasSubstr(file().string()), HasSubstr("refused: "),
                                  HasSubstr(GetParam().sentence)));
-  // The others can be used all the same.
+  // The other plugins can still be used.
   EXPECT_THAT(outcome.out, HasSubstr("super-fine-tuning"));
 }
 
@@ -176,13 +176,13 @@ TEST_P(RefusedPlugin, RunOfARecipeThatNamesItWritesNothing) {
 INSTANTIATE_TEST_SUITE_P(Each, RefusedPlugin, ::testing::ValuesIn(cases()),
                          [](const auto& one) { return one.param.name; });
 
-// -- refused when they are loaded --
+// -- refused when loaded --
 
 class UnloadablePlugin : public Refusals,
                          public ::testing::WithParamInterface<std::pair<const char*, const char*>> {
 };
 
-TEST_P(UnloadablePlugin, RunSaysWhy) {
+TEST_P(UnloadablePlugin, RunGivesTheReason) {
   const auto& [name, sentence] = GetParam();
   const fs::path file = plugins() / (std::string(name) + ".so");
   bad(name)(file);
@@ -226,7 +226,7 @@ TEST_F(Refusals, PluginThatHangsWhenItIsLoadedIsListed) {
 
 // -- folders and names --
 
-TEST_F(Refusals, TwoOfOneNameInOneFolder) {
+TEST_F(Refusals, TwoPluginsOfOneNameInOneFolder) {
   fs::copy_file(kConstant, plugins() / "one.so");
   fs::copy_file(kConstant, plugins() / "two.so");
   const std::string sentence = "two files hold scheduler `constant`: ";
@@ -242,7 +242,7 @@ TEST_F(Refusals, TwoOfOneNameInOneFolder) {
   EXPECT_EQ(backstop({"check", recipe().string(), "--plugin-path", plugins().string()}).code, 0);
 }
 
-TEST_F(Refusals, TwoOfANameThatNothingElseHas) {
+TEST_F(Refusals, TwoPluginsOfANameThatNoOtherPluginHas) {
   bad("throws-42")(plugins() / "one.so");
   bad("throws-42")(plugins() / "two.so");
   const Outcome outcome = run_with("throws-42");
@@ -286,8 +286,9 @@ class Shadowing : public Refusals {
 
 TEST_F(Shadowing, ListShowsBoth) {
   const Outcome outcome = list();
-  EXPECT_THAT(outcome.out, AllOf(HasSubstr((plugins() / "mine.so").string()),
-                                 HasSubstr("not used: an earlier folder has one of this name")));
+  EXPECT_THAT(outcome.out,
+              AllOf(HasSubstr((plugins() / "mine.so").string()),
+                    HasSubstr("not used: an earlier folder has a plugin with this name")));
   const auto json =
       nlohmann::json::parse(backstop({"list", "--json", "--plugin-path", plugins().string()}).out);
   int used = 0, shadowed = 0;
@@ -300,20 +301,20 @@ TEST_F(Shadowing, ListShowsBoth) {
   EXPECT_EQ(shadowed, 1);
 }
 
-TEST_F(Shadowing, CheckSaysOnceWhichIsUsed) {
+TEST_F(Shadowing, CheckNamesTheUsedPluginOnce) {
   const Outcome outcome =
       backstop({"check", recipe().string(), "--plugin-path", plugins().string()});
   EXPECT_EQ(outcome.code, 0);
   EXPECT_EQ(count(outcome.err, warning()), 1U) << outcome.err;
 }
 
-TEST_F(Shadowing, RunSaysItToo) {
+TEST_F(Shadowing, RunNamesItToo) {
   const Outcome outcome = run({"--plugin-path", plugins().string()});
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_EQ(count(outcome.err, warning()), 1U) << outcome.err;
 }
 
-TEST_F(Shadowing, NothingIsSaidWithoutIt) {
+TEST_F(Shadowing, WithoutItNothingIsReported) {
   EXPECT_EQ(backstop({"check", recipe().string()}).err, "");
 }
 

@@ -1,4 +1,4 @@
-// Runs recipes in a folder of the test's own.
+// Runs recipes in a folder of their own.
 #pragma once
 
 #include <filesystem>
@@ -19,7 +19,7 @@ namespace backstop::testing {
 
 namespace fs = std::filesystem;
 
-/// A quick recipe: half a second of training after LibTorch's start.
+/// A quick recipe: half a second of training once LibTorch has started.
 inline constexpr const char* kRecipe = R"(schema = 1
 name = "small"
 seed = 3
@@ -89,7 +89,7 @@ class EndToEnd : public ::testing::Test {
   [[nodiscard]] Start command(std::vector<std::string> more = {}) const {
     std::vector<std::string> arguments = {"run", recipe().string(), "--out", out().string()};
     arguments.insert(arguments.end(), more.begin(), more.end());
-    // The folder of the test's plugins must not depend on who runs the tests.
+    // The plugins that are found must not depend on who runs the tests.
     return {
         BACKSTOP_PROGRAM, arguments, {{"HOME", folder_.string()}, {"BACKSTOP_PLUGIN_PATH", ""}}};
   }
@@ -104,7 +104,7 @@ class EndToEnd : public ::testing::Test {
     std::sort(result.begin(), result.end());
     return result;
   }
-  /// What decides a comparison: everything of results.json but the time it took.
+  /// What runs are compared by: all of results.json except the time that the run took.
   [[nodiscard]] static nlohmann::json numbers(const fs::path& run) {
     auto results = nlohmann::json::parse(read(run / "results.json"));
     for (auto& row : results["rows"]) row["cost"] = {{"samples_seen", row["cost"]["samples_seen"]}};

@@ -23,7 +23,7 @@ std::array<int, 2> make_pipe() {
   return ends;
 }
 
-/// Appends what is there; false at the end.
+/// Appends the available output; false at the end.
 bool read_some(int descriptor, std::string& text) {
   std::array<char, 4096> buffer;
   const ssize_t n = read(descriptor, buffer.data(), buffer.size());

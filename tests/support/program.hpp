@@ -1,4 +1,4 @@
-// Runs a program and keeps what it wrote.
+// Runs a program and keeps its output.
 #pragma once
 
 #include <map>
@@ -10,24 +10,24 @@
 namespace backstop::testing {
 
 struct Outcome {
-  int code = -1;   ///< -1: a signal ended it
-  int signal = 0;  ///< which
+  int code = -1;   ///< exit status; -1 if a signal ended it
+  int signal = 0;  ///< that signal
   std::string out, err;
 };
 
 struct Start {
   std::string program;
   std::vector<std::string> arguments;
-  std::map<std::string, std::string> environment = {};  ///< all of it, but for PATH
+  std::map<std::string, std::string> environment = {};  ///< all of it, apart from PATH
   std::string standard_output = {};                     ///< a file instead of `out`; "-": closed
   bool nobody_reads = false;                            ///< the pipe behind stdout has no reader
 };
 
-/// A program that is running. wait() is to be called once.
+/// A running program. Call wait() exactly once.
 class Process {
  public:
   explicit Process(const Start& start);
-  /// Reads stderr until `text` appeared there, or the program closed it.
+  /// Reads stderr until `text` appears in it, or the program closes it.
   void wait_for_error_text(const std::string& text);
   void send(int signal) const;
   Outcome wait();

@@ -1,4 +1,4 @@
-// A folder that lives as long as a test, and copies of plugins in it.
+// A folder that exists as long as a test, and copies of plugins in it.
 #pragma once
 
 #include <cstdlib>
@@ -32,7 +32,7 @@ class TestFolder {
     return path_ / name;
   }
 
-  /// A copy of `file` as `name`, which may begin with folders.
+  /// Copies `file` to `name`, which may include folders.
   std::filesystem::path copy(const std::filesystem::path& file, const std::string& name) const {
     const std::filesystem::path to = path_ / name;
     std::filesystem::create_directories(to.parent_path());

@@ -1,20 +1,19 @@
-// backstop check: everything that is wrong with a recipe, before anything runs.
+// backstop check: finds every mistake in a recipe, without running it.
 #include <algorithm>
 
 #include <boost/program_options/value_semantic.hpp>
 #include <nlohmann/json.hpp>
 
 #include "host/base/text.hpp"
+#include "host/cli/checked_recipe.hpp"
 #include "host/cli/command.hpp"
-#include "host/cli/recipe_command.hpp"
 #include "host/recipe/recipe.hpp"
 
 namespace backstop::cli {
 namespace {
 
 constexpr const char* kDescription =
-    "Finds everything that is wrong with a recipe, without running it, and says what it would "
-    "do.\n";
+    "Checks a recipe without running it, and reports every mistake in it, or what it would do.\n";
 
 nlohmann::json to_json(const recipe::Diagnostic& diagnostic) {
   const bool error = diagnostic.severity == recipe::Diagnostic::Severity::error;
@@ -52,14 +51,14 @@ base::ExitCode check(const Invocation& invocation) {
   }
   print_diagnostics(checked, invocation.color_err);
   if (code != base::ExitCode::done) return code;
-  // The runs of a [matrix] often have one plan: each is said once.
+  // The runs of a [matrix] often share a plan, which is then printed once.
   std::vector<std::string> plans;
   for (const auto& recipe : checked.recipes)
-    if (const auto one = base::printable(plan(recipe));
-        std::find(plans.begin(), plans.end(), one) == plans.end())
-      plans.push_back(one);
+    if (const auto text = base::printable(plan(recipe));
+        std::find(plans.begin(), plans.end(), text) == plans.end())
+      plans.push_back(text);
   std::string text;
-  for (const auto& one : plans) text += (text.empty() ? "" : "\n") + one;
+  for (const auto& line : plans) text += (text.empty() ? "" : "\n") + line;
   if (checked.recipes.size() > 1) text += "; " + base::count_of(checked.recipes.size(), "run");
   print(text + "; ok\n");
   return code;
@@ -67,8 +66,7 @@ base::ExitCode check(const Invocation& invocation) {
 
 }  // namespace
 
-const Command kCheck{"check",        "find everything that is wrong with a recipe",
-                     "RECIPE",       kDescription,
-                     add_set_option, check};
+const Command kCheck{
+    "check", "find every mistake in a recipe", "RECIPE", kDescription, add_set_option, check};
 
 }  // namespace backstop::cli

@@ -1,4 +1,4 @@
-// backstop --complete: what the completion scripts of the shells ask for, without LibTorch.
+// backstop --complete: answers the shells' completion scripts, without LibTorch.
 #include <algorithm>
 #include <filesystem>
 #include <set>
@@ -14,8 +14,8 @@ namespace {
 
 using Words = std::vector<std::string>;
 
-/// Collects what begins with the word to complete, each once; `before` is what stands before it in
-/// the shell's word: "--set=".
+/// Collects the candidates that begin with the word to complete, each once. `before` is the part of
+/// the shell's word before it, such as "--set=".
 class Candidates {
  public:
   explicit Candidates(std::string word, std::string before = {})
@@ -27,7 +27,7 @@ class Candidates {
     lines_ +=
         before_ + text + (description.empty() ? "" : "\t" + base::printable(description)) + "\n";
   }
-  /// Leaves it to the shell.
+  /// Asks the shell to complete it.
   void ask(const std::string& what) { lines_ += ":" + what + "\n"; }
   [[nodiscard]] const std::string& lines() const { return lines_; }
 
@@ -48,7 +48,7 @@ bool begins_with(const Words& words, const Words& beginning) {
          std::equal(beginning.begin(), beginning.end(), words.begin());
 }
 
-/// The next word of every command that begins with these.
+/// The next word of every command that begins with the words `before`.
 void add_commands(const Words& before, Candidates& candidates) {
   for (const auto* command : commands()) {
     const Words name = split(command->name);
@@ -57,11 +57,11 @@ void add_commands(const Words& before, Candidates& candidates) {
   }
 }
 
-/// The words before the one to complete, behind the command.
+/// The words between the command and the word to complete.
 struct Line {
   Words arguments;
   Words plugin_path;
-  std::string value_for;  ///< the option whose value is next, or empty
+  std::string value_for;  ///< the option whose value comes next, or empty
 };
 
 const OptionText* find(const std::vector<OptionText>& options, const std::string& word) {
@@ -90,7 +90,7 @@ Line read(const Words& words, const std::vector<OptionText>& options) {
   return line;
 }
 
-// -- what can stand in a place --
+// -- candidates for each kind of argument --
 
 catalog::Catalog catalog_of(const Line& line) {
   return catalog::Catalog::scan(catalog::Catalog::search_path(line.plugin_path));
@@ -107,7 +107,7 @@ void add_plugins(const catalog::Catalog& catalog, std::optional<catalog::Kind> o
       candidates.add(prefix + entry.manifest.name, entry.manifest.summary);
 }
 
-/// Names, KIND/NAME once that was begun, and files.
+/// Names, KIND/NAME if the word has a slash, and files.
 void add_any_plugin(const Line& line, Candidates& candidates) {
   const std::string& word = candidates.word();
   const catalog::Catalog catalog = catalog_of(line);
@@ -119,7 +119,8 @@ void add_any_plugin(const Line& line, Candidates& candidates) {
   candidates.ask("files .so");
 }
 
-/// Every key of a recipe with its value, as --set takes them; those that need quotes are left out.
+/// Every key of a recipe with its value, in the form that --set takes; leaves out keys that need
+/// quotes.
 void add_keys(const toml::node& node, const std::string& path, Candidates& candidates) {
   const auto below = [&path](const std::string& key) {
     return path.empty() ? key : path + "." + key;
@@ -136,13 +137,13 @@ void add_keys(const toml::node& node, const std::string& path, Candidates& candi
   }
 }
 
-/// The kind of plugin that `attack.plugin` or `defense.0.scheduler.plugin` names.
+/// The kind of plugin that a key such as `attack.plugin` or `defense.0.scheduler.plugin` names.
 std::optional<catalog::Kind> kind_of_key(const std::string& key) {
   if (key.ends_with("scheduler.plugin")) return catalog::Kind::scheduler;
   return key.ends_with(".plugin") ? catalog::kind_from(key.substr(0, key.find('.'))) : std::nullopt;
 }
 
-/// Resolved where it is without mistakes, so that defaults can be completed too; else as written.
+/// The resolved recipe, so that defaults can be completed too; as written if it has mistakes.
 toml::table table_of(const std::string& file, const catalog::Catalog& catalog) {
   auto checked = recipe::check_recipe(file, {}, catalog);
   if (!checked.recipes.empty()) return std::move(checked.recipes.front().table);
@@ -160,7 +161,7 @@ void add_overrides(const Line& line, Candidates& candidates) {
   }
 }
 
-/// `what` as the help names it: "RECIPE", "[KIND]", "DIR", "FILE.png", "KEY=VALUE".
+/// `what` is the name in the help: "RECIPE", "[KIND]", "DIR", "FILE.png", "KEY=VALUE".
 void add_place(std::string what, const Command& command, const Line& line, Candidates& candidates) {
   std::erase_if(what, [](char c) { return c == '[' || c == ']'; });
   if (what.ends_with("...")) what.resize(what.size() - 3);
@@ -217,7 +218,7 @@ std::string answer(Words before, const std::string& word) {
   }
   Candidates candidates(word);
   if (before.empty()) {
-    candidates.add("help", "show the help, or that of a command");
+    candidates.add("help", "show the help, or the help of a command");
     candidates.add("--help", "show the help");
     candidates.add("--version", "show the version");
   } else if (before[0] == "help") {
@@ -234,7 +235,7 @@ std::string completions(const std::vector<std::string>& words) {
   try {
     return answer({words.begin(), words.end() - 1}, words.back());
   } catch (const std::exception&) {
-    return {};  // whatever is wrong, the command itself says it better
+    return {};  // whatever is wrong, the command itself will report it
   }
 }
 

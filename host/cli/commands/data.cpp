@@ -1,4 +1,4 @@
-// backstop data: is a dataset all there, and is it what it should be?
+// backstop data: whether a dataset is complete and is the one that was published.
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
@@ -8,11 +8,11 @@
 #include <nlohmann/json.hpp>
 
 #include "host/base/text.hpp"
+#include "host/cli/checked_recipe.hpp"
 #include "host/cli/command.hpp"
 #include "host/cli/engine_library.hpp"
 #include "host/cli/observer.hpp"
 #include "host/cli/plugin_probe.hpp"
-#include "host/cli/recipe_command.hpp"
 #include "host/cli/signals.hpp"
 
 namespace backstop::cli {
@@ -21,20 +21,22 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kDescription =
-    "Reads a dataset whole and says what is in it: splits, images of each class, sizes, the\n"
-    "channels' mean and deviation, and for every file whether its MD5 is the published one.\n"
-    "PLUGIN is the dataset's name (`backstop list datasets`). The exit status is 4 when something\n"
-    "is missing or broken or a file is not what its makers published.\n";
+    "Reads the whole dataset and reports what it contains: splits, images per class, image sizes, "
+    "the\n"
+    "mean and deviation of each channel, and whether the MD5 of each file is the published one.\n"
+    "PLUGIN is the name of the dataset (see `backstop list datasets`). The exit status is 4 if\n"
+    "anything is missing or damaged, or if a file differs from the published one.\n";
 
 void add_options(boost::program_options::options_description& options) {
   const auto text = [](const char* name) {
     return boost::program_options::value<std::vector<std::string>>()->value_name(name);
   };
   auto add = options.add_options();
-  add("root", text("DIR"), "where the dataset's files are");
-  add("set", text("KEY=VALUE"), "give the plugin a parameter (`image_size=32`); may be repeated");
+  add("root", text("DIR"), "the folder with the dataset's files");
+  add("set", text("KEY=VALUE"), "set a parameter of the plugin (`image_size=32`); may be repeated");
   add("sheet", text("FILE.png"), "draw ten training images of each class into FILE.png");
-  add("image", text("LABEL/N=FILE.png"), "write training image N of class LABEL; may be repeated");
+  add("image", text("LABEL/N=FILE.png"),
+      "write training image N of class LABEL to FILE.png; may be repeated");
 }
 
 // -- the plugin's parameters --
@@ -46,28 +48,31 @@ recipe::CheckedRecipe parameters(const Invocation& invocation, const catalog::Ca
   toml::table given;
   if (const auto root = invocation.one("root")) {
     const auto& own = manifest.parameters;
-    if (std::none_of(own.begin(), own.end(), [](const auto& each) { return each.key == "root"; }))
+    if (std::none_of(own.begin(), own.end(),
+                     [](const auto& parameter) { return parameter.key == "root"; }))
       throw base::HostError(
           base::ExitCode::usage,
-          "option `--root` is given, but dataset `" + manifest.name + "` has no parameter `root`",
-          "`backstop inspect " + manifest.name + "` shows those that it has");
+          fmt::format("`--root` was given, but dataset `{}` has no parameter `root`",
+                      manifest.name),
+          fmt::format("run `backstop inspect {}` to see its parameters", manifest.name));
     given.insert("root", *root);
   }
   recipe::CheckedRecipe checked =
       recipe::check_dataset(plugin, std::move(given), invocation.all("set"), catalog);
   for (auto& diagnostic : checked.diagnostics)
     if (diagnostic.message.starts_with("`root` is missing"))
-      diagnostic.hint = "say where its files are with --root DIR";
+      diagnostic.hint = "give the folder with its files: --root DIR";
   return checked;
 }
 
-/// Found before anything is read, which may take long.
+/// Checked before the dataset is read, which may take long.
 void require_folder_of(const std::filesystem::path& file) {
   std::error_code error;
   const auto folder = file.has_parent_path() ? file.parent_path() : ".";
   if (!std::filesystem::is_directory(folder, error))
-    throw base::HostError(base::ExitCode::environment, "cannot write " + file.string() + ": " +
-                                                           folder.string() + " is no folder");
+    throw base::HostError(
+        base::ExitCode::environment,
+        fmt::format("cannot write {}: {} is not a folder", file.string(), folder.string()));
 }
 
 std::filesystem::path sheet_in(const Invocation& invocation) {
@@ -87,9 +92,9 @@ std::vector<engine::ImageRequest> images_in(const Invocation& invocation) {
     if (!slash || number.ec != std::errc{} || number.ptr == end || *number.ptr != '=' ||
         number.ptr + 1 == end || image.label < 0 || image.number < 0)
       throw base::HostError(
-          base::ExitCode::usage, "option `--image` is \"" + text + "\"",
-          "it has the form LABEL/N=FILE.png: `--image 9/0=truck.png` writes the first "
-          "training image of class 9");
+          base::ExitCode::usage,
+          fmt::format("option `--image` must have the form LABEL/N=FILE.png, got `{}`", text),
+          "`--image 9/0=truck.png` writes the first training image of class 9");
     image.file = number.ptr + 1;
     require_folder_of(image.file);
     images.push_back(std::move(image));
@@ -97,7 +102,7 @@ std::vector<engine::ImageRequest> images_in(const Invocation& invocation) {
   return images;
 }
 
-// -- what is said of it --
+// -- the report --
 
 std::string numbers(const json& values) {
   std::string text;
@@ -109,12 +114,12 @@ std::string numbers(const json& values) {
 
 std::string size_of(const json& split) {
   const auto side = [&](const char* key) { return std::to_string(split[key].get<std::int64_t>()); };
-  return side("channels") + " x " + side("height") + " x " + side("width");
+  return fmt::format("{} x {} x {}", side("channels"), side("height"), side("width"));
 }
 
 std::string split_table(const json& report) {
   std::vector<std::vector<base::Cell>> rows{
-      {{"split"}, {"images"}, {"size"}, {"mean of each channel"}, {"deviation"}}};
+      {{"split"}, {"images"}, {"size"}, {"channel means"}, {"channel deviations"}}};
   for (const auto& split : report["splits"]) {
     const auto name = split["split"].get<std::string>();
     if (split["status"] == "ok")
@@ -124,13 +129,13 @@ std::string split_table(const json& report) {
                       {numbers(split["mean"])},
                       {numbers(split["deviation"])}});
     else
-      rows.push_back({{name}, {}, {split["status"] == "absent" ? "not there" : "cannot be read"}});
+      rows.push_back({{name}, {}, {split["status"] == "absent" ? "missing" : "cannot be read"}});
   }
   const auto& stated = report["stated"];
   if (!stated.is_null())
     rows.push_back({{"plugin"},
                     {},
-                    {"normalises by"},
+                    {"normalizes with"},
                     {numbers(stated["mean"])},
                     {numbers(stated["deviation"])}});
   return base::columns(rows, "lrlll", "  ");
@@ -158,8 +163,7 @@ std::string class_table(const json& report) {
     }
     return base::columns(rows, alignment, "  ");
   }
-  rows.push_back(
-      {{"of " + std::to_string(names.size()) + " classes"}, {"fewest"}, {"median"}, {"most"}});
+  rows.push_back({{fmt::format("{} classes", names.size())}, {"fewest"}, {"median"}, {"most"}});
   for (std::size_t i = 0; i < counts.size(); ++i) {
     const auto fewest = std::min_element(counts[i].begin(), counts[i].end()) - counts[i].begin();
     const auto most = std::max_element(counts[i].begin(), counts[i].end()) - counts[i].begin();
@@ -167,16 +171,16 @@ std::string class_table(const json& report) {
     std::nth_element(sorted.begin(), sorted.begin() + std::ssize(sorted) / 2, sorted.end());
     const auto cell = [&](std::ptrdiff_t label) {
       const auto at = static_cast<std::size_t>(label);
-      return base::grouped(counts[i][at]) + " (" + names[at] + ")";
+      return fmt::format("{} ({})", base::grouped(counts[i][at]), names[at]);
     };
     rows.push_back(
         {header[i], {cell(fewest)}, {base::grouped(sorted[sorted.size() / 2])}, {cell(most)}});
   }
-  return base::columns(rows, "llll", "  ") + "  `--json` has all of them\n";
+  return base::columns(rows, "llll", "  ") + "  `--json` lists all of them\n";
 }
 
 std::string file_table(const json& report, bool color) {
-  constexpr int kMostUnknown = 8;  // of one split: a folder of images may list hundreds
+  constexpr int kMostUnknown = 8;  // per split: a folder of images may have hundreds
   std::vector<std::vector<base::Cell>> rows;
   for (const auto& split : report["splits"]) {
     const base::Cell name{split["split"].get<std::string>()};
@@ -196,7 +200,7 @@ std::string file_table(const json& report, bool color) {
           {name,
            {"unknown"},
            {},
-           {std::to_string(unknown - kMostUnknown) + " more; `--json` has all of them"}});
+           {fmt::format("{} more; `--json` lists all of them", unknown - kMostUnknown)}});
   }
   return base::columns(rows, "llll", "  ");
 }
@@ -216,7 +220,7 @@ std::string text_of(const json& report, const catalog::Manifest& manifest, bool 
   };
   section("SPLITS", split_table(report));
   section("IMAGES PER CLASS", class_table(report));
-  section("FILES (MD5, against what their makers published)", file_table(report, color));
+  section("FILES (MD5, compared with the published one)", file_table(report, color));
   return text;
 }
 
@@ -270,7 +274,7 @@ base::ExitCode data(const Invocation& invocation) {
 
 }  // namespace
 
-const Command kData{"data",      "show whether a dataset is complete and right",
+const Command kData{"data",      "check that a dataset is complete and intact",
                     "PLUGIN",    kDescription,
                     add_options, data};
 

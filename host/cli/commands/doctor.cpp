@@ -1,11 +1,12 @@
-// backstop doctor: what this host, its engine, its plugins and the machine are, and what is wrong.
+// backstop doctor: shows the host, its engine, its plugins and the machine, and what is wrong with
+// them.
 #include <algorithm>
 
 #include <nlohmann/json.hpp>
 
 #include "host/base/text.hpp"
 #include "host/cli/command.hpp"
-#include "host/cli/health.hpp"
+#include "host/cli/doctor_checks.hpp"
 
 namespace backstop::cli {
 namespace {
@@ -13,11 +14,11 @@ namespace {
 constexpr const char* kDescription =
     "Shows the host, the engine and the LibTorch that it loads, the machine, the plugin folders "
     "and\n"
-    "the data, and what is wrong with any of them and what to do. The exit status is 0 when "
-    "recipes\n"
-    "can be run, with warnings or without, and 4 when they cannot.\n";
+    "the data, every problem found, and what to do about it. The exit status is 0 if recipes can "
+    "be\n"
+    "run, even with warnings, and 4 if they cannot.\n";
 
-// -- for people --
+// -- as text --
 
 using Facts = std::vector<std::pair<std::string, std::string>>;
 
@@ -25,7 +26,7 @@ std::string gibibytes(std::uint64_t bytes) {
   return base::fixed(static_cast<double>(bytes) / (1 << 30), 1) + " GiB";
 }
 
-/// Facts without a value are left out, and so is a section without facts.
+/// Leaves out facts without a value, and a section without facts.
 std::string section(const char* title, const Facts& facts) {
   std::vector<std::vector<base::Cell>> rows;
   for (const auto& [name, value] : facts)
@@ -38,9 +39,9 @@ std::string with_file(const std::string& text, const std::filesystem::path& file
 }
 
 std::string precision_of(const engine::EngineDescription& engine) {
-  if (engine.bfloat16.empty()) return "float32: nothing here computes bfloat16 natively";
-  return "bfloat16 with " + engine.bfloat16 + "; float32 for models narrower than " +
-         std::to_string(engine.bfloat16_width);
+  if (engine.bfloat16.empty()) return "float32: this machine does not compute bfloat16 natively";
+  return fmt::format("bfloat16 with {}; float32 for models narrower than {}", engine.bfloat16,
+                     engine.bfloat16_width);
 }
 
 std::string gpus_of(const MachineHealth& machine, const engine::EngineDescription* engine) {
@@ -48,25 +49,26 @@ std::string gpus_of(const MachineHealth& machine, const engine::EngineDescriptio
   for (const auto& gpu : machine.gpus) text += (text.empty() ? "" : ", ") + gpu;
   if (text.empty()) text = "none";
   if (engine == nullptr) return text;
-  return text + (engine->cuda ? "; LibTorch sees " + std::to_string(engine->cuda_devices)
-                              : std::string("; LibTorch was built without CUDA"));
+  return engine->cuda ? fmt::format("{}; LibTorch sees {}", text, engine->cuda_devices)
+                      : text + "; LibTorch was built without CUDA";
 }
 
 std::string built_with() {
   const catalog::BuildFacts& own = catalog::own_build_facts();
-  return "compiler " + own.compiler + ", " + (own.cxx11_abi ? "C++11 ABI" : "old C++ ABI") +
-         (own.sanitizer == "none" ? "" : ", " + own.sanitizer + " sanitizer");
+  const std::string built =
+      fmt::format("compiler {}, {}", own.compiler, own.cxx11_abi ? "C++11 ABI" : "old C++ ABI");
+  return own.sanitizer == "none" ? built : fmt::format("{}, {} sanitizer", built, own.sanitizer);
 }
 
 std::string contents_of(const FolderHealth& health) {
-  if (health.same_as) return "the same folder as " + std::to_string(*health.same_as + 1);
+  if (health.same_as) return fmt::format("same folder as {}", *health.same_as + 1);
   if (!health.exists) return "does not exist";
   std::string text = base::count_of(health.usable, "plugin");
-  if (!health.refused.empty()) text += ", " + std::to_string(health.refused.size()) + " refused";
+  if (!health.refused.empty()) text += fmt::format(", {} refused", health.refused.size());
   for (const auto& entry : health.shadowed)
-    text += (&entry == &health.shadowed.front() ? ", not used because an earlier folder has it: "
-                                                : ", ") +
-            std::string(to_string(entry.manifest.kind)) + " " + entry.manifest.name;
+    text += fmt::format("{}{} {}",
+                        &entry == &health.shadowed.front() ? "; an earlier folder also has " : ", ",
+                        to_string(entry.manifest.kind), entry.manifest.name);
   return text;
 }
 
@@ -85,16 +87,16 @@ std::string engine_section(const EngineHealth& engine) {
 std::string libtorch_section(const engine::EngineDescription& engine) {
   return section("LIBTORCH", {{"built for", engine.built_for},
                               {"running", with_file(engine.running, engine.file)},
-                              {"vectors", engine.capability},
+                              {"CPU kernels", engine.capability},
                               {"BLAS", with_file(engine.blas, engine.blas_file)},
                               {"OpenMP", engine.openmp_file.string()}});
 }
 
-/// How runs compute, as far as the engine can say.
+/// How runs compute, as far as the engine knows.
 Facts compute_facts(const engine::EngineDescription& engine) {
   return {{"processor", engine.processor},
-          {"threads", std::to_string(engine.threads) + " where compute.threads is 0"},
-          {"device", engine.device + " where compute.device is auto"},
+          {"threads", fmt::format("{} if compute.threads is 0", engine.threads)},
+          {"device", fmt::format("{} if compute.device is auto", engine.device)},
           {"precision", precision_of(engine)}};
 }
 
@@ -103,12 +105,13 @@ std::string machine_section(const MachineHealth& machine, const engine::EngineDe
   facts.insert(
       facts.end(),
       {{"cores",
-        std::to_string(machine.cores) + " of " + std::to_string(machine.cores_online) +
+        fmt::format("{} of {}", machine.cores, machine.cores_online) +
             (machine.core_quota ? ", limited to " + base::shortest(*machine.core_quota) : "")},
        {"GPU", gpus_of(machine, engine)},
-       {"memory",
-        gibibytes(machine.memory_available) + " of " + gibibytes(machine.memory) + " free"},
-       {"disk", gibibytes(machine.disk_available) + " free in " + machine.folder.string()}});
+       {"memory", fmt::format("{} of {} free", gibibytes(machine.memory_available),
+                              gibibytes(machine.memory))},
+       {"disk",
+        fmt::format("{} free in {}", gibibytes(machine.disk_available), machine.folder.string())}});
   return section("MACHINE", facts);
 }
 
@@ -116,21 +119,20 @@ std::string folders_section(const std::vector<FolderHealth>& folders) {
   Facts facts;
   for (const auto& health : folders)
     facts.emplace_back(std::to_string(facts.size() + 1),
-                       health.folder.path.folder.string() + " (" +
-                           std::string(sentence(health.folder.origin)) +
-                           "): " + contents_of(health));
-  return section("PLUGIN FOLDERS, IN THE ORDER OF THE SEARCH", facts);
+                       fmt::format("{} ({}): {}", health.folder.path.folder.string(),
+                                   description(health.folder.origin), contents_of(health)));
+  return section("PLUGIN FOLDERS, IN SEARCH ORDER", facts);
 }
 
 std::string data_section(const std::vector<DatasetHealth>& datasets) {
   Facts facts;
   for (const auto& [plugin, path, there] : datasets)
-    facts.emplace_back(plugin, path.string() + (there ? "" : " (not there)"));
-  return section("DATA, WHERE A RECIPE DOES NOT SAY OTHERWISE", facts);
+    facts.emplace_back(plugin, path.string() + (there ? "" : " (missing)"));
+  return section("DEFAULT LOCATIONS OF DATASETS", facts);
 }
 
 std::string problems_section(const std::vector<Problem>& problems, bool color) {
-  if (problems.empty()) return "nothing is wrong\n";
+  if (problems.empty()) return "no problems found\n";
   std::string text = "PROBLEMS\n";
   for (const auto& [broken, message, hint] : problems) {
     const std::string_view style = broken ? base::kRed : base::kYellow;
@@ -151,7 +153,7 @@ std::string text_of(const Health& health, const std::vector<Problem>& problems, 
          problems_section(problems, color);
 }
 
-// -- for programs --
+// -- as JSON --
 
 nlohmann::json or_null(const std::string& text) {
   return text.empty() ? nlohmann::json() : nlohmann::json(text);
@@ -261,7 +263,8 @@ base::ExitCode doctor(const Invocation& invocation) {
 
 }  // namespace
 
-const Command kDoctor{"doctor",     "show what is here, and what is wrong with it",      "",
-                      kDescription, [](boost::program_options::options_description&) {}, doctor};
+const Command kDoctor{
+    "doctor",     "check this installation and this machine for problems", "",
+    kDescription, [](boost::program_options::options_description&) {},     doctor};
 
 }  // namespace backstop::cli

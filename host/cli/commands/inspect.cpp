@@ -1,4 +1,4 @@
-// backstop inspect: everything that is known about one plugin, without running its code.
+// backstop inspect: shows everything about one plugin, without running its code.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -16,7 +16,7 @@
 #include "host/catalog/library.hpp"
 #include "host/cli/command.hpp"
 #include "host/cli/engine_library.hpp"
-#include "host/cli/library_search.hpp"
+#include "host/cli/needed_libraries.hpp"
 #include "host/cli/plugin_folders.hpp"
 #include "host/recipe/recipe.hpp"
 #include "host/schema/toml_text.hpp"
@@ -25,30 +25,30 @@ namespace backstop::cli {
 namespace {
 
 constexpr const char* kDescription =
-    "Shows what a plugin says of itself, where it comes from, how it was built and what of that "
-    "is\n"
-    "different here, the libraries that it needs, its parameters and a recipe to start from. "
-    "PLUGIN\n"
-    "is a name, KIND/NAME, or the path of an .so file. No code of the plugin is run; when it "
-    "cannot\n"
-    "be used, the reason is shown and the exit status is 3.\n";
+    "Shows the manifest of a plugin, where its file comes from, how it was built and how that "
+    "differs\n"
+    "from this host, the libraries that it needs, its parameters, and a recipe to start from.\n"
+    "PLUGIN is a name, KIND/NAME, or the path of an .so file. No plugin code is run. If the "
+    "plugin\n"
+    "cannot be used, the reason is shown and the exit status is 3.\n";
 
 // -- finding it --
 
 catalog::PluginEntry entry_of_file(const catalog::Catalog& catalog, const std::string& file) {
   std::error_code error;
   const auto path = std::filesystem::absolute(file, error);
-  // What is there and no regular file is refused for that.
+  // A path that exists but is not a regular file is refused later, for that reason.
   if (!std::filesystem::exists(std::filesystem::symlink_status(path, error)))
-    throw base::HostError(base::ExitCode::plugin, "there is no plugin file `" + file + "`");
+    throw base::HostError(base::ExitCode::plugin,
+                          fmt::format("there is no plugin file `{}`", file));
   const auto folder = std::filesystem::canonical(path.parent_path(), error);
-  // Only the catalog knows whether its folder is trusted and holds no other of its name.
+  // Only the catalog knows whether the folder is trusted and has no other plugin of that name.
   for (const auto& entry : catalog.entries())
     if (entry.path == folder / path.filename()) return entry;
   return catalog::Catalog::of_file(path);
 }
 
-/// One name can belong to several kinds; then the user has to say which.
+/// Plugins of several kinds can share a name; then the user has to choose the kind.
 void require_one_kind(const std::vector<const catalog::PluginEntry*>& found,
                       const std::string& name) {
   std::set<catalog::Kind> kinds;
@@ -57,11 +57,11 @@ void require_one_kind(const std::vector<const catalog::PluginEntry*>& found,
   std::string list, hint;
   for (const catalog::Kind kind : kinds) {
     list += (list.empty() ? "" : ", ") + std::string(to_string(kind));
-    hint += (hint.empty() ? "" : " or ") +
-            ("`backstop inspect " + std::string(to_string(kind)) + "/" + name + "`");
+    hint += fmt::format("{}`backstop inspect {}/{}`", hint.empty() ? "use " : " or ",
+                        to_string(kind), name);
   }
-  throw base::HostError(base::ExitCode::usage, "there are several plugins `" + name + "`: " + list,
-                        "use " + hint);
+  throw base::HostError(base::ExitCode::usage,
+                        fmt::format("several plugins are called `{}`: {}", name, list), hint);
 }
 
 catalog::PluginEntry entry_of_name(const catalog::Catalog& catalog,
@@ -80,8 +80,9 @@ catalog::PluginEntry entry_of_name(const catalog::Catalog& catalog,
   const auto meant = base::nearest(name, names);
   throw base::HostError(
       base::ExitCode::plugin,
-      "there is no " + (kind ? std::string(to_string(*kind)) : "plugin") + " `" + name + "`",
-      meant ? "did you mean `" + *meant + "`?" : "`backstop list` shows those that are there");
+      fmt::format("there is no {} `{}`", kind ? to_string(*kind) : "plugin", name),
+      meant ? fmt::format("did you mean `{}`?", *meant)
+            : "run `backstop list` to see the available plugins");
 }
 
 catalog::PluginEntry find_entry(const catalog::Catalog& catalog, const std::string& word) {
@@ -93,30 +94,33 @@ catalog::PluginEntry find_entry(const catalog::Catalog& catalog, const std::stri
   return entry_of_file(catalog, word);
 }
 
-// -- what its file says beyond the catalog's entry --
+// -- what only its file tells --
 
 struct Details {
-  std::optional<Origin> origin;  ///< none: it lies in no plugin folder
+  std::optional<Origin> origin;  ///< none if it is not in a plugin folder
   std::string sha256;
   std::uint64_t size = 0;
-  std::optional<std::time_t> modified;  ///< none: there is no such file
-  bool library = false;                 ///< the two below could be read
+  std::optional<std::time_t> modified;  ///< none if there is no such file
+  bool library = false;                 ///< whether the two below could be read
   std::vector<NeededLibrary> libraries;
   std::vector<std::string> exports;
-  std::optional<catalog::Refusal> refusal;  ///< the entry's, or why loading it will fail
+  std::optional<catalog::Refusal> refusal;  ///< that of the entry, or why loading it will fail
 };
 
-/// The dynamic linker would say the same, but only of the first library, and in a run.
+/// The dynamic linker would report the same, but only for the first library, and only in a run.
 std::optional<catalog::Refusal> unloadable(const Details& details) {
   if (!details.library) return std::nullopt;
   if (const auto names = missing(details.libraries); !names.empty())
-    return catalog::Refusal{"needs " + base::list_of(names) + ", which " +
-                                (names.size() == 1 ? "is" : "are") + " not on this machine",
-                            "install the package that has it (`apt-file search " + names.front() +
-                                "`), or put its folder into LD_LIBRARY_PATH"};
+    return catalog::Refusal{
+        fmt::format("needs {}, which {} not on this machine", base::list_of(names),
+                    names.size() == 1 ? "is" : "are"),
+        fmt::format(
+            "install the package that provides it (`apt-file search {}`), or add its folder "
+            "to LD_LIBRARY_PATH",
+            names.front())};
   if (std::find(details.exports.begin(), details.exports.end(), catalog::kPluginEntry) ==
       details.exports.end())
-    return catalog::Refusal{"does not export " + std::string(catalog::kPluginEntry),
+    return catalog::Refusal{fmt::format("does not export {}", catalog::kPluginEntry),
                             "end the plugin's source with BACKSTOP_PLUGIN(Interface, Class)"};
   return std::nullopt;
 }
@@ -136,7 +140,7 @@ Details details_of(const catalog::PluginEntry& entry, const std::vector<PluginFo
     details.exports = catalog::exported_symbols(entry.path);
     details.library = true;
   } catch (const base::HostError&) {
-    // What cannot be read is refused for that, which says more.
+    // The refusal of a file that cannot be read explains more than this error.
     if (!entry.refusal) throw;
   }
   if (!details.refusal) details.refusal = unloadable(details);
@@ -164,7 +168,8 @@ std::string range_of(const schema::Parameter& parameter) {
     return whole ? std::to_string(static_cast<std::int64_t>(value)) : base::shortest(value);
   };
   const bool exclusive = parameter.minimum_exclusive || parameter.maximum_exclusive;
-  if (minimum && maximum && !exclusive) return bound(*minimum) + " .. " + bound(*maximum);
+  if (minimum && maximum && !exclusive)
+    return fmt::format("{} .. {}", bound(*minimum), bound(*maximum));
   if (minimum) text = (parameter.minimum_exclusive ? "> " : ">= ") + bound(*minimum);
   if (minimum && maximum) text += ", ";
   if (maximum) text += (parameter.maximum_exclusive ? "< " : "<= ") + bound(*maximum);
@@ -193,14 +198,13 @@ std::vector<FactOfBuild> compared(const catalog::BuildFacts& plugin) {
 }
 
 std::string built(const catalog::BuildFacts& facts) {
-  return "SDK ABI " + facts.abi + ", LibTorch " + facts.torch + ", " +
-         (facts.cxx11_abi ? "C++11 ABI" : "old C++ ABI") +
-         (facts.glibcxx_debug ? ", debug mode" : "") +
-         (facts.sanitizer == "none" ? "" : ", " + facts.sanitizer + " sanitizer") + ", compiler " +
-         facts.compiler;
+  return fmt::format(
+      "SDK ABI {}, LibTorch {}, {}{}{}, compiler {}", facts.abi, facts.torch,
+      facts.cxx11_abi ? "C++11 ABI" : "old C++ ABI", facts.glibcxx_debug ? ", debug mode" : "",
+      facts.sanitizer == "none" ? "" : ", " + facts.sanitizer + " sanitizer", facts.compiler);
 }
 
-/// Side by side, what differs from this host; empty where nothing does.
+/// What differs from this host, side by side; empty if nothing does.
 std::string differences(const catalog::BuildFacts& facts) {
   std::vector<std::vector<base::Cell>> rows{{{"BUILT WITH"}, {"plugin"}, {"this host"}}};
   for (const auto& [name, plugin, host] : compared(facts))
@@ -225,11 +229,11 @@ std::string exports_of(const std::vector<std::string>& exports) {
   constexpr std::size_t kShown = 5;
   const std::size_t count = others.size();
   others.resize(std::min(count, kShown));
-  return text + " and " + base::count_of(count, "symbol") +
-         " that it should hide: " + base::list_of(others) + (count > kShown ? ", ..." : "");
+  return fmt::format("{} and {} that it should hide: {}{}", text, base::count_of(count, "symbol"),
+                     base::list_of(others), count > kShown ? ", ..." : "");
 }
 
-/// `text` in lines of at most `width` columns where words allow it, each after `indent`.
+/// `text` in indented lines of at most `width` columns, unless a single word is longer.
 std::string wrapped(const std::string& text, const std::string& indent, std::size_t width) {
   std::istringstream words(text);
   std::string result, line;
@@ -267,7 +271,7 @@ std::string text_of(const catalog::PluginEntry& entry, const Details& details, b
   const std::string_view bold = color ? base::kBold : "";
   std::vector<std::vector<base::Cell>> head{{{manifest.name, bold}}}, facts;
   if (readable) {
-    head[0].push_back({manifest.version + " (" + std::string(to_string(manifest.kind)) + ")"});
+    head[0].push_back({fmt::format("{} ({})", manifest.version, to_string(manifest.kind))});
     head.push_back({{manifest.summary}});
   }
   const auto fact = [&](const char* name, const std::string& value) {
@@ -278,26 +282,29 @@ std::string text_of(const catalog::PluginEntry& entry, const Details& details, b
   fact("needs", base::list_of(manifest.needs));
   if (manifest.crop_padding != 0 || manifest.horizontal_flip)
     fact("augmentation",
-         "crop padding " + std::to_string(manifest.crop_padding) + " pixels" +
-             (manifest.crop_image_size != 0 ? " of " + std::to_string(manifest.crop_image_size)
-                                            : "") +
-             (manifest.horizontal_flip ? ", horizontal flip" : ""));
+         fmt::format("crop padding of {} pixels{}{}", manifest.crop_padding,
+                     manifest.crop_image_size != 0
+                         ? fmt::format(" for images of {}", manifest.crop_image_size)
+                         : "",
+                     manifest.horizontal_flip ? ", horizontal flip" : ""));
   fact("built", entry.facts ? built(*entry.facts) : "");
   fact("file", entry.path.string());
-  fact("origin", std::string(details.origin ? sentence(*details.origin) : "in no plugin folder"));
+  fact("origin",
+       std::string(details.origin ? description(*details.origin) : "not in a plugin folder"));
   if (details.modified)
-    fact("size", base::grouped(static_cast<std::int64_t>(details.size)) + " bytes, changed " +
-                     utc(*details.modified, "%Y-%m-%d %H:%M:%S UTC"));
+    fact("size", fmt::format("{} bytes, modified {}",
+                             base::grouped(static_cast<std::int64_t>(details.size)),
+                             utc(*details.modified, "%Y-%m-%d %H:%M:%S UTC")));
   fact("sha256", details.sha256);
   fact("exports", details.library ? exports_of(details.exports) : "");
   std::vector<std::string> libraries;
   for (const auto& library : details.libraries) libraries.push_back(library.name);
   fact("libraries", base::list_of(libraries));
   fact("not found", base::list_of(missing(details.libraries)));
-  if (entry.shadowed) fact("not used", "an earlier folder has one of this name");
+  if (entry.shadowed) fact("not used", "an earlier folder has a plugin with this name");
 
   std::string text;
-  // Each line on its own: the summary must not push the version to the right.
+  // Each line is laid out on its own, so that the summary does not push the version to the right.
   for (const auto& line : head) text += base::columns({line}, "ll");
   text += base::columns(facts, "ll", "  ");
   if (entry.facts) text += differences(*entry.facts);
@@ -405,7 +412,11 @@ base::ExitCode inspect(const Invocation& invocation) {
 
 }  // namespace
 
-const Command kInspect{"inspect",    "show everything that is known about a plugin",      "PLUGIN",
-                       kDescription, [](boost::program_options::options_description&) {}, inspect};
+const Command kInspect{"inspect",
+                       "show everything about a plugin",
+                       "PLUGIN",
+                       kDescription,
+                       [](boost::program_options::options_description&) {},
+                       inspect};
 
 }  // namespace backstop::cli

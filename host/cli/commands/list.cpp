@@ -1,4 +1,4 @@
-// backstop list: every plugin that was found, with those that cannot be used and why.
+// backstop list: every plugin found, including those that cannot be used, with the reason.
 #include <algorithm>
 
 #include <nlohmann/json.hpp>
@@ -10,11 +10,12 @@ namespace backstop::cli {
 namespace {
 
 constexpr const char* kDescription =
-    "Lists the plugins that are found, or those of one KIND: attack, defense, scheduler or "
-    "dataset.\n"
-    "No code of theirs is run. A plugin that cannot be used is listed with the reason.\n";
+    "Lists all plugins, or those of one KIND: attack, defense, scheduler or dataset. No plugin "
+    "code "
+    "is\n"
+    "run. A plugin that cannot be used is listed with the reason.\n";
 
-/// Its manifest could not be read, so its kind is not known either.
+/// Whether the manifest could not be read; the kind is then unknown too.
 bool unreadable(const catalog::PluginEntry& entry) {
   return entry.refusal && entry.manifest.version.empty();
 }
@@ -44,7 +45,8 @@ std::vector<base::Cell> line(const catalog::PluginEntry& entry, bool color) {
     const auto& message = entry.refusal->message;
     cells.push_back({"refused: " + message.substr(0, message.find('\n')), style(base::kRed)});
   } else if (entry.shadowed) {
-    cells.push_back({"not used: an earlier folder has one of this name", style(base::kYellow)});
+    cells.push_back(
+        {"not used: an earlier folder has a plugin with this name", style(base::kYellow)});
   } else {
     cells.push_back({entry.manifest.summary});
   }
@@ -76,7 +78,7 @@ std::string text_of(const std::vector<const catalog::PluginEntry*>& entries, boo
     section(plural(kind), [kind](const catalog::PluginEntry& entry) {
       return !unreadable(entry) && entry.manifest.kind == kind;
     });
-  section("of unknown kind", unreadable);
+  section("unknown kind", unreadable);
   return base::columns(rows, "llll");
 }
 
@@ -92,8 +94,8 @@ std::string totals(const std::vector<const catalog::PluginEntry*>& entries) {
   const auto refused = std::find_if(entries.begin(), entries.end(),
                                     [](const auto* entry) { return entry->refusal.has_value(); });
   if (refused != entries.end())
-    text +=
-        "; `backstop inspect " + (*refused)->path.string() + "` says more of one that is refused";
+    text += fmt::format("; run `backstop inspect {}` to see why it was refused",
+                        (*refused)->path.string());
   return text;
 }
 
@@ -122,7 +124,7 @@ base::ExitCode list(const Invocation& invocation) {
 }  // namespace
 
 const Command kList{"list",
-                    "list the plugins that are found",
+                    "list the plugins",
                     "[KIND]",
                     kDescription,
                     [](boost::program_options::options_description&) {},

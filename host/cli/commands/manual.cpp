@@ -1,4 +1,4 @@
-// backstop(1) out of the same texts that --help shows, so that the two cannot disagree.
+// The manual page backstop(1), from the texts of --help, so that the two cannot disagree.
 #include <algorithm>
 #include <array>
 #include <sstream>
@@ -10,27 +10,28 @@ namespace {
 
 constexpr std::array kFiles = {
     Explanation{"PREFIX/lib/backstop/plugins",
-                "the built-in plugins; PREFIX is the folder above that of the program, /usr for "
-                "Debian's package"},
-    Explanation{"~/.local/share/backstop/plugins",
-                "the user's own plugins, below `XDG_DATA_HOME` where that is set"},
+                "the built-in plugins; PREFIX is where Backstop is installed, /usr for the Debian "
+                "package"},
+    Explanation{
+        "~/.local/share/backstop/plugins",
+        "the user's own plugins, or `XDG_DATA_HOME`/backstop/plugins if that variable is set"},
     Explanation{"PREFIX/share/backstop/recipes", "recipes to start from"},
     Explanation{"runs/NAME/ID",
-                "what a run writes: the resolved recipe, results, models and a report"},
+                "the output of a run: the resolved recipe, results, models and a report"},
 };
 
 constexpr std::array kExamples = {
     Explanation{"backstop run /usr/share/backstop/recipes/quickstart.toml",
                 "Plants a backdoor in a small classifier and removes it."},
     Explanation{"backstop run recipe.toml --set seed=1 --set defense.0.epochs=5",
-                "Runs a recipe with other values than those it states."},
+                "Runs a recipe with some values overridden."},
     Explanation{"backstop list --plugin-path build/lib/backstop/plugins",
-                "Lists the plugins, with those of a project that was just built."},
+                "Lists the plugins, including those of a project that was just built."},
     Explanation{"cp my-defense.so ~/.local/share/backstop/plugins/",
-                "Makes a plugin known for good."},
+                "Installs a plugin for the current user."},
 };
 
-/// Text that troff takes for nothing else; what stands between back-ticks is bold.
+/// Escapes text for troff, with everything between back-ticks in bold.
 std::string roff(std::string_view text) {
   std::string out;
   bool bold = false;
@@ -75,7 +76,7 @@ std::string item(const std::string& term, std::string_view text) {
 
 std::string items(std::span<const Explanation> explanations) {
   std::string text;
-  for (const auto& one : explanations) text += item(bold(one.term), one.text);
+  for (const auto& [term, explanation] : explanations) text += item(bold(term), explanation);
   return text;
 }
 
@@ -85,7 +86,7 @@ std::string item(const OptionText& option) {
               option.description);
 }
 
-/// Lines flow, an empty one begins a paragraph, one that is indented stands alone.
+/// Lines are joined; an empty line begins a new paragraph, and an indented line stays on its own.
 std::string paragraphs(const char* description) {
   std::istringstream lines(description);
   std::string text;
@@ -148,22 +149,22 @@ std::string examples() {
 }  // namespace
 
 std::string manual_page() {
-  std::string text = ".TH BACKSTOP 1 \"\" \"backstop " BACKSTOP_VERSION "\" \"User Commands\"\n" +
-                     section("NAME") +
-                     "backstop \\- plant backdoors in image classifiers, remove them, and measure "
-                     "what is left\n" +
-                     section("SYNOPSIS") + synopsis() + section("DESCRIPTION") +
-                     paragraphs(
-                         "Backstop trains image classifiers with backdoors in them, removes the "
-                         "backdoors, and measures what is\n"
-                         "left and what the removal cost. A recipe in TOML says which attack and "
-                         "which defenses, on which\n"
-                         "dataset, under which learning-rate schedulers; each of these is a "
-                         "plugin, a shared library that is found\n"
-                         "when the command runs.\n"
-                         "\n"
-                         "Results go to standard output, everything else to standard error.\n") +
-                     section("COMMANDS");
+  std::string text =
+      ".TH BACKSTOP 1 \"\" \"backstop " BACKSTOP_VERSION "\" \"User Commands\"\n" +
+      section("NAME") +
+      "backstop \\- plant backdoors in image classifiers, remove them, and measure "
+      "what is left\n" +
+      section("SYNOPSIS") + synopsis() + section("DESCRIPTION") +
+      paragraphs(
+          "Backstop trains image classifiers with backdoors in them, removes the "
+          "backdoors, and measures what is\n"
+          "left and what the removal cost. A recipe in TOML names the attack, the "
+          "defenses, the dataset and the\n"
+          "learning-rate schedulers. Each of these is a plugin: a shared library that "
+          "is found when the command runs.\n"
+          "\n"
+          "Results go to standard output, everything else to standard error.\n") +
+      section("COMMANDS");
   for (const auto* command : commands()) text += about(*command);
   return text + section("COMMON OPTIONS") + common_options() + section("ENVIRONMENT") +
          items(environment_variables()) + section("EXIT STATUS") + items(exit_statuses()) +

@@ -1,4 +1,5 @@
-// backstop new: writes a plugin's project, which builds as it is, out of the SDK's templates.
+// backstop new: creates a project for a new plugin, which builds as it is, from the SDK's
+// templates.
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -15,6 +16,7 @@
 
 #include <boost/dll/runtime_symbol_info.hpp>
 #include <boost/program_options/value_semantic.hpp>
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "host/cli/command.hpp"
@@ -25,19 +27,19 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kDescription =
-    "Writes the project of a new plugin into the folder NAME: source, manifest, test, recipe, "
-    "CMake and\n"
-    "README. It builds, passes its test and runs as it is.\n"
-    "KIND is attack, defense, scheduler or dataset; NAME has small letters, digits and hyphens, a\n"
-    "letter first.\n";
+    "Creates a project for a new plugin in the folder NAME: source, manifest, test, recipe, CMake "
+    "files\n"
+    "and README. It builds, passes its test and runs as it is. KIND is attack, defense, scheduler "
+    "or\n"
+    "dataset. NAME consists of lowercase letters, digits and hyphens, and starts with a letter.\n";
 
 // -- the name --
 
 constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz";
 constexpr std::string_view kNameCharacters = "abcdefghijklmnopqrstuvwxyz0123456789-";
 
-/// What the author may have meant: "My_Defense" gives "my-defense", "3d" gives "d".
-std::string mended(const std::string& name) {
+/// A valid name that is close to `name`: "My_Defense" gives "my-defense", "3d" gives "d".
+std::string corrected(const std::string& name) {
   std::string result;
   for (const char c : name) {
     const char small = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
@@ -48,7 +50,7 @@ std::string mended(const std::string& name) {
   return result;
 }
 
-/// The whole character at `at`, however many bytes UTF-8 needs for it.
+/// The character at `at`, all of its bytes in UTF-8.
 std::string character(const std::string& text, std::size_t at) {
   std::size_t end = at + 1;
   while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) ++end;
@@ -57,31 +59,34 @@ std::string character(const std::string& text, std::size_t at) {
 
 void check_name(const std::string& name) {
   const auto refuse = [&name](const std::string& what) {
-    const std::string better = mended(name);
-    throw base::HostError(base::ExitCode::usage,
-                          "`" + name + "` is no name for a plugin: " + what +
-                              ", expected small letters, digits and hyphens, a letter first",
-                          better.empty() ? "such as `my-defense`" : "try `" + better + "`");
+    const std::string better = corrected(name);
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("`{}` is not a valid plugin name: {}; use lowercase letters, "
+                    "digits and hyphens, starting with a letter",
+                    name, what),
+        better.empty() ? "for example `my-defense`" : fmt::format("try `{}`", better));
   };
   if (name.empty()) refuse("it is empty");
   if (const auto wrong = name.find_first_not_of(kNameCharacters); wrong != std::string::npos)
-    refuse("it has `" + character(name, wrong) + "`");
+    refuse(fmt::format("it contains `{}`", character(name, wrong)));
   if (kLetters.find(name[0]) == std::string_view::npos)
-    refuse("it starts with `" + name.substr(0, 1) + "`");
+    refuse(fmt::format("it starts with `{}`", name[0]));
 }
 
 void check_not_built_in(const catalog::Catalog& catalog, catalog::Kind kind,
                         const std::string& name) {
   for (const auto& entry : catalog.entries())
     if (entry.built_in && entry.manifest.kind == kind && entry.manifest.name == name)
-      throw base::HostError(base::ExitCode::usage,
-                            "there is a built-in " + std::string(to_string(kind)) + " `" + name +
-                                "`, yours would hide it",
-                            "choose another name, such as `my-" + name + "`");
+      throw base::HostError(
+          base::ExitCode::usage,
+          fmt::format("there is already a built-in {} `{}`, which yours would hide",
+                      to_string(kind), name),
+          fmt::format("choose another name, such as `my-{}`", name));
 }
 
-/// "my-defense" gives "MyDefense". One without a small letter ("e-o-f") could be a macro, so the
-/// kind goes behind it.
+/// "my-defense" gives "MyDefense". A result without lowercase letters ("e-o-f") could be a macro,
+/// so the kind is appended to it.
 std::string class_name(const std::string& name, catalog::Kind kind) {
   const auto camel = [](const std::string& words) {
     std::string result;
@@ -104,7 +109,7 @@ std::string class_name(const std::string& name, catalog::Kind kind) {
 
 // -- the files --
 
-/// What stands between `@` in the templates' names and texts.
+/// What replaces each `@key@` in the names and texts of the templates.
 using Values = std::map<std::string, std::string>;
 
 std::string filled(std::string text, const Values& values) {
@@ -120,7 +125,8 @@ std::string filled(std::string text, const Values& values) {
 [[noreturn]] void fail(const std::string& what, const fs::path& path, const std::error_code& error,
                        const std::string& hint) {
   throw base::HostError(base::ExitCode::environment,
-                        "cannot " + what + " `" + path.string() + "`: " + error.message(), hint);
+                        fmt::format("cannot {} `{}`: {}", what, path.string(), error.message()),
+                        hint);
 }
 
 std::error_code last_error() {
@@ -132,7 +138,7 @@ fs::path template_folder() {
       .lexically_normal();
 }
 
-/// The files of a template, by their names in the project.
+/// The files of a template, by their name in the project.
 std::map<std::string, std::string> read_template(catalog::Kind kind, const Values& values) {
   std::map<std::string, std::string> files;
   for (const std::string_view part : {std::string_view("common"), to_string(kind)}) {
@@ -142,19 +148,20 @@ std::map<std::string, std::string> read_template(catalog::Kind kind, const Value
          entry.increment(error)) {
       std::ifstream stream(entry->path(), std::ios::binary);
       const std::string text{std::istreambuf_iterator<char>(stream), {}};
-      if (!stream) fail("read", entry->path(), last_error(), "install libbackstop-dev again");
+      if (!stream) fail("read", entry->path(), last_error(), "reinstall libbackstop-dev");
       files[filled(entry->path().filename().string(), values)] = filled(text, values);
     }
     if (error == std::errc::no_such_file_or_directory)
-      throw base::HostError(base::ExitCode::environment,
-                            "the templates `" + folder.string() + "` are not there",
-                            "install the package libbackstop-dev, or backstop again");
-    if (error) fail("read", folder, error, "install libbackstop-dev again");
+      throw base::HostError(
+          base::ExitCode::environment,
+          fmt::format("the folder of templates `{}` does not exist", folder.string()),
+          "install the package libbackstop-dev, or reinstall backstop");
+    if (error) fail("read", folder, error, "reinstall libbackstop-dev");
   }
   return files;
 }
 
-/// A folder under another name until it is whole.
+/// A folder that has another name until it is complete.
 class Draft {
  public:
   explicit Draft(const fs::path& target)
@@ -187,7 +194,7 @@ class Draft {
   }
 
  private:
-  static constexpr const char* kHint = "`--out` names another folder to write into";
+  static constexpr const char* kHint = "use `--out` to write to another folder";
   fs::path target_, folder_;
 };
 
@@ -203,7 +210,7 @@ base::ExitCode create(const Invocation& invocation) {
   std::error_code ignored;
   if (fs::exists(fs::symlink_status(target, ignored)))
     throw base::HostError(base::ExitCode::usage,
-                          "`" + shown + "` is already there, nothing was written",
+                          fmt::format("`{}` already exists; nothing was written", shown),
                           "choose another name, or another folder with `--out`");
 
   const auto files = read_template(
@@ -226,12 +233,12 @@ base::ExitCode create(const Invocation& invocation) {
   spdlog::info(
       "wrote {}\n"
       "\n"
-      "next:\n"
+      "next steps:\n"
       "  cd {}\n"
       "  cmake --workflow --preset check\n"
       "  backstop run recipe.toml --plugin-path build/lib/backstop/plugins\n"
       "\n"
-      "{}.cpp is where to begin, README.md says what the rest is",
+      "start with {}.cpp; README.md explains the rest",
       shown, shown, name);
   return base::ExitCode::done;
 }
@@ -239,12 +246,12 @@ base::ExitCode create(const Invocation& invocation) {
 void add_options(boost::program_options::options_description& options) {
   options.add_options()(
       "out", boost::program_options::value<std::vector<std::string>>()->value_name("DIR"),
-      "write the folder NAME into DIR instead of the current folder");
+      "create the folder NAME in DIR instead of the current folder");
 }
 
 }  // namespace
 
 const Command kNew{
-    "new", "write the project of a new plugin", "KIND NAME", kDescription, add_options, create};
+    "new", "create a project for a new plugin", "KIND NAME", kDescription, add_options, create};
 
 }  // namespace backstop::cli

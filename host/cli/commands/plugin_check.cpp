@@ -1,5 +1,5 @@
-// backstop plugin check: does a plugin keep the promises of its interface? Each test runs in a
-// process of its own, because a plugin that fails one may take the process with it.
+// backstop plugin check: tests whether a plugin keeps the rules of its interface. Each test runs in
+// a process of its own, because a plugin that fails may take the process with it.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -11,37 +11,38 @@
 #include "host/base/text.hpp"
 #include "host/catalog/elf/elf_symbols.hpp"
 #include "host/catalog/library.hpp"
+#include "host/cli/checked_recipe.hpp"
 #include "host/cli/child.hpp"
 #include "host/cli/engine_library.hpp"
-#include "host/cli/recipe_command.hpp"
 
 namespace backstop::cli {
 namespace {
 
 constexpr const char* kDescription =
-    "Tests whether the plugin in FILE, an .so, keeps the promises of its interface. Each test runs "
+    "Tests whether the plugin in FILE (an .so file) keeps the rules of its interface. Each test "
+    "runs "
     "in\n"
-    "a process of its own with a time limit. The plugin gets its defaults; --set gives others, "
-    "named\n"
-    "as the plugin names them. The exit status is 0 when nothing failed, 1 when a test failed, "
-    "and\n"
-    "3 when the file is no plugin that this host can use.\n";
+    "a process of its own with a time limit. Parameters have their default values unless --set "
+    "changes\n"
+    "them. The exit status is 0 if no test failed, 1 if one did, and 3 if FILE is not a plugin "
+    "that "
+    "this\n"
+    "host can use.\n";
 
 void add_options(boost::program_options::options_description& options) {
   namespace po = boost::program_options;
   auto add = options.add_options();
   add("set", po::value<std::vector<std::string>>()->value_name("KEY=VALUE"),
-      "give the plugin's parameter KEY a value; may be repeated");
+      "set a parameter of the plugin; may be repeated");
   add("test", po::value<std::vector<std::string>>()->value_name("NAME"),
-      "run this test alone, in this process (for a debugger)");
+      "run only this test, in this process (for a debugger)");
   add("time-limit", po::value<std::vector<std::string>>()->value_name("SECONDS"),
-      "end a test that takes longer; 60 unless given");
+      "stop a test that takes longer; the default is 60");
 }
 
 // -- the plugin under test --
 
-/// The plugin's file before everything else that is found: what it needs beside itself comes from
-/// there.
+/// The plugin's file, before all other plugins, which the recipe needs beside it.
 catalog::Catalog catalog_with(const catalog::PluginEntry& entry, const catalog::Catalog& others) {
   std::vector<catalog::PluginEntry> entries{entry};
   for (catalog::PluginEntry other : others.entries()) {
@@ -54,7 +55,7 @@ catalog::Catalog catalog_with(const catalog::PluginEntry& entry, const catalog::
   return catalog::Catalog(std::move(entries));
 }
 
-/// A recipe that uses the plugin, and small built-in ones for the rest.
+/// A recipe that uses the plugin, and small built-in plugins for the rest.
 std::string recipe_with(const catalog::Manifest& plugin) {
   const auto use = [&](catalog::Kind kind, const char* otherwise) {
     return "plugin = \"" + (plugin.kind == kind ? plugin.name : otherwise) + "\"\n";
@@ -72,7 +73,7 @@ std::string recipe_with(const catalog::Manifest& plugin) {
               : "plugin = \"fine-tuning\"\nscheduler = { plugin = \"constant\", rate = 0.01 }\n");
 }
 
-/// Where that recipe holds the plugin's parameters.
+/// The path of the plugin's parameters in that recipe.
 std::string parameters_path(catalog::Kind kind) {
   switch (kind) {
     case catalog::Kind::attack:
@@ -90,7 +91,7 @@ std::string parameters_path(catalog::Kind kind) {
 struct Subject {
   catalog::PluginEntry entry;
   catalog::Catalog catalog;
-  std::vector<std::string> settings;  ///< of --set, as overrides of the recipe
+  std::vector<std::string> settings;  ///< from --set, as overrides of the recipe
 
   Subject(const Invocation& invocation)
       : entry(catalog::Catalog::of_file(invocation.arguments[0])),
@@ -99,7 +100,7 @@ struct Subject {
       settings.push_back(parameters_path(entry.manifest.kind) + setting);
   }
 
-  /// The parameters that it cannot be made without, and that nobody gave.
+  /// The required parameters that were not given.
   [[nodiscard]] std::string missing() const {
     std::string names;
     for (const auto& parameter : entry.manifest.parameters) {
@@ -115,7 +116,8 @@ struct Subject {
 
   [[nodiscard]] recipe::CheckedRecipe check(const std::vector<std::string>& more = {}) const {
     auto overrides = settings;
-    for (const auto& one : more) overrides.push_back(parameters_path(entry.manifest.kind) + one);
+    for (const auto& setting : more)
+      overrides.push_back(parameters_path(entry.manifest.kind) + setting);
     return recipe::check_recipe_text(recipe_with(entry.manifest), entry.manifest.name + "'s recipe",
                                      overrides, catalog);
   }
@@ -139,17 +141,17 @@ std::string first_error(const recipe::CheckedRecipe& checked) {
   return "";
 }
 
-/// Why it cannot be made, if it cannot: for want of parameters or files it is not checked, a
-/// default that the host refuses is a failure.
+/// Why the plugin cannot be used, if it cannot: skipped if parameters or files are missing, failed
+/// if the host refuses a default.
 std::optional<Verdict> unusable(const Subject& subject, const recipe::CheckedRecipe& checked) {
   if (const std::string missing = subject.missing(); !missing.empty())
-    return Verdict{Verdict::Result::skipped, "it has no default for " + missing,
-                   "give it: --set KEY=VALUE"};
+    return Verdict{Verdict::Result::skipped, "there is no default for " + missing,
+                   "give a value with --set KEY=VALUE"};
   const base::ExitCode code = exit_code_of(checked);
   if (code == base::ExitCode::done) return std::nullopt;
   if (code == base::ExitCode::environment)
     return Verdict{Verdict::Result::skipped, first_error(checked),
-                   "name what is there: --set KEY=VALUE"};
+                   "give existing data with --set KEY=VALUE"};
   return failed(first_error(checked));
 }
 
@@ -182,7 +184,7 @@ Verdict manifest(const Subject& subject) {
   return unusable(subject, subject.check()).value_or(Verdict{});
 }
 
-/// A value just outside of a bound, as TOML.
+/// A value just outside a bound, as TOML.
 std::string outside(const schema::Parameter& parameter, bool below) {
   const double bound = below ? *parameter.minimum : *parameter.maximum;
   const bool exclusive = below ? parameter.minimum_exclusive : parameter.maximum_exclusive;
@@ -204,22 +206,23 @@ Verdict refusals(const Subject& subject) {
     if (!parameter.choices.empty()) value("\"no-such-choice\"");
     if (parameter.type != schema::ParameterType::string) value("{ wrong = \"type\" }");
   }
-  // Whatever else is wrong (a parameter without a default), the error has to be about this value.
-  const auto refused = [&](const std::string& one) {
-    const auto diagnostics = subject.check({one}).diagnostics;
-    return std::any_of(diagnostics.begin(), diagnostics.end(), [&](const recipe::Diagnostic& each) {
-      return each.severity == recipe::Diagnostic::Severity::error && !each.environment &&
-             each.file.ends_with(one);
-    });
+  // Something else may be wrong too (a missing parameter): the error has to be about this value.
+  const auto refused = [&](const std::string& setting) {
+    const auto diagnostics = subject.check({setting}).diagnostics;
+    return std::any_of(diagnostics.begin(), diagnostics.end(),
+                       [&](const recipe::Diagnostic& diagnostic) {
+                         return diagnostic.severity == recipe::Diagnostic::Severity::error &&
+                                !diagnostic.environment && diagnostic.file.ends_with(setting);
+                       });
   };
   std::string accepted;
-  for (const auto& one : wrong)
-    if (!refused(one)) accepted += (accepted.empty() ? "" : ", ") + one;
+  for (const auto& setting : wrong)
+    if (!refused(setting)) accepted += (accepted.empty() ? "" : ", ") + setting;
   if (accepted.empty()) return {};
-  return failed("accepted: " + accepted);
+  return failed("it accepted " + accepted);
 }
 
-/// The recipe as it is, and with each number at an end of its range.
+/// The recipe as it is, and with each number at each limit of its range.
 std::vector<recipe::Recipe> recipes_for_ranges(const Subject& subject) {
   std::vector<recipe::Recipe> recipes = subject.check().recipes;
   for (const auto& parameter : subject.entry.manifest.parameters) {
@@ -257,7 +260,7 @@ Verdict in_engine(const Subject& subject, const char* test) {
 struct Test {
   const char* name;
   const char* title;
-  Verdict (*run)(const Subject&);  ///< null: in the engine
+  Verdict (*run)(const Subject&);  ///< null if the engine runs it
   std::vector<catalog::Kind> kinds;
 };
 
@@ -272,15 +275,15 @@ const std::vector<Test>& tests() {
   static const std::vector<Test> kTests{
       {"loads", "loads in a process of its own", loads, kAll},
       {"symbols", "exports exactly one symbol", symbols, kAll},
-      {"manifest", "the manifest is complete, every default inside its range", manifest, kAll},
-      {"refusals", "unknown and out-of-range parameters are refused", refusals, kAll},
-      {"ranges", "takes both ends of every range, or says why not", nullptr, kAll},
-      {"deterministic", "same seed, same result", nullptr, kAll},
+      {"manifest", "has a complete manifest, with every default in range", manifest, kAll},
+      {"refusals", "refuses unknown and out-of-range parameters", refusals, kAll},
+      {"ranges", "accepts the limits of every range, or explains why not", nullptr, kAll},
+      {"deterministic", "gives the same result for the same seed", nullptr, kAll},
       {"state", "leaves the global state alone", nullptr, kAll},
       {"cancellation", "stops within 2 s of cancellation", nullptr, kLong},
-      {"images", "takes 1, 7 and 64 images, one and three channels", nullptr, kModels},
-      {"images", "gives rates that depend on the position alone", nullptr, kScheduler},
-      {"images", "gives images, labels and names as promised", nullptr, kDataset},
+      {"images", "accepts 1, 7 and 64 images, with 1 and 3 channels", nullptr, kModels},
+      {"images", "gives rates that depend only on the position", nullptr, kScheduler},
+      {"images", "gives valid images, labels and class names", nullptr, kDataset},
       {"failures", "survives a model that throws", nullptr, kModels},
   };
   return kTests;
@@ -300,11 +303,9 @@ const Test& require_test(catalog::Kind kind, const std::string& name) {
     if (name == test->name) return *test;
     names.emplace_back(test->name);
   }
-  std::string all;
-  for (const auto& one : names) all += (all.empty() ? "" : ", ") + one;
   throw base::HostError(base::ExitCode::usage,
-                        "there is no test `" + name + "` for a plugin of this kind",
-                        "the tests are " + all);
+                        fmt::format("there is no test `{}` for a plugin of this kind", name),
+                        fmt::format("the tests are {}", fmt::join(names, ", ")));
 }
 
 Verdict run_here(const Subject& subject, const Test& test) {
@@ -329,13 +330,13 @@ nlohmann::json to_json(const Test& test, const Verdict& verdict) {
 
 /// The verdict that a child wrote as the last line of its output.
 Verdict from_child(const ChildOutcome& child, std::chrono::seconds limit) {
+  const std::string wrote = child.err.empty() ? "" : "; it wrote: " + last_line(child.err);
   if (child.timed_out)
-    return failed("it did not end within " + std::to_string(limit.count()) + " s",
-                  "--time-limit SECONDS gives it more");
+    return failed(fmt::format("it did not finish within {} s", limit.count()),
+                  "give it more time with --time-limit SECONDS");
   if (child.signal != 0)
-    return failed("it crashed: " + signal_name(child.signal) +
-                      (child.err.empty() ? "" : "; it wrote: " + last_line(child.err)),
-                  "`backstop plugin check FILE --test NAME` runs this test alone, in a debugger");
+    return failed(fmt::format("it crashed: {}{}", signal_name(child.signal), wrote),
+                  "run `backstop plugin check FILE --test NAME` in a debugger");
   try {
     const auto json = nlohmann::json::parse(last_line(child.out));
     const auto* result =
@@ -343,8 +344,7 @@ Verdict from_child(const ChildOutcome& child, std::chrono::seconds limit) {
     return {static_cast<Verdict::Result>(result - std::begin(kResults)),
             json.at("message").get<std::string>(), json.at("hint").get<std::string>()};
   } catch (const nlohmann::json::exception&) {
-    return failed("it ended the process with exit status " + std::to_string(child.code) +
-                      (child.err.empty() ? "" : "; it wrote: " + last_line(child.err)),
+    return failed(fmt::format("it ended the process with exit status {}{}", child.code, wrote),
                   child.err.empty() ? "a plugin must not call exit()" : "");
   }
 }
@@ -371,7 +371,7 @@ void print_verdict(const Test& test, const Verdict& verdict, bool color) {
                 : kWords[result];
   line += "\n";
   std::istringstream lines(base::printable(verdict.message, "\n"));
-  for (std::string one; std::getline(lines, one);) line += "    " + one + "\n";
+  for (std::string text; std::getline(lines, text);) line += "    " + text + "\n";
   if (!verdict.hint.empty()) line += "    hint: " + base::printable(verdict.hint) + "\n";
   print(line);
 }
@@ -383,11 +383,13 @@ std::chrono::seconds time_limit(const Invocation& invocation) {
     const long seconds = std::stol(text, &end);
     if (end == text.size() && seconds >= 1 && seconds <= 86400)
       return std::chrono::seconds(seconds);
-  } catch (const std::logic_error&) {  // says the same as the line below
+  } catch (const std::logic_error&) {  // not a number: the error below
   }
   throw base::HostError(
       base::ExitCode::usage,
-      "option `--time-limit` is `" + text + "`, it must be a whole number of seconds, 1 to 86400");
+      fmt::format("option `--time-limit` must be a whole number of seconds between "
+                  "1 and 86400, got `{}`",
+                  text));
 }
 
 base::ExitCode check_all(const Invocation& invocation, const Subject& subject) {
@@ -415,18 +417,18 @@ base::ExitCode check_all(const Invocation& invocation, const Subject& subject) {
                 {"tests", results}},
                true);
   else
-    print(std::to_string(passed) + " passed, " + std::to_string(wrong) + " failed" +
-          (skipped > 0 ? ", " + std::to_string(skipped) + " not checked" : "") + "\n");
+    print(fmt::format("{} passed, {} failed{}\n", passed, wrong,
+                      skipped > 0 ? fmt::format(", {} not checked", skipped) : ""));
   return wrong > 0 ? base::ExitCode::failed : base::ExitCode::done;
 }
 
 base::ExitCode check(const Invocation& invocation) {
   const Subject subject(invocation);
   if (subject.entry.refusal)
-    throw base::HostError(
-        base::ExitCode::plugin,
-        subject.entry.path.string() + " cannot be used: " + subject.entry.refusal->message,
-        subject.entry.refusal->hint);
+    throw base::HostError(base::ExitCode::plugin,
+                          fmt::format("{} cannot be used: {}", subject.entry.path.string(),
+                                      subject.entry.refusal->message),
+                          subject.entry.refusal->hint);
   if (const auto name = invocation.one("test")) {
     const Test& test = require_test(subject.entry.manifest.kind, *name);
     const Verdict verdict = run_here(subject, test);
@@ -442,7 +444,7 @@ base::ExitCode check(const Invocation& invocation) {
 
 }  // namespace
 
-const Command kPluginCheck{"plugin check", "test whether a plugin keeps its promises",
+const Command kPluginCheck{"plugin check", "test whether a plugin keeps the rules of its interface",
                            "FILE",         kDescription,
                            add_options,    check};
 

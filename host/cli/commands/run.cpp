@@ -1,11 +1,11 @@
-// backstop run: checks the recipe, loads the engine and lets it work.
+// backstop run: checks the recipe, loads the engine and hands the recipe to it.
 #include <boost/program_options/value_semantic.hpp>
 
 #include "host/base/text.hpp"
+#include "host/cli/checked_recipe.hpp"
 #include "host/cli/engine_library.hpp"
 #include "host/cli/observer.hpp"
 #include "host/cli/plugin_probe.hpp"
-#include "host/cli/recipe_command.hpp"
 #include "host/cli/signals.hpp"
 #include "host/engine/engine.hpp"
 
@@ -13,18 +13,20 @@ namespace backstop::cli {
 namespace {
 
 constexpr const char* kDescription =
-    "Runs a recipe: trains or loads the suspicious model, applies each defense, measures, and "
-    "writes\n"
-    "everything into a folder of its own below DIR. The result table goes to standard output.\n"
-    "What an earlier run has already trained is used again. With --json each event is one line.\n";
+    "Runs a recipe: trains or loads the suspect model, applies each defense, measures the results, "
+    "and\n"
+    "writes everything to a new folder below DIR. The table of results goes to standard output.\n"
+    "Stages that an earlier run has completed are reused. With --json, each event is written as "
+    "one\n"
+    "line of JSON.\n";
 
 void add_options(boost::program_options::options_description& options) {
   add_set_option(options);
   auto add = options.add_options();
   add("out", boost::program_options::value<std::vector<std::string>>()->value_name("DIR"),
-      "write below DIR instead of `runs`");
-  add("fresh", "train again what is already there");
-  add("verbose,v", "say more");
+      "write the run below DIR instead of `runs`");
+  add("fresh", "ignore cached stages and retrain");
+  add("verbose,v", "print more detail");
 }
 
 base::ExitCode run(const Invocation& invocation) {

@@ -1,4 +1,4 @@
-#include "host/cli/library_search.hpp"
+#include "host/cli/needed_libraries.hpp"
 
 #include <algorithm>
 #include <cstdint>
@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Debian's; the linker's own list is compiled into it.
+/// The default folders on Debian; the linker's own list is compiled into it.
 constexpr const char* kLinkerFolders[] = {
 #if defined(__x86_64__)
     "/lib/x86_64-linux-gnu",
@@ -32,7 +32,7 @@ constexpr const char* kLinkerFolders[] = {
     "/lib",
     "/usr/lib"};
 
-/// Longer run paths belong to no library that somebody built.
+/// No real library has a longer run path.
 constexpr std::uint64_t kLongestTable = std::uint64_t{1} << 24;
 
 std::vector<fs::path> folders_in(std::string_view list, const fs::path& origin) {
@@ -42,7 +42,7 @@ std::vector<fs::path> folders_in(std::string_view list, const fs::path& origin) 
     std::string folder(list.substr(0, end));
     for (const std::string_view variable : {"$ORIGIN", "${ORIGIN}"})
       if (folder.starts_with(variable)) folder.replace(0, variable.size(), origin.string());
-    // The linker would take an empty element for the current folder, which nobody means.
+    // The linker would take an empty element for the current folder, which nobody intends.
     if (!folder.empty()) folders.emplace_back(std::move(folder));
     list.remove_prefix(std::min(end + 1, list.size()));
   }
@@ -56,7 +56,7 @@ std::vector<Entry> entries_of(const catalog::ElfFile& file, const Elf64_Shdr& se
   return entries;
 }
 
-/// DT_RUNPATH and its predecessor DT_RPATH.
+/// The folders in DT_RUNPATH, or in its predecessor DT_RPATH.
 std::vector<fs::path> run_path(const fs::path& path) {
   const catalog::ElfFile file(path);
   for (const Elf64_Shdr& section : file.sections()) {
@@ -74,7 +74,7 @@ std::vector<fs::path> run_path(const fs::path& path) {
   return {};
 }
 
-/// The linker passes over files of other machines, and so does this.
+/// The linker skips files for other machines, and so does this.
 bool is_library(const fs::path& path) {
   try {
     const catalog::ElfFile file(path);
@@ -109,7 +109,7 @@ std::vector<NeededLibrary> find_needed_libraries(const fs::path& file,
   try {
     add(run_path(loaded_before));
   } catch (const base::HostError&) {
-    // An engine that is not there is for others to complain about.
+    // Others report a missing engine.
   }
   std::ifstream stream("/etc/ld.so.cache", std::ios::binary);
   const std::string cache{std::istreambuf_iterator<char>(stream), {}};
@@ -129,8 +129,8 @@ std::vector<std::string> missing(const std::vector<NeededLibrary>& libraries) {
 }
 
 std::vector<fs::path> cached_paths(std::string_view cache, std::string_view library) {
-  // magic and version, the number of entries, the size of the strings, and 20 more bytes; then the
-  // entries of 24 bytes: flags, where the name and where the path begins, and 12 bytes more.
+  // A header: magic and version, the number of entries, the size of the strings, and 20 more bytes.
+  // Then entries of 24 bytes: flags, the offsets of the name and of the path, and 12 more bytes.
   constexpr std::string_view kMagic = "glibc-ld.so.cache1.1";
   constexpr std::size_t kHeader = 48, kEntry = 24;
   if (!cache.starts_with(kMagic) || cache.size() < kHeader) return {};

@@ -1,4 +1,4 @@
-#include "host/cli/library_search.hpp"
+#include "host/cli/needed_libraries.hpp"
 
 #include <cstdint>
 #include <cstdlib>
@@ -23,7 +23,7 @@ namespace {
 
 using testing::ElementsAre;
 
-/// A cache as ldconfig writes it, with one entry for each name and path.
+/// A cache as ldconfig writes it, with an entry for each name and path.
 std::string cache_of(const std::vector<std::pair<std::string, std::string>>& libraries) {
   std::string cache = "glibc-ld.so.cache1.1", strings;
   const auto append = [&cache](std::uint32_t number) {
@@ -55,7 +55,7 @@ TEST(LibraryCache, HasEveryPathOfALibrary) {
   EXPECT_THAT(cached_paths(cache, "liba.so"), ElementsAre());
 }
 
-TEST(LibraryCache, OfAnotherFormatHasNothing) {
+TEST(LibraryCache, InAnotherFormatIsIgnored) {
   EXPECT_THAT(cached_paths("", "liba.so"), ElementsAre());
   auto cache = cache_of({{"liba.so", "/x/liba.so"}});
   cache[0] = 'x';
@@ -82,15 +82,15 @@ TEST(LibrarySearch, FindsWhatThisProgramRunsWith) {
   for (const auto& library : libraries) EXPECT_TRUE(std::filesystem::exists(library.found));
 }
 
-TEST(LibrarySearch, FollowsRunPathsOfTheFileAndOfWhatIsLoadedBefore) {
-  // The one was linked where its library can be found, the other was not.
+TEST(LibrarySearch, FollowsRunPathsOfTheFileAndOfTheLibraryLoadedBefore) {
+  // One was linked with a run path to its library, the other was not.
   EXPECT_THAT(missing(find_needed_libraries(BACKSTOP_FOUND, {})), ElementsAre());
   EXPECT_THAT(missing(find_needed_libraries(BACKSTOP_ORPHAN, {})),
               ElementsAre("libbackstop_absent.so"));
   EXPECT_THAT(missing(find_needed_libraries(BACKSTOP_ORPHAN, BACKSTOP_FOUND)), ElementsAre());
 }
 
-/// Whatever the file is: a list comes out, or a HostError.
+/// Whatever the file holds, the result is a list or a HostError.
 TEST(LibrarySearch, SurvivesDamagedFiles) {
   std::ifstream file(BACKSTOP_FOUND, std::ios::binary);
   const std::string whole{std::istreambuf_iterator<char>(file), {}};
@@ -119,7 +119,7 @@ TEST(LibrarySearch, SurvivesDamagedFiles) {
   EXPECT_GT(read, 10);
 }
 
-TEST(LibrarySearch, RefusesWhatIsNoLibrary) {
+TEST(LibrarySearch, RefusesAFileThatIsNotALibrary) {
   EXPECT_THROW(find_needed_libraries("/dev/null", {}), base::HostError);
 }
 

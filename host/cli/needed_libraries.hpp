@@ -1,4 +1,4 @@
-// Where the dynamic linker would find the libraries that a file needs, without loading any of them.
+// The libraries that a file needs, and where the dynamic linker would find them; none is loaded.
 #pragma once
 
 #include <filesystem>
@@ -10,20 +10,21 @@ namespace backstop::cli {
 
 struct NeededLibrary {
   std::string name;             ///< "libgomp.so.1"
-  std::filesystem::path found;  ///< empty: nowhere
+  std::filesystem::path found;  ///< empty if it was not found
 };
 
-/// The libraries in `file`'s DT_NEEDED, looked for in LD_LIBRARY_PATH, the run paths of `file` and
-/// of `loaded_before` (what that one brings is there already), the linker's cache and its own
-/// folders. Throws HostError(plugin) when `file` cannot be read; `loaded_before` need not exist.
+/// The libraries in the DT_NEEDED entries of `file`, searched in LD_LIBRARY_PATH, the run paths of
+/// `file` and of `loaded_before` (whose libraries will be loaded already), the linker's cache and
+/// its default folders. Throws HostError(plugin) if `file` cannot be read; `loaded_before` need not
+/// exist.
 std::vector<NeededLibrary> find_needed_libraries(const std::filesystem::path& file,
                                                  const std::filesystem::path& loaded_before);
 
 /// The names of those that were not found.
 std::vector<std::string> missing(const std::vector<NeededLibrary>& libraries);
 
-/// The paths that /etc/ld.so.cache, whose content is `cache`, has for a library; none when the
-/// content is not what glibc 2.32 and later write.
+/// The paths of a library in `cache`, the content of /etc/ld.so.cache; none if that is not in the
+/// format of glibc 2.32 and later.
 std::vector<std::filesystem::path> cached_paths(std::string_view cache, std::string_view library);
 
 }  // namespace backstop::cli

@@ -1,4 +1,4 @@
-#include "host/cli/health.hpp"
+#include "host/cli/doctor_checks.hpp"
 
 #include <algorithm>
 #include <array>
@@ -11,10 +11,12 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include "host/base/error.hpp"
 #include "host/base/text.hpp"
 #include "host/cli/engine_library.hpp"
-#include "host/cli/library_search.hpp"
+#include "host/cli/needed_libraries.hpp"
 
 namespace backstop::cli {
 namespace {
@@ -22,20 +24,20 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
-/// The quickstart, the smallest run that means something, needs this much.
+/// What the quickstart needs; no meaningful run needs less.
 constexpr std::uint64_t kLeastMemory = 2 * kGiB, kLeastDisk = kGiB;
 constexpr const char* kQuickstartDataset = "fashion-mnist";
 
 // -- the machine --
 
-/// The first word of a file, such as one of /sys; empty where there is none.
+/// The first word of a file, such as one in /sys; empty if there is none.
 std::string first_word(const fs::path& path) {
   std::string word;
   std::ifstream(path) >> word;
   return word;
 }
 
-/// A control group's limit: a number, or the word `max`.
+/// A control group's limit; nothing for the word `max`.
 std::optional<double> limit_in(const std::string& word) {
   if (word.empty() || word.find_first_not_of("0123456789") != std::string::npos)
     return std::nullopt;
@@ -51,7 +53,7 @@ std::optional<double> core_quota() {
   return *microseconds / *of;
 }
 
-/// What the driver says: a GPU that LibTorch cannot use is worth knowing about too.
+/// From the driver, so that GPUs that LibTorch cannot use are shown too.
 std::vector<std::string> nvidia_gpus() {
   std::vector<std::string> names;
   std::error_code error;
@@ -105,30 +107,28 @@ MachineHealth examine_machine() {
 }
 
 std::vector<std::pair<std::string, std::string>> examine_environment() {
-  std::vector<std::pair<std::string, std::string>> found;
+  std::vector<std::pair<std::string, std::string>> variables;
   for (const char* name :
        {"BACKSTOP_PLUGIN_PATH", "XDG_DATA_HOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "GLIBC_TUNABLES",
         "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY",
         "OPENBLAS_NUM_THREADS", "OPENBLAS_CORETYPE", "MKL_NUM_THREADS", "ATEN_CPU_CAPABILITY",
         "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "CUDA_VISIBLE_DEVICES"})
-    if (const char* value = std::getenv(name)) found.emplace_back(name, value);
-  return found;
+    if (const char* value = std::getenv(name)) variables.emplace_back(name, value);
+  return variables;
 }
 
 // -- the engine --
 
-/// The dynamic linker names one missing library at a time, and what to install none at all.
+/// The dynamic linker names only one missing library at a time, and never the package.
 void explain_failure(EngineHealth& engine) {
   try {
     const auto names = missing(find_needed_libraries(engine.file, {}));
     if (names.empty()) return;
-    std::string list;
-    for (const auto& name : names) list += (list.empty() ? "" : ", ") + name;
-    engine.error = "the engine needs " + list + ", which " + (names.size() == 1 ? "is" : "are") +
-                   " not on this machine";
-    engine.hint = "apt install libtorch1.13, or put the folder into LD_LIBRARY_PATH";
+    engine.error = fmt::format("the engine needs {}, which {} not on this machine",
+                               fmt::join(names, ", "), names.size() == 1 ? "is" : "are");
+    engine.hint = "apt install libtorch1.13, or add the folder to LD_LIBRARY_PATH";
   } catch (const base::HostError&) {
-    // No library at all: the linker's own words say that.
+    // It is not a library at all, and the message of the linker says so.
   }
 }
 
@@ -138,9 +138,10 @@ EngineHealth examine_engine() {
   try {
     auto& library = engine_library();
     if (!library.has(engine::kEngineDescribe)) {
-      engine.error = "the engine is of another version than this program: it has no " +
-                     std::string(engine::kEngineDescribe);
-      engine.hint = "install backstop again, or build the target `backstop_engine`";
+      engine.error =
+          fmt::format("the engine does not match this version of the program: it lacks {}",
+                      engine::kEngineDescribe);
+      engine.hint = "reinstall backstop, or build the target `backstop_engine`";
       return engine;
     }
     engine::EngineDescription description;
@@ -169,17 +170,17 @@ void examine_folders(Health& health, const std::vector<std::string>& plugin_path
   }
   for (const auto& folder : folders) {
     const auto& path = folder.path.folder;
-    FolderHealth one;
-    one.folder = folder;
+    FolderHealth folder_health;
+    folder_health.folder = folder;
     std::error_code error;
-    one.exists = fs::is_directory(path, error);
-    one.writable_by_everyone = catalog::writable_by_everyone(path);
+    folder_health.exists = fs::is_directory(path, error);
+    folder_health.writable_by_everyone = catalog::writable_by_everyone(path);
     const auto same = std::find_if(
         paths.begin(), paths.end(),
         [&path](const catalog::SearchPath& earlier) { return earlier.folder == path; });
-    if (same != paths.end()) one.same_as = static_cast<std::size_t>(same - paths.begin());
+    if (same != paths.end()) folder_health.same_as = static_cast<std::size_t>(same - paths.begin());
     paths.push_back(folder.path);
-    health.folders.push_back(std::move(one));
+    health.folders.push_back(std::move(folder_health));
   }
   health.catalog = catalog::Catalog::scan(paths);
   for (const auto& entry : health.catalog.entries()) {
@@ -232,52 +233,61 @@ class Problems {
 
 void judge_libtorch(const engine::EngineDescription& engine, Problems& problems) {
   if (!engine.error.empty())
-    problems.broken("LibTorch fails: " + engine.error, "install LibTorch again");
+    problems.broken("LibTorch failed: " + engine.error, "reinstall LibTorch");
   if (engine.error.empty() &&
       catalog::major_minor(engine.running) != catalog::major_minor(engine.built_for))
-    problems.broken("the engine was built for LibTorch " + engine.built_for + ", LibTorch " +
-                        engine.running + " is loaded from " + engine.file.string(),
-                    "build backstop against the LibTorch that it is to run with");
+    problems.broken(
+        fmt::format("the engine was built for LibTorch {}, but LibTorch {} was loaded from {}",
+                    engine.built_for, engine.running, engine.file.string()),
+        "build backstop against the LibTorch that it will run with");
   if (engine.reference_blas)
-    problems.warning("LibTorch multiplies matrices with the netlib reference BLAS (" +
-                         engine.blas_file.string() + "), which is many times too slow",
-                     "apt install libopenblas0-openmp");
+    problems.warning(
+        fmt::format(
+            "LibTorch multiplies matrices with the netlib reference BLAS ({}), which is many "
+            "times slower than OpenBLAS",
+            engine.blas_file.string()),
+        "apt install libopenblas0-openmp");
 }
 
 void judge_gpus(const MachineHealth& machine, const engine::EngineDescription& engine,
                 Problems& problems) {
   if (machine.gpus.empty() || engine.cuda_devices > 0) return;
-  problems.warning("there is a GPU, " + machine.gpus.front() + ", and LibTorch " +
-                       (engine.cuda ? "cannot use it" : "was built without CUDA"),
-                   engine.cuda ? "see whether `nvidia-smi` works and CUDA_VISIBLE_DEVICES allows it"
-                               : "build backstop against a LibTorch with CUDA");
+  problems.warning(
+      fmt::format("GPU {} is not used: LibTorch {}", machine.gpus.front(),
+                  engine.cuda ? "cannot access it" : "was built without CUDA"),
+      engine.cuda ? "check that `nvidia-smi` works and that CUDA_VISIBLE_DEVICES includes the GPU"
+                  : "build backstop against a LibTorch with CUDA");
 }
 
 void judge_machine(const MachineHealth& machine, Problems& problems) {
-  // A whole core more than allowed is what makes threads wait for each other.
+  // Threads start to wait for each other when they exceed the quota by a whole core.
   if (machine.core_quota && *machine.core_quota + 1 <= machine.cores)
-    problems.warning("this control group may use " + base::shortest(*machine.core_quota) + " of " +
-                         base::count_of(static_cast<std::size_t>(machine.cores), "core"),
-                     "set compute.threads to " +
-                         std::to_string(std::max(1, static_cast<int>(*machine.core_quota))));
+    problems.warning(fmt::format("this control group is limited to {} of {}",
+                                 base::shortest(*machine.core_quota),
+                                 base::count_of(static_cast<std::size_t>(machine.cores), "core")),
+                     fmt::format("set compute.threads to {}",
+                                 std::max(1, static_cast<int>(*machine.core_quota))));
   const auto gib = [](std::uint64_t bytes) {
     return base::fixed(static_cast<double>(bytes) / static_cast<double>(kGiB), 1) + " GiB";
   };
   if (machine.memory_available < kLeastMemory)
-    problems.warning(gib(machine.memory_available) + " of memory are free, the quickstart needs " +
-                         gib(kLeastMemory),
-                     "end other programs, or train a smaller model on fewer images");
+    problems.warning(fmt::format("only {} of memory is free; the quickstart needs {}",
+                                 gib(machine.memory_available), gib(kLeastMemory)),
+                     "close other programs, or train a smaller model on fewer images");
   if (!machine.folder_writable)
-    problems.warning("the current folder, " + machine.folder.string() +
-                         ", is not writable: `backstop run` writes to `runs` in it",
-                     "use `backstop run --out DIR`");
+    problems.warning(
+        fmt::format(
+            "the current folder {} is not writable, and `backstop run` writes to `runs` in it",
+            machine.folder.string()),
+        "use `backstop run --out DIR`");
   else if (machine.disk_available < kLeastDisk)
-    problems.warning(gib(machine.disk_available) + " of disk are free in " +
-                         machine.folder.string() + ", the quickstart needs " + gib(kLeastDisk),
-                     "make room, or use `backstop run --out DIR`");
+    problems.warning(
+        fmt::format("only {} of disk space is free in {}; the quickstart needs {}",
+                    gib(machine.disk_available), machine.folder.string(), gib(kLeastDisk)),
+        "free some space, or use `backstop run --out DIR`");
 }
 
-/// LibTorch's kernels then use less than the processor has.
+/// Whether LibTorch's kernels then use less than the processor offers.
 bool holds_kernels_back(std::string_view capability) {
 #if defined(__x86_64__)
   if (capability == "avx2") return __builtin_cpu_supports("avx512f") != 0;
@@ -289,9 +299,10 @@ void judge_environment(const Health& health, Problems& problems) {
   for (const auto& [name, value] : health.environment)
     if (name == "ONEDNN_MAX_CPU_ISA" || name == "DNNL_MAX_CPU_ISA" ||
         (name == "ATEN_CPU_CAPABILITY" && holds_kernels_back(value)))
-      problems.warning(name + " is " + base::ticked(value) +
-                           ", which keeps LibTorch from using all of this processor",
-                       "unset " + name);
+      problems.warning(
+          fmt::format("{} is `{}`, which keeps LibTorch from using all that this processor offers",
+                      name, value),
+          "unset " + name);
 }
 
 void judge_folder(const FolderHealth& health, Problems& problems) {
@@ -299,21 +310,22 @@ void judge_folder(const FolderHealth& health, Problems& problems) {
   const Origin origin = health.folder.origin;
   if (health.same_as) return;
   if (!health.exists && origin == Origin::installation)
-    problems.warning("the installation has no plugins: " + path + " does not exist",
-                     "install backstop again, or build the target `plugins`");
+    problems.warning(fmt::format("the installation has no plugins: {} does not exist", path),
+                     "reinstall backstop, or build the target `plugins`");
   else if (!health.exists)
-    problems.warning("BACKSTOP_PLUGIN_PATH names " + path + ", which is no folder",
-                     "create it, or take it out");
+    problems.warning(fmt::format("BACKSTOP_PLUGIN_PATH names {}, which is not a folder", path),
+                     "create it, or remove it from the variable");
   const bool distrusted = health.writable_by_everyone && !health.folder.path.given;
   if (distrusted)
-    problems.warning(path + " is writable by everyone, so no plugin in it is used",
-                     "chmod o-w " + path + ", or name the folder with --plugin-path");
+    problems.warning(fmt::format("{} is writable by everyone, so no plugin in it is used", path),
+                     fmt::format("chmod o-w {}, or name the folder with --plugin-path", path));
   for (const auto& entry : health.refused) {
     const auto& [message, hint] = *entry.refusal;
-    // Said once for all of them above.
+    // Reported above, once for all of them.
     if (distrusted && message.starts_with(path + " is writable")) continue;
-    problems.warning(
-        entry.path.string() + " cannot be used: " + message.substr(0, message.find('\n')), hint);
+    problems.warning(fmt::format("{} cannot be used: {}", entry.path.string(),
+                                 message.substr(0, message.find('\n'))),
+                     hint);
   }
 }
 
@@ -323,7 +335,7 @@ void judge_plugins(const Health& health, Problems& problems) {
   for (const auto& dataset : health.datasets)
     if (dataset.plugin == kQuickstartDataset && !dataset.there)
       problems.warning(
-          "the quickstart's data are not there: " + dataset.path.string() + " does not exist",
+          fmt::format("the quickstart's data is missing: {} does not exist", dataset.path.string()),
           "apt install dataset-fashion-mnist");
 }
 
@@ -331,7 +343,7 @@ void judge_plugins(const Health& health, Problems& problems) {
 
 Health examine(const std::vector<std::string>& plugin_path) {
   Health health;
-  // Before the engine is loaded, which sets some of them.
+  // Read before the engine is loaded, which sets some of them.
   health.environment = examine_environment();
   std::error_code error;
   health.program = fs::read_symlink("/proc/self/exe", error);

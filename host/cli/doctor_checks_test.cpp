@@ -1,4 +1,4 @@
-#include "host/cli/health.hpp"
+#include "host/cli/doctor_checks.hpp"
 
 #include <functional>
 #include <string>
@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
 
-/// A machine on which nothing is wrong.
+/// A machine without problems.
 Health healthy() {
   Health health;
   health.engine.description.emplace();
@@ -30,7 +30,7 @@ Health healthy() {
   return health;
 }
 
-TEST(Health, HasNoProblemsWhereNothingIsWrong) {
+TEST(Health, HasNoProblemsOnAHealthyMachine) {
   EXPECT_TRUE(problems_of(healthy()).empty());
 }
 
@@ -56,34 +56,34 @@ TEST_P(HealthProblem, IsNamedAloneWithAHint) {
 INSTANTIATE_TEST_SUITE_P(
     All, HealthProblem,
     testing::Values(
-        Case{"NoEngine", true, "the engine is not there",
+        Case{"NoEngine", true, "the engine does not exist",
              [](Health& health) {
-               health.engine = {{}, {}, "the engine is not there", "build it"};
+               health.engine = {{}, {}, "the engine does not exist", "build it"};
              }},
         Case{"OtherLibTorch", true,
-             "the engine was built for LibTorch 1.13.0, LibTorch 2.1.0 is loaded",
+             "the engine was built for LibTorch 1.13.0, but LibTorch 2.1.0 was loaded",
              [](Health& health) { health.engine.description->running = "2.1.0"; }},
-        Case{"LibTorchFails", true, "LibTorch fails: oh",
+        Case{"LibTorchFails", true, "LibTorch failed: oh",
              [](Health& health) { health.engine.description->error = "oh"; }},
         Case{"ReferenceBlas", false, "netlib reference BLAS",
              [](Health& health) { health.engine.description->reference_blas = true; }},
-        Case{"GpuWithoutCuda", false, "there is a GPU, G, and LibTorch was built without CUDA",
+        Case{"GpuWithoutCuda", false, "GPU G is not used: LibTorch was built without CUDA",
              [](Health& health) { health.machine.gpus = {"G"}; }},
-        Case{"GpuThatLibTorchDoesNotSee", false, "there is a GPU, G, and LibTorch cannot use it",
+        Case{"GpuThatLibTorchDoesNotSee", false, "GPU G is not used: LibTorch cannot access it",
              [](Health& health) {
                health.machine.gpus = {"G"};
                health.engine.description->cuda = true;
              }},
-        Case{"FewerCoresThanThreads", false, "may use 1.5 of 4 cores",
+        Case{"FewerCoresThanThreads", false, "limited to 1.5 of 4 cores",
              [](Health& health) { health.machine.core_quota = 1.5; }},
-        Case{"LittleMemory", false, "0.5 GiB of memory are free, the quickstart needs 2.0 GiB",
+        Case{"LittleMemory", false, "only 0.5 GiB of memory is free; the quickstart needs 2.0 GiB",
              [](Health& health) { health.machine.memory_available = kGiB / 2; }},
-        Case{"LittleDisk", false, "0.5 GiB of disk are free in /here",
+        Case{"LittleDisk", false, "only 0.5 GiB of disk space is free in /here",
              [](Health& health) {
                health.machine.folder = "/here";
                health.machine.disk_available = kGiB / 2;
              }},
-        Case{"FolderNotWritable", false, "the current folder, /here, is not writable",
+        Case{"FolderNotWritable", false, "the current folder /here is not writable",
              [](Health& health) {
                health.machine.folder = "/here";
                health.machine.folder_writable = false;
@@ -101,16 +101,16 @@ INSTANTIATE_TEST_SUITE_P(
                entry.refusal = catalog::Refusal{"too old\nand more", "rebuild it"};
                health.folders[0].refused = {entry};
              }},
-        Case{"NoData", false, "the quickstart's data are not there: /data does not exist",
+        Case{"NoData", false, "the quickstart's data is missing: /data does not exist",
              [](Health& health) { health.datasets[0].there = false; }},
         Case{"BrokenSearchPath", true, "bad path",
              [](Health& health) {
                health.folders_error = "bad path";
-               health.folders_hint = "mend it";
+               health.folders_hint = "correct it";
              }}),
-    [](const auto& one) { return std::string(one.param.name); });
+    [](const auto& info) { return std::string(info.param.name); });
 
-TEST(Health, AGpuThatIsUsedIsNoProblem) {
+TEST(Health, AGpuThatIsUsedIsNotAProblem) {
   Health health = healthy();
   health.machine.gpus = {"G"};
   health.engine.description->cuda = true;
@@ -118,13 +118,13 @@ TEST(Health, AGpuThatIsUsedIsNoProblem) {
   EXPECT_TRUE(problems_of(health).empty());
 }
 
-TEST(Health, AQuotaOfAllCoresIsNoProblem) {
+TEST(Health, AQuotaOfAllCoresIsNotAProblem) {
   Health health = healthy();
   health.machine.core_quota = 4;
   EXPECT_TRUE(problems_of(health).empty());
 }
 
-TEST(Health, WhatIsBrokenComesFirst) {
+TEST(Health, ErrorsComeFirst) {
   Health health = healthy();
   health.engine.description->reference_blas = true;
   health.folders_error = "bad path";

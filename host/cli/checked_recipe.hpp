@@ -1,4 +1,4 @@
-// What `check` and `run` have in common: a recipe, overrides, and its diagnostics.
+// What the commands that check a recipe share: overrides, diagnostics, and the exit code.
 #pragma once
 
 #include "host/cli/command.hpp"
@@ -9,10 +9,11 @@ namespace backstop::cli {
 /// --set
 void add_set_option(boost::program_options::options_description& options);
 
-/// done without errors; environment when all of them are of the environment; else usage.
+/// `done` if there are no errors; `plugin` or `environment` if every error is about plugins or the
+/// environment (`plugin` if both occur); otherwise `usage`.
 base::ExitCode exit_code_of(const recipe::CheckedRecipe& checked);
 
-/// On stderr, warnings too.
+/// Prints errors and warnings to stderr.
 void print_diagnostics(const recipe::CheckedRecipe& checked, bool color);
 
 }  // namespace backstop::cli

@@ -1,4 +1,4 @@
-#include "host/cli/recipe_command.hpp"
+#include "host/cli/checked_recipe.hpp"
 
 #include <cstdio>
 
@@ -9,7 +9,7 @@ namespace backstop::cli {
 void add_set_option(boost::program_options::options_description& options) {
   options.add_options()(
       "set", boost::program_options::value<std::vector<std::string>>()->value_name("KEY=VALUE"),
-      "override a key of the recipe (`defense.0.epochs=1`); may be repeated");
+      "override a value in the recipe (`defense.0.epochs=1`); may be repeated");
 }
 
 base::ExitCode exit_code_of(const recipe::CheckedRecipe& checked) {
