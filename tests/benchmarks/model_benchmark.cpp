@@ -56,11 +56,7 @@ void count_bytes(benchmark::State& state, double bytes) {
 }
 
 engine::Compute settings(bool own, bool bfloat16) {
-  return engine::resolve_compute(toml::table{{"device", "cpu"},
-                                             {"precision", bfloat16 ? "bfloat16" : "float32"},
-                                             {"threads", 0},
-                                             {"kernels", own ? "own" : "libtorch"}},
-                                 0);
+  return engine::resolve_compute({"cpu", bfloat16 ? "bfloat16" : "float32", 0, own}, 0);
 }
 
 engine::ImageStore images(std::int64_t count, std::int64_t classes = 10) {
@@ -260,8 +256,10 @@ void triggering(benchmark::State& state, const char* plugin) {
   const catalog::PluginEntry* entry = catalog.find(catalog::Kind::attack, plugin);
   if (entry == nullptr) return state.SkipWithError("no such plugin");
   const toml::table defaults = toml::parse(recipe::recipe_fragment(entry->manifest));
-  const engine::PluginObject object(catalog, catalog::Kind::attack, *defaults["attack"].as_table(),
-                                    none);
+  recipe::PluginUse use;
+  use.plugin = entry;
+  use.parameters = *defaults["attack"].as_table();
+  const engine::PluginObject object(use, none);
   auto& attack = object.as<Attack>();
   engine::StageContext ctx({"attack", plugin}, 1, compute, engine::Augmentation{}, nullptr,
                            nullptr);

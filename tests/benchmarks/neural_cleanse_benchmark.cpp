@@ -26,11 +26,7 @@ constexpr std::int64_t kClasses = 100, kImages = 64, kWidth = 16;
 void search(benchmark::State& state) {
   engine::tune_process();
   const engine::Compute compute =
-      engine::resolve_compute(toml::table{{"device", "auto"},
-                                          {"precision", "auto"},
-                                          {"threads", 0},
-                                          {"kernels", state.range(3) ? "own" : "libtorch"}},
-                              kWidth);
+      engine::resolve_compute({"auto", "auto", 0, state.range(3) != 0}, kWidth);
   const engine::Architecture architecture{"preact-resnet18", kWidth, 3, kClasses};
   const engine::Normalization normalization{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
   at::Generator generator = engine::make_generator(1);

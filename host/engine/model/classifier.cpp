@@ -191,7 +191,7 @@ void Classifier::hold_masks() {
 
 void Classifier::copy_from(const Model& other) {
   const auto* host = dynamic_cast<const Classifier*>(&other);
-  if (host == nullptr) throw Error("a model can be copied from one that the host made only");
+  if (host == nullptr) throw Error("cannot copy from a model that was not made by the host");
   const Classifier& from = *host;
   if (from.normalization_.mean != normalization_.mean ||
       from.normalization_.deviation != normalization_.deviation)
