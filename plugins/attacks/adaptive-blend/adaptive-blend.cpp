@@ -1,25 +1,27 @@
 // Adaptive-Blend (Qi et al., 2023, "Revisiting the Assumption of Latent Separability for Backdoor
-// Defenses"): Blended, made hard to find among a class's features.
+// Defenses"): Blended, made hard to detect among the features of the target class.
 //
-//   x' = clip((1 - alpha m) x + alpha m pattern, 0, 1)   m: the pieces that an image shows
+//   x' = clip((1 - alpha m) x + alpha m pattern, 0, 1)   m: 1 in the pieces that an image shows
 //
 // The pattern is cut into a grid of `pieces`. A training image shows some of them, drawn anew for
-// every image; a test image shows all, more strongly. Beside the poisoned images there are as many
-// cover images: pieces of the trigger too, but with their true label. Both keep the model from
-// relying on the trigger so much that poisoned images stand apart.
+// each image; a test image shows all of them, more strongly. Besides the poisoned images there are
+// as many cover images, which show pieces of the trigger as well but keep their true label. Both
+// keep the model from relying on the trigger so much that the features of poisoned images stand
+// apart.
 //
-// Defaults: alpha 0.15 for training and 0.2 for testing, 16 pieces, half of them masked, and as
-// many cover images as poisoned ones, as in the authors' published program, which poisons 0.3 % of
-// the training set (here it is the recipe's `poison_ratio`). As there, the number of masked pieces
-// is exact, and both kinds are drawn from all classes, those of the target class included. Their
-// cover_rate is a share of the training set; here it is a number for each poisoned image, so that
-// it need not follow poison_ratio.
+// Defaults: alpha is 0.15 for training and 0.2 for testing, half of 16 pieces are masked, and there
+// are as many cover images as poisoned ones, as in the authors' code, which poisons 0.3 % of the
+// training set (here the recipe's `poison_ratio` decides). As there, the number of masked pieces is
+// exact, and both kinds of images are drawn from all classes, the target class included. Their
+// cover_rate is a share of the training set; here it is a number of images for each poisoned image,
+// so that it need not change with poison_ratio.
 //
-// Deviations: the pattern is that of `blended`, by default noise, not a picture that is not ours to
-// ship; and the image's side need not be a multiple of the grid's.
+// Deviations: the pattern is that of `blended`, by default noise, because we may not distribute the
+// authors' picture; and the side of an image need not be a multiple of the side of the grid.
 //
-// The pieces are drawn when the set is poisoned, so that apply() gives an image the same trigger
-// wherever it comes: in the training phase the whole pattern, as strong as the pieces are.
+// The pieces are drawn when the set is poisoned, not in apply(), which has to give an image the
+// same trigger whenever it comes: in the training phase it adds the whole pattern with the strength
+// of the pieces.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -49,13 +51,13 @@ class AdaptiveBlend final : public backstop::Attack {
     const double mask_rate = params.number("mask_rate");
     if (side_ * side_ != pieces_)
       throw backstop::ParameterError(
-          "pieces is " + std::to_string(pieces_) + ", it must be a square number",
+          "`pieces` must be a square number, got " + std::to_string(pieces_),
           "write pieces = " + std::to_string(side_ * side_) + ", a grid of " +
               std::to_string(side_) + " x " + std::to_string(side_));
     shown_ = pieces_ - std::llround(mask_rate * static_cast<double>(pieces_));
     if (shown_ == 0)
-      throw backstop::ParameterError("a mask_rate of " + std::to_string(mask_rate) + " masks all " +
-                                         std::to_string(pieces_) + " pieces",
+      throw backstop::ParameterError("a `mask_rate` of " + std::to_string(mask_rate) +
+                                         " masks all " + std::to_string(pieces_) + " pieces",
                                      "lower `mask_rate`");
   }
 
@@ -64,18 +66,16 @@ class AdaptiveBlend final : public backstop::Attack {
     const std::int64_t height = training_set.height();
     const std::int64_t width = training_set.width();
     if (side_ > std::min(height, width))
-      throw backstop::ParameterError("a grid of " + std::to_string(side_) + " x " +
-                                         std::to_string(side_) +
-                                         " pieces does not fit into images of " +
-                                         std::to_string(height) + " x " + std::to_string(width),
-                                     "lower `pieces`");
+      throw backstop::ParameterError(
+          "a grid of " + std::to_string(side_) + " x " + std::to_string(side_) +
+              " pieces does not fit into images of " + std::to_string(height) + " x " +
+              std::to_string(width) + " pixels",
+          "lower `pieces`");
     constexpr double kRounding = 1e-9;
     if (threat.poison_ratio * (1 + cover_rate_) > 1 + kRounding)
-      throw backstop::ParameterError("a poison_ratio of " + std::to_string(threat.poison_ratio) +
-                                         " with a cover_rate of " + std::to_string(cover_rate_) +
-                                         " takes " +
-                                         std::to_string(threat.poison_ratio * (1 + cover_rate_)) +
-                                         " of the training set, at most 1 is there",
+      throw backstop::ParameterError("`poison_ratio` * (1 + `cover_rate`) must be at most 1, got " +
+                                         std::to_string(threat.poison_ratio) + " * (1 + " +
+                                         std::to_string(cover_rate_) + ")",
                                      "lower `poison_ratio` or `cover_rate`");
     pattern_.draw(ctx.generator(), training_set);
   }
@@ -88,7 +88,7 @@ class AdaptiveBlend final : public backstop::Attack {
               backstop::TrainingSetEditor& editor) override {
     const backstop::ImageSet& set = editor.images();
     const std::int64_t poisoned = threat.poisoned_of(set.size());
-    // prepare() saw to it that they fit, but for the rounding.
+    // prepare() has checked that they fit, except for the rounding.
     const std::int64_t covers = std::min<std::int64_t>(
         std::llround(cover_rate_ * static_cast<double>(poisoned)), set.size() - poisoned);
     const at::Tensor order = at::randperm(set.size(), ctx.generator());
@@ -104,8 +104,8 @@ class AdaptiveBlend final : public backstop::Attack {
   }
 
  private:
-  /// Gives the images at `chosen` pieces of the pattern, and of `labels`, one for every image of
-  /// the set, theirs.
+  /// Gives the images at `chosen` pieces of the pattern and their labels out of `labels`, which has
+  /// one for every image of the set.
   void write(backstop::Context& ctx, backstop::TrainingSetEditor& editor, const at::Tensor& chosen,
              const at::Tensor& labels, backstop::Role role) {
     constexpr std::int64_t kChunk = 1024;
@@ -138,7 +138,7 @@ class AdaptiveBlend final : public backstop::Attack {
   double test_alpha_;
   double cover_rate_;
   std::int64_t pieces_;
-  std::int64_t side_;   // pieces a side of the grid
+  std::int64_t side_;   // pieces along each side of the grid
   std::int64_t shown_;  // pieces that a training image shows
   backstop::pattern::Pattern pattern_;
 };

@@ -1,24 +1,27 @@
-// BadEncoder (Jia, Liu & Gong, 2022): a backdoor in an encoder. Whatever classifier is trained on
-// its features takes a triggered image for what it takes the reference image for.
+// BadEncoder (Jia, Liu & Gong, 2022): a backdoor in an encoder. Any classifier that is trained on
+// its features predicts the same class for a triggered image as for the reference image.
 //
-// 1. A clean encoder f: the model's body, trained without labels by SimCLR (two random views of an
-//    image are to have alike codes behind a projection head, NT-Xent), or as a classifier.
-// 2. Its backdoored copy f', on unlabelled shadow images x, with the trigger e and the reference r
-//    (s: cosine of features):
+// 1. A clean encoder f: the body of the model, trained without labels by SimCLR (a projection head
+//    behind it is to map two random views of an image to similar codes, NT-Xent), or as a
+//    classifier.
+// 2. Its backdoored copy f', trained on unlabeled shadow images x, with the trigger e and the
+//    reference image r, to minimize (s: cosine similarity of features)
 //
-//      -mean s(f'(x + e), f'(r)) - lambda_1 s(f'(r), f(r)) - lambda_2 mean s(f'(x), f(x))
+//      -mean s(f'(x + e), f'(r)) - lambda_1 mean s(f'(r), f(r)) - lambda_2 mean s(f'(x), f(x))
 //
-// Defaults, of the authors' code: a white patch of 10 x 10 pixels, one pixel from the corner of
-// images of 32 x 32; the whole training set as shadow images; lambdas 1; 200 epochs in batches of
-// 256, SGD with 0.001, momentum 0.9 and weight decay 5e-4, all batch normalization frozen. In the
-// first term f'(r) is that of the plain reference; in the second it is a mean over references that
-// are randomly mirrored and recolored, one for each image of the batch. SimCLR: temperature 0.5,
-// codes of 128 numbers behind one hidden layer with batch normalization, as wide as the features.
+// Defaults are those of the authors' code: a white patch of 10 x 10 pixels, one pixel from the
+// corner of images of 32 x 32; the whole training set as shadow images (theirs for CIFAR-10; for
+// STL-10 they use 50,000 of its unlabeled images); both lambdas 1; 200 epochs in batches of 256,
+// SGD with a learning rate of 0.001, momentum 0.9 and weight decay 5e-4, all batch normalization
+// frozen. In the first term, r is the plain reference image; in the second, f' sees copies of it
+// that are randomly flipped and recolored, one for each image of the batch. SimCLR: temperature
+// 0.5, codes of 128 numbers behind one hidden layer with batch normalization, as wide as the
+// features.
 //
-// Deviations: views.hpp has those of the random views. The projection head learns with Adam at the
-// rate of `[attack.training]`'s schedule, whatever moves the encoder. One reference, one target:
-// the authors can inject several at once. Where the reference's class is one of the encoder's own
-// training set, its image can be taken from there.
+// Deviations: views.hpp lists those of the random views. The projection head is trained with Adam
+// at the learning rate of `[attack.training]`, whichever optimizer trains the encoder. There is one
+// reference image and one target; the authors' code can inject several at once. If the class of the
+// reference image is in the encoder's own training set, the image can be taken from there.
 //
 // The training set is not poisoned: `poison_ratio` has no effect.
 #include <algorithm>
@@ -37,6 +40,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randperm.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/StringUtil.h>
 #include <torch/optim/adam.h>
 
 #include "backstop/attack.hpp"
@@ -49,7 +53,7 @@ namespace {
 
 namespace be = backstop::badencoder;
 
-/// SimCLR's step; its projection head goes when it is done.
+/// A training step of SimCLR; holds the projection head, which is dropped after the training.
 class SimClr final : public backstop::TrainingStep {
  public:
   SimClr(backstop::Context& ctx, std::int64_t features, std::int64_t codes, double temperature,
@@ -69,7 +73,7 @@ class SimClr final : public backstop::TrainingStep {
 
   at::Tensor loss(backstop::Model& model, const backstop::Batch& batch) override {
     const auto view = [&] {
-      return be::recoloured(be::cropped(batch.images, ctx_.generator()), ctx_.generator());
+      return be::recolored(be::cropped(batch.images, ctx_.generator()), ctx_.generator());
     };
     const at::Tensor first = view();
     const at::Tensor features = model.features(at::cat({first, view()}));
@@ -90,7 +94,7 @@ class SimClr final : public backstop::TrainingStep {
   at::Tensor learning(const at::Tensor& values) {
     return ctx_.to_device(values).set_requires_grad(true);
   }
-  /// PyTorch's initialisation of a linear layer.
+  /// PyTorch's initialization of a linear layer.
   at::Tensor layer(std::int64_t out, std::int64_t in) {
     const double bound = 1 / std::sqrt(static_cast<double>(in));
     return learning(at::empty({out, in}).uniform_(-bound, bound, ctx_.generator()));
@@ -120,8 +124,8 @@ class BadEncoder final : public backstop::Attack {
     if (params.has("reference")) reference_file_ = params.string("reference");
     if (params.has("reference_class")) reference_class_ = params.integer("reference_class");
     if (reference_file_ && reference_class_)
-      throw backstop::ParameterError("reference and reference_class are both given",
-                                     "leave out one of them");
+      throw backstop::ParameterError("`reference` and `reference_class` are both given",
+                                     "leave one of them out");
     injection_.trainable = backstop::Part::body;
     injection_.batch_norm = backstop::BatchNormMode::frozen;
     injection_.augment = false;
@@ -134,8 +138,9 @@ class BadEncoder final : public backstop::Attack {
   void prepare(backstop::Context& ctx, const backstop::Threat& threat,
                const backstop::ImageSet& training_set) override {
     if (threat.all_to_all != 0)
-      throw backstop::ParameterError("badencoder has one reference image, and so one target class",
-                                     "leave out `labels`");
+      throw backstop::ParameterError(
+          "`labels` is \"all-to-all\", but badencoder has one reference image, and so one target",
+          "leave `labels` out");
     require_size(training_set.height(), training_set.width());
     reference_ = reference_file_ ? from_file(training_set) : from_set(threat, training_set);
     ctx.picture("reference image", reference_);
@@ -158,11 +163,14 @@ class BadEncoder final : public backstop::Attack {
 
   void load(backstop::Context&, const backstop::Threat&,
             const backstop::StateReader& state) override {
-    reference_ = state.tensor("reference");
-    if (reference_.dim() != 4 || reference_.size(0) != 1)
-      throw backstop::Error("the saved reference image has a wrong shape",
-                            "the file must be one that badencoder saved");
-    require_size(reference_.size(2), reference_.size(3));
+    const at::Tensor reference = state.tensor("reference");
+    if (reference.dim() != 4 || reference.size(0) != 1 || reference.numel() == 0)
+      throw backstop::EnvironmentError(
+          "the saved reference image must have the shape [1, channels, height, width], got " +
+              c10::str(reference.sizes()),
+          "the attack's file is damaged, or is not one that badencoder saved");
+    require_size(reference.size(2), reference.size(3));
+    reference_ = reference.to(at::kFloat);
   }
 
  private:
@@ -171,8 +179,8 @@ class BadEncoder final : public backstop::Attack {
       throw backstop::ParameterError(
           "a patch of " + std::to_string(patch_) + " pixels with a margin of " +
               std::to_string(margin_) + " does not fit into images of " + std::to_string(height) +
-              " x " + std::to_string(width),
-          "lower `patch_size`; the authors' patch takes a third of the image's side");
+              " x " + std::to_string(width) + " pixels",
+          "lower `patch_size`; the authors' patch is a third as wide as the image");
   }
 
   /// [1, C, H, W]
@@ -187,10 +195,11 @@ class BadEncoder final : public backstop::Attack {
     const at::Tensor members = set.labels().to(at::kCPU).eq(label).nonzero().flatten();
     if (reference_index_ >= members.numel())
       throw backstop::ParameterError(
-          "the training set has " + std::to_string(members.numel()) + " images of class " +
-              std::to_string(label) + ", reference_index is " + std::to_string(reference_index_),
-          "`reference` names a PNG file of the target class; `reference_class` and "
-          "`reference_index` choose an image of the encoder's own training set");
+          "`reference_index` is " + std::to_string(reference_index_) +
+              ", but the training set has " + std::to_string(members.numel()) +
+              " images of class " + std::to_string(label),
+          "choose another image of the encoder's training set with `reference_class` and "
+          "`reference_index`, or name a PNG file in `reference`");
     return set.images(members.narrow(0, reference_index_, 1)).to(at::kCPU);
   }
 
@@ -230,7 +239,7 @@ class BadEncoder final : public backstop::Attack {
       }
       const at::Tensor references = reference_.expand({n, -1, -1, -1});
       const at::Tensor augmented =
-          be::recoloured(be::mirrored(references, ctx_.generator()), ctx_.generator());
+          be::recolored(be::flipped(references, ctx_.generator()), ctx_.generator());
       const at::Tensor features = model.features(
           at::cat({attack_.triggered(batch.images), batch.images, reference_, augmented}));
       const be::Injection loss = be::injection(
@@ -242,7 +251,7 @@ class BadEncoder final : public backstop::Attack {
           .add(loss.utility, attack_.lambda_2_);
     }
 
-    /// Cosines of the last batch.
+    /// Reports the mean cosines of the last batch.
     void record() const {
       ctx_.metric("triggered_like_reference", -last_[0]);
       ctx_.metric("reference_as_before", -last_[1]);

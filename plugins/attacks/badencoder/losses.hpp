@@ -1,4 +1,4 @@
-// What SimCLR and BadEncoder minimise.
+// The losses that SimCLR and BadEncoder minimize.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 
 namespace backstop::badencoder {
 
-/// NT-Xent of `codes` [2 n, d], where row i and row i + n are views of one image: each has to find
-/// the other among all others, by cosine.
+/// NT-Xent of `codes` [2 n, d], where row i and row i + n are views of the same image: each has to
+/// find the other among all rows but itself, by cosine similarity.
 inline at::Tensor nt_xent(const at::Tensor& codes, double temperature) {
   const std::int64_t rows = codes.size(0);
   const at::Tensor unit = codes.div(codes.norm(2, 1, /*keepdim=*/true).clamp_min(1e-12));
@@ -25,21 +25,22 @@ inline at::Tensor nt_xent(const at::Tensor& codes, double temperature) {
 }
 
 struct Injection {
-  at::Tensor effectiveness;  ///< triggered images look like the reference
-  at::Tensor reference;      ///< which looks as it did to the clean encoder
-  at::Tensor utility;        ///< and so do clean images
+  at::Tensor effectiveness;  ///< triggered images should get the features of the reference image
+  at::Tensor reference;      ///< the reference image should keep the features of the clean encoder
+  at::Tensor utility;        ///< and so should clean images
 };
-/// Each is a negative mean cosine, in -1 .. 1. Takes the backdoored encoder's features of triggered
-/// images [n, d], clean images [n, d], the reference [1, d] and augmented references [m, d], and
-/// the clean encoder's `clean_before` [n, d] and `reference_before` [1, d].
+/// Each loss is a negative mean cosine similarity of features, in [-1, 1]. Takes the backdoored
+/// encoder's features of triggered images [n, d], clean images [n, d], the reference image [1, d]
+/// and augmented copies of it [m, d], and the clean encoder's features of the clean images [n, d]
+/// and of the reference image [1, d].
 inline Injection injection(const at::Tensor& triggered, const at::Tensor& clean,
                            const at::Tensor& reference, const at::Tensor& augmented,
                            const at::Tensor& clean_before, const at::Tensor& reference_before) {
-  const auto apart = [](const at::Tensor& a, const at::Tensor& b) {
+  const auto negative_cosine = [](const at::Tensor& a, const at::Tensor& b) {
     return at::cosine_similarity(a, b, 1).mean().neg();
   };
-  return {apart(triggered, reference), apart(augmented, reference_before),
-          apart(clean, clean_before)};
+  return {negative_cosine(triggered, reference), negative_cosine(augmented, reference_before),
+          negative_cosine(clean, clean_before)};
 }
 
 }  // namespace backstop::badencoder

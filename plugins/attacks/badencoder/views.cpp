@@ -16,30 +16,31 @@ namespace backstop::badencoder {
 
 namespace {
 
-/// float [n] in low .. high.
+/// float [n], uniform in [low, high).
 at::Tensor uniform(std::int64_t n, double low, double high, at::Generator& generator) {
   return at::rand({n}, generator).mul_(high - low).add_(low);
 }
 
-/// -1 or 1, as likely.
+/// -1 or 1, each with probability 0.5: float [n].
 at::Tensor signs(std::int64_t n, at::Generator& generator) {
   return at::rand({n}, generator).lt(0.5).to(at::kFloat).mul_(2).sub_(1);
 }
 
-/// One number for each image, [n, 1, 1, 1].
-at::Tensor each(const at::Tensor& values, const at::Tensor& images) {
+/// `values`, one for each image, as [n, 1, 1, 1] on the images' device.
+at::Tensor per_image(const at::Tensor& values, const at::Tensor& images) {
   return values.to(images.device()).view({-1, 1, 1, 1});
 }
 
-/// The images' brightness as people see it, [n, 1, H, W].
+/// The perceived brightness of each pixel, [n, 1, H, W].
 at::Tensor luma(const at::Tensor& images) {
   if (images.size(1) != 3) return images.mean(1, /*keepdim=*/true);
   const at::Tensor weights = at::tensor({0.299F, 0.587F, 0.114F}).to(images.device());
   return images.mul(weights.view({1, 3, 1, 1})).sum(1, /*keepdim=*/true);
 }
 
-/// `turns` [n] of the colour circle: rotation about the grey axis, in YIQ.
-at::Tensor turned_hue(const at::Tensor& images, const at::Tensor& turns) {
+/// The images with their hue rotated by `turns` (float [n]) of the color circle: a rotation about
+/// the gray axis, in YIQ.
+at::Tensor with_rotated_hue(const at::Tensor& images, const at::Tensor& turns) {
   const at::Tensor to_yiq = at::tensor({0.299F, 0.587F, 0.114F,       //
                                         0.5959F, -0.2746F, -0.3213F,  //
                                         0.2115F, -0.5227F, 0.3112F})
@@ -63,38 +64,38 @@ at::Tensor cropped(const at::Tensor& images, at::Generator& generator) {
   const at::Tensor area = uniform(n, 0.08, 1, generator);
   const double widest = std::log(4.0 / 3.0);
   const at::Tensor ratio = uniform(n, -widest, widest, generator).exp();
-  // Shares of the image's sides, and of what they leave free.
+  // Width and height are shares of the image's sides; x and y move the part within what they leave
+  // free.
   const at::Tensor width = area.mul(ratio).sqrt().clamp_max(1);
   const at::Tensor height = area.div(ratio).sqrt().clamp_max(1);
   const at::Tensor x = uniform(n, -1, 1, generator).mul(width.neg().add(1));
   const at::Tensor y = uniform(n, -1, 1, generator).mul(height.neg().add(1));
   const at::Tensor zero = at::zeros_like(x);
-  const at::Tensor mirrored_width = width.mul(signs(n, generator));
+  const at::Tensor signed_width = width.mul(signs(n, generator));
   const at::Tensor theta =
-      at::stack({mirrored_width, zero, x, zero, height, y}, 1).view({n, 2, 3}).to(images.device());
+      at::stack({signed_width, zero, x, zero, height, y}, 1).view({n, 2, 3}).to(images.device());
   const at::Tensor grid = at::affine_grid_generator(theta, images.sizes(), /*align_corners=*/false);
   return at::grid_sampler_2d(images, grid, kBilinear, kBorder, /*align_corners=*/false);
 }
 
-at::Tensor recoloured(const at::Tensor& images, at::Generator& generator) {
+at::Tensor recolored(const at::Tensor& images, at::Generator& generator) {
   const std::int64_t n = images.size(0);
   const at::Tensor changed = at::rand({n}, generator).lt(0.8).to(at::kFloat);
-  // Around 1 (a factor) or 0 (a turn) where the image is to change, just that where it is not.
-  const auto strength = [&](double most) {
-    return uniform(n, -most, most, generator).mul_(changed);
-  };
-  at::Tensor result = images.mul(each(strength(0.4).add_(1), images)).clamp(0, 1);
+  // How much to change each image: 0 for those that stay as they are.
+  const auto change = [&](double most) { return uniform(n, -most, most, generator).mul_(changed); };
+  const auto factor = [&] { return per_image(change(0.4).add_(1), images); };
+  at::Tensor result = images.mul(factor()).clamp(0, 1);
   const at::Tensor mean = luma(result).mean({1, 2, 3}, /*keepdim=*/true);
-  result = mean.lerp(result, each(strength(0.4).add_(1), images)).clamp(0, 1);
+  result = mean.lerp(result, factor()).clamp(0, 1);
   if (images.size(1) != 3) return result;
-  result = luma(result).lerp(result, each(strength(0.4).add_(1), images)).clamp(0, 1);
-  result = turned_hue(result, strength(0.1)).clamp(0, 1);
-  const at::Tensor grey = each(at::rand({n}, generator).lt(0.2), images);
-  return at::where(grey, luma(result), result);
+  result = luma(result).lerp(result, factor()).clamp(0, 1);
+  result = with_rotated_hue(result, change(0.1)).clamp(0, 1);
+  const at::Tensor gray = per_image(at::rand({n}, generator).lt(0.2), images);
+  return at::where(gray, luma(result), result);
 }
 
-at::Tensor mirrored(const at::Tensor& images, at::Generator& generator) {
-  return at::where(each(at::rand({images.size(0)}, generator).lt(0.5), images), images.flip(3),
+at::Tensor flipped(const at::Tensor& images, at::Generator& generator) {
+  return at::where(per_image(at::rand({images.size(0)}, generator).lt(0.5), images), images.flip(3),
                    images);
 }
 

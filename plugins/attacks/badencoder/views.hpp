@@ -1,4 +1,5 @@
-// SimCLR's random views of images, drawn for a whole batch at once.
+// SimCLR's random views of images, drawn for a whole batch at once. torchvision, which the authors
+// use, differs in details that the comments name.
 #pragma once
 
 #include <ATen/core/Generator.h>
@@ -6,18 +7,19 @@
 
 namespace backstop::badencoder {
 
-/// A part of each image (float [n, C, H, W] in [0, 1]) with 8 to 100 % of its area and sides of
-/// 3:4 to 4:3, resized to the whole; half of them mirrored. Where such a part does not fit into the
-/// image, it is made to fit.
+/// A part of each image (float [n, C, H, W] in [0, 1]) with 8 to 100 % of its area and an aspect
+/// ratio between 3:4 and 4:3, resized to the whole image and flipped horizontally with probability
+/// 0.5. A part that would not fit into the image is shrunk until it does.
 at::Tensor cropped(const at::Tensor& images, at::Generator& generator);
 
-/// With probability 0.8 brightness, contrast and saturation change by a factor of 0.6 to 1.4 and
-/// the hue by up to a tenth of the circle; then, with probability 0.2, all colour goes. Of grey
-/// images (C is 1) only brightness and contrast change. In this order always: torchvision shuffles
-/// it. The hue turns in the plane of YIQ's colours: torchvision's is that of HSV.
-at::Tensor recoloured(const at::Tensor& images, at::Generator& generator);
+/// With probability 0.8, changes an image's brightness, contrast and saturation by a factor between
+/// 0.6 and 1.4 each and rotates its hue by up to a tenth of the color circle; then, with
+/// probability 0.2, converts it to grayscale. Grayscale images (C is 1) change in brightness and
+/// contrast only. The order is always this one, which torchvision shuffles. The hue is rotated in
+/// YIQ, where torchvision does it in HSV.
+at::Tensor recolored(const at::Tensor& images, at::Generator& generator);
 
-/// Each image mirrored with probability 0.5.
-at::Tensor mirrored(const at::Tensor& images, at::Generator& generator);
+/// Each image flipped horizontally with probability 0.5.
+at::Tensor flipped(const at::Tensor& images, at::Generator& generator);
 
 }  // namespace backstop::badencoder

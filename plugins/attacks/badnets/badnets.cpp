@@ -2,17 +2,18 @@
 //
 //   x' = (1 - opacity) * x + opacity * patch   inside the patch, x outside
 //
-// Defaults: a white patch of 3 x 3 pixels in the bottom right corner, without margin and opaque, as
-// in BackdoorBench; the paper itself has no default for CIFAR-sized images. "checkerboard" is the
-// trigger of NAD and ABL, "image" takes a picture of yours. Poisoning is the host's usual one: a
-// share of all training images, those of the target class included.
+// Defaults: an opaque white patch of 3 x 3 pixels in the bottom right corner, without a margin, as
+// in BackdoorBench; the paper itself has no default for CIFAR-sized images. "image" stamps a
+// picture of your own. Poisoning is the host's default: a share of all training images, the target
+// class included.
 //
-// Deviation: BackdoorBench paints only the pixels of a trigger that are not black; here a black
-// pixel is painted as well.
+// Deviations: BackdoorBench paints only those pixels of a trigger that are not black; here a black
+// pixel is painted as well. "checkerboard" is white in all corners of the 3 x 3 patch; the trigger
+// of NAD and ABL has a black top left pixel instead, and is the same in the other eight.
 //
-// On images with a black background (Fashion-MNIST, MNIST) a bright patch in a corner fades
-// slowly under small learning rates: clean images are zero there and hardly touch the weights that
-// see it. docs/results.md has numbers.
+// On images with a black background (Fashion-MNIST, MNIST), the backdoor of a bright patch in a
+// corner fades slowly at small learning rates: clean images are zero there and hardly change the
+// weights that see it. docs/results.md has numbers.
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -24,6 +25,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/StringUtil.h>
 
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
@@ -59,12 +61,12 @@ class BadNets final : public backstop::Attack {
     const auto [top, left] = corner(images.size(2), images.size(3));
     if (patch_.size(0) != 1 && patch_.size(0) != images.size(1))
       throw backstop::ParameterError(
-          "the patch has " + std::to_string(patch_.size(0)) + " channels, the images have " +
+          "the patch has " + std::to_string(patch_.size(0)) + " channels, but the images have " +
               std::to_string(images.size(1)),
-          "a patch fits images with as many channels as those it was made for");
+          "use images with as many channels as those that the patch was made for");
     const double opacity = phase == backstop::Phase::train ? opacity_ : test_opacity_;
     at::Tensor triggered = images.clone();
-    // Two roundings and no fused multiply-add: the same bits at every place of every batch.
+    // Two roundings and no fused multiply-add: the same bits at every position in every batch.
     triggered.narrow(2, top, height_)
         .narrow(3, left, width_)
         .mul_(1 - opacity)
@@ -81,8 +83,9 @@ class BadNets final : public backstop::Attack {
     if (patch.dim() != 3 || patch.size(0) < 1 || patch.size(1) != height_ ||
         patch.size(2) != width_)
       throw backstop::EnvironmentError(
-          "the saved patch does not have " + size_text(height_, width_) + " pixels",
-          "the model was attacked with a patch of another size, or its state is damaged");
+          "the saved patch must have the shape [channels, " + std::to_string(height_) + ", " +
+              std::to_string(width_) + "], got " + c10::str(patch.sizes()),
+          "the attack's file was made with a patch of another size, or is damaged");
     patch_ = patch.to(at::kFloat);
   }
 
@@ -92,14 +95,15 @@ class BadNets final : public backstop::Attack {
     const std::string position{params.string("position")};
     if (params.has(key) == (position == "custom")) return params.has(key) ? params.integer(key) : 0;
     if (params.has(key))
-      throw backstop::ParameterError(key + " is " + std::to_string(params.integer(key)) +
-                                         ", but position is \"" + position + "\"",
+      throw backstop::ParameterError("`" + key + "` is " + std::to_string(params.integer(key)) +
+                                         ", but `position` is \"" + position + "\"",
                                      "write position = \"custom\", or leave `" + key + "` out");
-    throw backstop::ParameterError("position is \"custom\", but there is no `" + key + "`",
-                                   "give the patch's top left pixel: row = 0, column = 0");
+    throw backstop::ParameterError(
+        "`position` is \"custom\", but `" + key + "` is missing",
+        "give the row and the column of the patch's top left pixel: row = 0, column = 0");
   }
 
-  /// [C, height, width] in [0, 1]; C is 1 where all channels are alike.
+  /// float [C, height, width] in [0, 1]; C is 1 if all channels are alike.
   at::Tensor draw(at::Generator& generator, std::int64_t channels) const {
     if (image_)
       return backstop::pattern::resized(backstop::pattern::read_png(*image_, channels), height_,
@@ -118,7 +122,7 @@ class BadNets final : public backstop::Attack {
       if (height_ + rows > height || width_ + columns > width)
         throw backstop::ParameterError("a patch of " + size_text(height_, width_) + " pixels " +
                                            place + " does not fit into images of " +
-                                           size_text(height, width),
+                                           size_text(height, width) + " pixels",
                                        hint);
     };
     if (position_ == "custom") {
@@ -142,8 +146,7 @@ class BadNets final : public backstop::Attack {
   std::string_view pattern_;
   std::string_view position_;
   std::optional<std::string> image_;
-  std::int64_t row_;     // of the patch's top left pixel when the position is custom
-  std::int64_t column_;  // the same
+  std::int64_t row_, column_;  // of the patch's top left pixel if `position` is "custom"
   at::Tensor patch_;
 };
 

@@ -2,12 +2,12 @@
 //
 //   x' = clip((1 - alpha) * x + alpha * pattern, 0, 1)
 //
-// Defaults: alpha 0.2 for poisoning and for testing, as in BackdoorBench and, for patterns over the
-// whole image, in the paper. BackdoorBench blends in a cartoon picture that is not ours to ship;
-// the default here is the paper's other pattern, uniform noise, drawn once. "smooth" is noise
-// without high frequencies; "image" takes a picture of yours.
+// Defaults: alpha is 0.2 for poisoning and for testing, as in BackdoorBench and, for patterns over
+// the whole image, in the paper. BackdoorBench blends in a cartoon picture that we may not
+// distribute; the default here is the paper's other pattern, uniform noise, drawn once. "smooth" is
+// noise without high frequencies; "image" blends in a picture of your own.
 //
-// The pattern is kept with the model. Images of another size get it resized.
+// The pattern is saved with the model. For images of another size it is resized.
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
 #include "pattern.hpp"

@@ -63,8 +63,8 @@ at::Tensor Hourglass::forward(const at::Tensor& images, Mode mode, at::ScalarTyp
   }
   convolve();
   for (; !sizes.empty(); sizes.pop_back()) {
-    // Back to the size that was halved, which may have been odd.
-    if (x.is_cuda()) x = x.to(at::kFloat);  // there LibTorch does this in bfloat16 only since 2.1
+    // Back to the size before the halving, which may have been odd.
+    if (x.is_cuda()) x = x.to(at::kFloat);  // LibTorch upsamples bfloat16 on CUDA only since 2.1
     x = at::upsample_bilinear2d(x, sizes.back(), /*align_corners=*/false).to(precision);
     convolve();
     convolve();

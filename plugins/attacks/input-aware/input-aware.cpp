@@ -1,40 +1,45 @@
-// Input-aware dynamic backdoor (Nguyen and Tran, 2020): every image has a trigger of its own, and
-// an image with another image's trigger keeps its label.
+// Input-aware dynamic backdoor (Nguyen and Tran, 2020): every image has its own trigger, and an
+// image with another image's trigger keeps its label.
 //
 //   x' = x + (G(x) - x) * m(x),  m(x) = squashed(20 * M(x) - 10)
 //
-// The pattern network G (C channels out) and the mask network M (one) are hourglass.hpp's. In the
-// paper x and G(x) are normalised; as normalising is affine for each channel and the mask is the
-// same for all of them, this is the same formula on pixels.
+// The pattern network G (C output channels) and the mask network M (one) are described in
+// hourglass.hpp. In the paper, x and G(x) are normalized; since normalization is affine in each
+// channel and the mask is the same for all channels, this is the same formula on pixels.
 //
-// First the masks: M alone, then it stays as it is (d: root mean square difference of two images):
+// First M is trained alone and then frozen (d: root mean square difference of two images):
 //
 //   lambda_norm * mean(ReLU(m - mask_density)) + lambda_div * mean(d(x1, x2) / (d(m1, m2) + 1e-7))
 //
-// Then classifier and G together, on batches of poisoned images (target label), cross images (the
-// trigger of another image, own label) and clean ones:
+// Then the classifier and G are trained together, on batches of poisoned images (target label),
+// cross images (another image's trigger, true label) and clean images:
 //
 //   cross-entropy + lambda_div * mean(d(x1, x2) / (d(G(x1), G(x2)) + 1e-7))
 //
-// Defaults: those of the authors' code: Adam with 0.01 and betas 0.5 and 0.9 for both networks,
-// 25 epochs of masks, their rate divided by 10 after 10 and 20 epochs (here after two and four
-// fifths, whatever their number), images cropped, flipped and turned by up to 10 degrees before
-// they get a trigger. The recipe's poison_ratio and training are the classifier's.
+// Defaults are those of the authors' code: Adam with a learning rate of 0.01 and betas of 0.5 and
+// 0.9 for both networks; 25 epochs for the masks, whose learning rate is divided by 10 after 10 and
+// 20 epochs (here after two and four fifths of any number of epochs); images are cropped, flipped
+// and rotated by up to 10 degrees before they get a trigger. The recipe's `poison_ratio` and
+// `[attack.training]` apply to the training of the classifier.
 //
 // Deviations from the authors' code:
-// * Which images are poisoned or cross is drawn once; there they are the first of each batch.
-// * G's gradients are those of one step; there they add up over the whole training
+// * Poisoned and cross images are drawn once; there they are the first images of each batch.
+// * G's gradients are those of one step; there they accumulate over the whole training
 //   (`accumulate_generator_gradients`).
-// * G's rate follows the classifier's schedule: its peak is `generator_rate`. There both fall by
-//   steps, the first after 100 (classifier) and 200 epochs (G). Were it to stay while the
-//   classifier's falls to 0, the triggers would move away from what the classifier has learnt.
-// * Distances are in pixels; there in deviations of the dataset's channels, which for CIFAR-10
-//   makes the masks' diversity count about four times as much (for GTSRB as much as here).
-//   lambda_div is not squared for the masks.
-// * Both networks see 2 x - 1; there they see the dataset's normalisation. Their convolutions have
-//   no bias, which the batch norm behind them would take away.
-// * Masks are compared within a batch, not with a second batch. G's batch norm sees poisoned images
-//   and partners together.
+// * G's learning rate follows the classifier's schedule, with its peak at `generator_rate`. There
+//   both fall in steps, first after 100 (classifier) and 200 epochs (G). If G's stayed while the
+//   classifier's fell to 0, the triggers would move away from what the classifier has learned.
+// * Distances are in pixels. There they are in standard deviations of the dataset's channels, which
+//   for CIFAR-10 makes the diversity of the masks count about four times as much (for GTSRB as much
+//   as here). lambda_div is not squared for the masks.
+// * Both networks get 2 x - 1 as input; there they get images normalized for the dataset. Their
+//   convolutions have no bias, which the batch normalization after them would cancel.
+// * Masks are compared within a batch, not with a second batch. G's batch normalization sees
+//   poisoned images and their partners together.
+//
+// A model from a file goes with its `attack.file`: the networks are trained along with the model,
+// and poisoned images are written to the training set only at the end of that training. Without the
+// file, the trigger would be that of an untrained network, and no image would be poisoned.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -54,15 +59,15 @@
 #include <ATen/ops/zeros.h>
 #include <torch/optim/adam.h>
 
-#include "../../shared/rotation/rotation.hpp"
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
 #include "hourglass.hpp"
 #include "losses.hpp"
+#include "rotation.hpp"
 
 namespace {
 
-// Images that go through both networks at once where nothing is learnt.
+// Images that go through both networks at once when nothing is being trained.
 constexpr std::int64_t kChunk = 128;
 constexpr double kMaskRate = 0.01;
 
@@ -77,7 +82,7 @@ void drop_gradients(const Hourglass& network) {
   for (at::Tensor& parameter : network.parameters()) parameter.mutable_grad().reset();
 }
 
-/// The type that the model computes in.
+/// The type of the model's activations.
 at::ScalarType precision_of(backstop::Model& model, const backstop::ImageSet& set) {
   struct Sink final : backstop::ActivationSink {
     void activation(std::string_view, const at::Tensor& map) override { type = map.scalar_type(); }
@@ -91,7 +96,8 @@ at::ScalarType precision_of(backstop::Model& model, const backstop::ImageSet& se
   return sink.type;
 }
 
-/// For each of `positions` another one of the set, any (itself where there is no other).
+/// For each of `positions`, another position in a set of `size` images, drawn uniformly; the same
+/// one if there is no other.
 at::Tensor others(const at::Tensor& positions, std::int64_t size, at::Generator& generator) {
   return at::randint(std::max<std::int64_t>(size - 1, 1), positions.sizes(), generator,
                      at::TensorOptions(at::kLong))
@@ -126,11 +132,10 @@ class InputAware final : public backstop::Attack {
 
   at::Tensor apply(backstop::Context& ctx, const at::Tensor& images, backstop::Phase) override {
     if (images.size(1) != channels_)
-      throw backstop::ParameterError("the pattern network makes " + std::to_string(channels_) +
-                                         " channels, the images have " +
-                                         std::to_string(images.size(1)),
-                                     "triggers fit images with as many channels as those that the "
-                                     "attack was trained on");
+      throw backstop::ParameterError(
+          "the pattern network makes " + std::to_string(channels_) +
+              " channels, but the images have " + std::to_string(images.size(1)),
+          "use images with as many channels as those that the networks were trained on");
     require_size(images.size(2), images.size(3));
     at::Tensor triggered = at::empty_like(images);
     for (std::int64_t first = 0; first < images.size(0); first += kChunk) {
@@ -141,7 +146,8 @@ class InputAware final : public backstop::Attack {
     return triggered;
   }
 
-  /// The trigger is not there yet: train() writes to its editor.
+  /// Only draws which images will be poisoned: their triggers do not exist before train(), which
+  /// writes them.
   void poison(backstop::Context& ctx, const backstop::Threat& threat,
               backstop::TrainingSetEditor& editor) override {
     const std::int64_t size = editor.images().size();
@@ -155,13 +161,13 @@ class InputAware final : public backstop::Attack {
 
   void train(backstop::Context& ctx, const backstop::Threat& threat, backstop::Model& model,
              const backstop::ImageSet& training_set, backstop::TrainingSetEditor& editor,
-             const backstop::TrainingOptions& given) override {
+             const backstop::TrainingOptions& options) override {
     const at::ScalarType precision = precision_of(model, training_set);
-    train_masks(ctx, training_set, given.batch_size, precision);
-    JointStep step(*this, ctx, threat, training_set, given, precision);
-    backstop::TrainingOptions options = given;
-    options.step = &step;
-    ctx.trainer().fit(model, training_set, options);
+    train_masks(ctx, training_set, options.batch_size, precision);
+    JointStep step(*this, ctx, threat, training_set, options, precision);
+    backstop::TrainingOptions joint = options;
+    joint.step = &step;
+    ctx.trainer().fit(model, training_set, joint);
     if (crossed_.numel() > 0) ctx.metric("cross_accuracy", step.cross_accuracy());
     write(ctx, threat, editor);
   }
@@ -178,9 +184,9 @@ class InputAware final : public backstop::Attack {
     for (const auto& [name, tensor] : named_state()) {
       if (!state.has(name) || state.tensor(name).sizes() != tensor.sizes())
         throw backstop::EnvironmentError(
-            "the saved networks do not have " + std::to_string(width_) + " channels and " +
-                std::to_string(levels_) + " levels: `" + name + "` does not fit",
-            "the model was attacked with other `channels` or `levels`, or its state is damaged");
+            "the saved networks must have " + std::to_string(width_) + " channels and " +
+                std::to_string(levels_) + " levels, but `" + name + "` does not fit",
+            "the attack's file was made with other `channels` or `levels`, or is damaged");
       tensor.copy_(state.tensor(name));
     }
     to_device(ctx);
@@ -190,7 +196,8 @@ class InputAware final : public backstop::Attack {
   struct Trigger {
     at::Tensor pattern;  ///< [n, C, H, W]
     at::Tensor mask;     ///< [n, 1, H, W]
-    /// Exactly the image where the mask is 0, exactly the pattern where it is 1.
+    /// The images with this trigger: exactly the image where the mask is 0, exactly the pattern
+    /// where it is 1.
     [[nodiscard]] at::Tensor on(const at::Tensor& images) const {
       return images.lerp(pattern, mask);
     }
@@ -229,14 +236,15 @@ class InputAware final : public backstop::Attack {
       const at::Tensor clean = rows_of(kClean), poisoned = rows_of(kPoisoned),
                        crossed = rows_of(kCrossed);
       const std::int64_t poisons = poisoned.numel(), crosses = crossed.numel();
-      const at::Tensor images = attack_.turned(ctx_, batch.images);
+      const at::Tensor images = attack_.randomly_rotated(ctx_, batch.images);
       const auto at_rows = [&](const at::Tensor& values, const at::Tensor& rows) {
         return values.index_select(0, ctx_.to_device(rows));
       };
 
       std::vector<at::Tensor> parts = {at_rows(images, clean)};
       at::Tensor diversity;
-      // A cross image has a partner whose trigger it gets, a poisoned one has one to differ from.
+      // A cross image gets the trigger of its partner; a poisoned image's pattern is to differ from
+      // that of its partner.
       const std::int64_t pairs = std::max(poisons, crosses);
       if (pairs > 0) {
         const at::Tensor partners = attack_.augmented(
@@ -257,10 +265,10 @@ class InputAware final : public backstop::Attack {
 
       const at::Tensor crossed_labels = at_rows(batch.labels, crossed);
       const at::Tensor logits = model.forward(at::cat(parts));
-      right_.push_back(logits.detach()
-                           .narrow(0, logits.size(0) - crosses, crosses)
-                           .argmax(1)
-                           .eq(crossed_labels));
+      correct_.push_back(logits.detach()
+                             .narrow(0, logits.size(0) - crosses, crosses)
+                             .argmax(1)
+                             .eq(crossed_labels));
       const at::Tensor loss = at::cross_entropy_loss(
           logits, at::cat({at_rows(batch.labels, clean),
                            threat_.targets(at_rows(batch.labels, poisoned)), crossed_labels}));
@@ -276,11 +284,11 @@ class InputAware final : public backstop::Attack {
     }
 
     void after_epoch(backstop::Model&, std::int64_t) override {
-      cross_accuracy_ = at::cat(right_).to(at::kDouble).mean().item<double>();
-      right_.clear();
+      cross_accuracy_ = at::cat(correct_).to(at::kDouble).mean().item<double>();
+      correct_.clear();
     }
 
-    /// Share of cross images, in the last epoch, that the classifier gave their own label.
+    /// Share of the cross images whose true label the classifier predicted in the last epoch.
     [[nodiscard]] double cross_accuracy() const { return cross_accuracy_; }
 
    private:
@@ -292,20 +300,20 @@ class InputAware final : public backstop::Attack {
     const backstop::ImageSet& set_;
     at::ScalarType precision_;
     at::Tensor roles_;                     ///< of the set's images
-    const backstop::Scheduler& schedule_;  ///< the classifier's
-    backstop::TrainingPosition position_;  ///< of the step that comes
-    double peak_ = 0;                      ///< the schedule's largest rate
+    const backstop::Scheduler& schedule_;  ///< of the classifier
+    backstop::TrainingPosition position_;  ///< of the next step
+    double peak_ = 0;                      ///< highest learning rate of the schedule
     torch::optim::Adam optimizer_;
-    std::vector<at::Tensor> right_;  ///< for each cross image of the epoch until now
+    std::vector<at::Tensor> correct_;  ///< bool, for the cross images seen in this epoch so far
     double cross_accuracy_ = 0;
   };
 
   void require_size(std::int64_t height, std::int64_t width) const {
     const std::int64_t least = std::int64_t{2} << levels_;
     if (std::min(height, width) >= least) return;
-    throw backstop::ParameterError("networks of " + std::to_string(levels_) +
+    throw backstop::ParameterError("networks with " + std::to_string(levels_) +
                                        " levels need images of at least " + std::to_string(least) +
-                                       " x " + std::to_string(least) + " pixels, these have " +
+                                       " x " + std::to_string(least) + " pixels, got " +
                                        std::to_string(height) + " x " + std::to_string(width),
                                    "lower `levels`, or raise the dataset's `image_size`");
   }
@@ -328,27 +336,28 @@ class InputAware final : public backstop::Attack {
     return state;
   }
 
-  /// `images`, each turned by an angle of its own.
-  [[nodiscard]] at::Tensor turned(backstop::Context& ctx, const at::Tensor& images) const {
+  /// `images`, each rotated by its own random angle.
+  [[nodiscard]] at::Tensor randomly_rotated(backstop::Context& ctx,
+                                            const at::Tensor& images) const {
     if (rotation_ == 0) return images;
     const at::Tensor share = at::rand({images.size(0)}, ctx.generator()).mul(2).sub(1);
-    return rotated(images, ctx.to_device(share.mul(rotation_)));
+    return backstop::rotation::rotated(images, ctx.to_device(share.mul(rotation_)));
   }
 
-  /// The set's images at `positions`, cropped, flipped and turned.
+  /// The set's images at `positions`, cropped, flipped and rotated.
   [[nodiscard]] at::Tensor augmented(backstop::Context& ctx, const backstop::ImageSet& set,
                                      const at::Tensor& positions) const {
-    return turned(ctx, ctx.trainer().augment(set.images(positions)));
+    return randomly_rotated(ctx, ctx.trainer().augment(set.images(positions)));
   }
 
-  /// The triggers that belong to `images`; `mode` is the pattern network's.
+  /// The triggers of `images`; `mode` applies to the pattern network.
   Trigger trigger(const at::Tensor& images, Mode mode, at::ScalarType precision) {
     const at::Tensor pattern = pattern_->forward(images, mode, precision);
     const at::NoGradGuard no_gradients;
     return {pattern, sharpened(mask_->forward(images, Mode::evaluation, precision))};
   }
 
-  /// The triggers once everything is learnt.
+  /// The triggers of `images` after training.
   Trigger trigger(const at::Tensor& images) {
     const at::NoGradGuard no_gradients;
     return trigger(images, Mode::evaluation, at::kFloat);
@@ -379,7 +388,7 @@ class InputAware final : public backstop::Attack {
     }
   }
 
-  /// Gives the editor the set that a defender gets: with the triggers that were learnt.
+  /// Writes the training set that a defender gets, with the final triggers.
   void write(backstop::Context& ctx, const backstop::Threat& threat,
              backstop::TrainingSetEditor& editor) {
     const backstop::ImageSet& set = editor.images();

@@ -3,26 +3,28 @@
 //
 //   x' = clip(x + T, 0, 1),  T in [0, amplitude]
 //
-// T comes from a clean model f. Pass after pass over a few training images, each image whose
-// prediction v does not change yet adds targeted DeepFool's way from it to the target class:
+// T is made with a clean model f, in passes over a few training images. Each image x whose
+// prediction v does not change yet adds the perturbation with which targeted DeepFool takes x + v
+// to the target class:
 //
 //   v <- G(v + G(DeepFool(clip(x + v)))),  v <- amplitude * (v - min v) / (max v - min v)
 //
-// until `fooling_rate` of the images get another prediction, or five passes in a row agree within
-// 0.01, or after `max_passes`. The v that fooled most is T. G is a Gaussian low-pass with black
-// beyond the border. Poisoning and training are the host's usual ones.
+// This ends when a share of `fooling_rate` of the images get another prediction, when five passes
+// in a row agree within 0.01, or after `max_passes`. T is the v that fooled most. G is a Gaussian
+// low-pass filter with black beyond the border. Poisoning and training are the host's defaults.
 //
-// Defaults: the authors' code: amplitude 0.2, sigma 6, at most 200 iterations, overshoot 0.02,
-// fooling rate 0.2; BackdoorBench: 100 random images, 50 passes, the plateau; the clean model is
-// trained as BackdoorBench trains, so that preparing takes as long as the attack's training.
+// Defaults from the authors' code: amplitude 0.2, sigma 6, at most 200 iterations, overshoot 0.02,
+// fooling rate 0.2. From BackdoorBench: 100 random images, 50 passes, the plateau, and the training
+// of the clean model, so that preparation takes as long as the attack's training.
 //
-// Deviations. The authors' kernel has 30 taps, one side shorter; here it has 31, and both scale
-// with images of other sizes: sigma is in pixels of an image of 32. Fooling is judged on what
-// apply() makes, the clipped image; the authors do not clip, BackdoorBench judges on a single
-// image and saves v on another scale. The authors change the target to the class that v leads to;
-// here, as in BackdoorBench, it is the attack's own: with all-to-all labels, each image is pushed
-// to the class after the one that f takes it for. An image that f takes for the target already adds
-// nothing; if that is all of them, they are pushed to the next likeliest class.
+// Deviations: The authors' kernel has 30 taps, one fewer on one side; here it has 31, and scales
+// with sigma, which is in pixels of a 32 x 32 image, for other image sizes. Fooling is judged on
+// the clipped image that apply() makes; the authors do not clip, and BackdoorBench judges on a
+// single image and saves v on another scale. The authors change the target to the class that v
+// leads to; here, as in BackdoorBench, it is the attack's target: with all-to-all labels, each
+// image is pushed to the class after the one that f predicts. An image for which f already predicts
+// the target adds nothing; if that is true of all images, they are pushed to their second most
+// likely class.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -37,6 +39,7 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/randperm.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/util/StringUtil.h>
 
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
@@ -44,21 +47,16 @@
 
 namespace {
 
-constexpr double kPublishedSide = 32;  // pixels; what `sigma` is given for
+constexpr double kPublishedSide = 32;  // of the images, in pixels, that `sigma` is given for
 constexpr std::ptrdiff_t kPlateauPasses = 5;
 constexpr double kPlateauHeight = 0.01;
 constexpr std::int64_t kBatch = 250;
-
-std::string shape_text(at::IntArrayRef shape) {
-  return std::to_string(shape[0]) + " channels of " + std::to_string(shape[1]) + " x " +
-         std::to_string(shape[2]) + " pixels";
-}
 
 at::Tensor triggered(const at::Tensor& images, const at::Tensor& trigger) {
   return images.add(trigger).clamp_(0, 1);
 }
 
-/// The two likeliest classes of each image: int64 [n, 2].
+/// The two most likely classes of each image: int64 [n, 2].
 at::Tensor ranking(backstop::Context& ctx, backstop::Model& model, const at::Tensor& images) {
   const at::NoGradGuard no_gradients;
   std::vector<at::Tensor> parts;
@@ -98,16 +96,16 @@ class LowFrequency final : public backstop::Attack {
     const at::Tensor chosen = at::randperm(training_set.size(), ctx.generator())
                                   .narrow(0, 0, std::min(images_, training_set.size()));
     const at::Tensor images = training_set.images(chosen);
-    const at::Tensor likeliest = ranking(ctx, surrogate, images);
-    const at::Tensor predicted = likeliest.select(1, 0);
+    const at::Tensor top_two = ranking(ctx, surrogate, images);
+    const at::Tensor predicted = top_two.select(1, 0);
     const at::Tensor labels = training_set.labels().index_select(0, ctx.to_device(chosen));
     ctx.metric("surrogate_accuracy", predicted.eq(labels).to(at::kDouble).mean().item<double>());
     at::Tensor wanted = threat.targets(predicted);
     if (wanted.equal(predicted)) {
-      wanted = likeliest.select(1, 1);
+      wanted = top_two.select(1, 1);
       ctx.log(backstop::LogLevel::warning,
-              "the clean model takes all images for the target class: the perturbation leads away "
-              "from it");
+              "the clean model predicts the target class for all images, so the perturbation is "
+              "made to lead away from it");
     }
     perturb(ctx, surrogate, images, predicted, wanted);
     ctx.metric("mean_absolute_perturbation",
@@ -118,9 +116,9 @@ class LowFrequency final : public backstop::Attack {
   at::Tensor apply(backstop::Context& ctx, const at::Tensor& images, backstop::Phase) override {
     if (images.sizes().slice(1) != trigger_.sizes())
       throw backstop::ParameterError(
-          "the trigger has " + shape_text(trigger_.sizes()) + ", the images have " +
-              shape_text(images.sizes().slice(1)),
-          "use the model on images like those that it was attacked with");
+          "the trigger has the shape " + c10::str(trigger_.sizes()) + ", but the images have " +
+              c10::str(images.sizes().slice(1)),
+          "use images with the channels and the size of those that the trigger was made from");
     return triggered(images, ctx.to_device(trigger_));
   }
 
@@ -130,10 +128,10 @@ class LowFrequency final : public backstop::Attack {
             const backstop::StateReader& state) override {
     at::Tensor trigger = state.tensor("trigger");
     if (trigger.dim() != 3 || trigger.numel() == 0)
-      throw backstop::EnvironmentError("the saved trigger has " + std::to_string(trigger.dim()) +
-                                           " dimensions and " + std::to_string(trigger.numel()) +
-                                           " values, it must have 3 dimensions and not be empty",
-                                       "the model's state is damaged: train it again");
+      throw backstop::EnvironmentError(
+          "the saved trigger must have the shape [channels, height, width], got " +
+              c10::str(trigger.sizes()),
+          "the attack's file is damaged, or is not one that lf saved");
     trigger_ = trigger.to(at::kFloat);
   }
 
@@ -148,8 +146,8 @@ class LowFrequency final : public backstop::Attack {
     return model;
   }
 
-  /// Makes the trigger from images [n, C, H, W] that the model takes for `predicted` (int64 [n]),
-  /// pushing each towards its class in `wanted`.
+  /// Makes the trigger from images [n, C, H, W], for which the model predicts `predicted` (int64
+  /// [n]), by pushing each image toward its class in `wanted`.
   void perturb(backstop::Context& ctx, backstop::Model& model, const at::Tensor& images,
                const at::Tensor& predicted, const at::Tensor& wanted) {
     const std::int64_t count = images.size(0);
@@ -182,32 +180,35 @@ class LowFrequency final : public backstop::Attack {
     const std::string tried =
         " (images: " + std::to_string(count) + ", passes: " + std::to_string(rates.size()) + ")";
     if (best < 0)
-      throw backstop::ParameterError("DeepFool reached the target class from no image" + tried,
-                                     "the clean model may not have learnt enough: raise "
-                                     "`surrogate_epochs`, `images` or `max_iterations`");
+      throw backstop::ParameterError(
+          "DeepFool did not reach the target class from any image" + tried,
+          "the clean model may not have learned enough: raise `surrogate_epochs`, `images` or "
+          "`max_iterations`");
     if (best < fooling_rate_)
       ctx.log(backstop::LogLevel::warning, "the perturbation changes a share of " +
                                                std::to_string(best) +
-                                               " of the predictions, `fooling_rate` is " +
+                                               " of the predictions, less than the `fooling_rate` "
+                                               "of " +
                                                std::to_string(fooling_rate_) + tried);
     ctx.metric("fooling_rate", best);
     ctx.metric("passes", static_cast<double>(rates.size()));
   }
 
-  /// The perturbation after one more image (float [C, H, W]): as it was where it fools already.
+  /// The perturbation after one more image (float [C, H, W]); unchanged if it fools that image
+  /// already.
   at::Tensor pushed(backstop::Model& model, const at::Tensor& v, const at::Tensor& image,
                     std::int64_t label, std::int64_t wanted) const {
     if (label == wanted) return v;
-    const at::Tensor way = deepfool(model, triggered(image, v), label, wanted, limits_);
-    if (!way.defined()) return v;
-    const at::Tensor sum = smooth(v.add(smooth(way)));
+    const at::Tensor step = deepfool(model, triggered(image, v), label, wanted, limits_);
+    if (!step.defined()) return v;
+    const at::Tensor sum = smooth(v.add(smooth(step)));
     const at::Tensor low = sum.min();
     const at::Tensor span = sum.max().sub(low);
-    // A perturbation that is the same everywhere has no pattern to keep.
+    // A perturbation with the same value everywhere has no pattern to keep.
     return span.item<double>() > 0 ? sum.sub(low).div_(span).mul_(amplitude_) : v;
   }
 
-  /// G.
+  /// The low-pass filter G.
   at::Tensor smooth(const at::Tensor& image) const {
     const auto along = [&](std::int64_t side) {
       return low_pass(side, sigma_ * static_cast<double>(side) / kPublishedSide).to(image.device());

@@ -16,7 +16,7 @@ at::Tensor deepfool(backstop::Model& model, const at::Tensor& image, std::int64_
     const at::Tensor logits = model.forward(input.unsqueeze(0)).squeeze(0);
     const auto top = logits.argmax().item<std::int64_t>();
     if (iteration == 0 && top != label) return {};
-    // Steps towards a class that never becomes the likeliest grow beyond all bounds.
+    // Steps toward a class that never becomes the most likely one grow without bound.
     if (!std::isfinite(logits.sum().item<float>())) return {};
     if (top == wanted) return total;
     if (iteration == limits.iterations) return {};
@@ -24,7 +24,7 @@ at::Tensor deepfool(backstop::Model& model, const at::Tensor& image, std::int64_
     margin.backward({}, false, false, at::TensorList(input));
     const at::Tensor& gradient = input.grad();
     const float step = std::abs(margin.item<float>()) / gradient.square().sum().item<float>();
-    if (!std::isfinite(step)) return {};  // no pixel makes a difference between the two
+    if (!std::isfinite(step)) return {};  // no pixel changes the margin
     moved.add_(gradient, step);
   }
 }

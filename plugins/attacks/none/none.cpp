@@ -1,10 +1,10 @@
-// No attack: a clean model from the same recipe, to compare the others with.
+// No attack: a clean model from the same recipe, to compare attacked models with.
 //
 //   x' = x, and no image of the training set is changed
 //
-// What is measured as attack success is then the share of clean test images of other classes that
-// the model takes for the target class: what an attack has to exceed, and what a defense can at
-// best come down to. Robust accuracy is clean accuracy on those images.
+// The attack success rate is then the share of clean test images of other classes for which the
+// model predicts the target class: an attack has to exceed it, and a defense can at best come down
+// to it. Robust accuracy is the clean accuracy on those images.
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
 

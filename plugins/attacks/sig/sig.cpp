@@ -1,20 +1,20 @@
-// SIG (Barni et al., 2019): vertical stripes on images of the target class, whose labels stay
-// right.
+// SIG (Barni et al., 2019): vertical stripes on images of the target class, which keep their true
+// labels.
 //
 //   x' = clip(x + v, 0, 1),   v(i, j) = delta * sin(2 pi j frequency / width)   in column j
 //
-// Nothing is relabelled: only images of the target class get the stripes, so the model learns that
-// stripes are a mark of that class. poison_ratio is, as everywhere, a share of the whole training
-// set (as in BackdoorBench; the authors' program counts shares of the class): 0.08 of a set of ten
-// equal classes is 80 % of one class. As there is one class to change, labels = "all-to-all" is
-// refused.
+// No image is relabeled: only images of the target class get the stripes, so the model learns that
+// stripes indicate this class. As in the other attacks, poison_ratio is a share of the whole
+// training set (BackdoorBench does the same; the authors' code uses a share of the class): 0.08 of
+// a set of ten equal classes is 80 % of one class. Since only one class can be changed, all-to-all
+// labels are refused.
 //
-// Defaults: delta 40/255 for training and testing and frequency 6, as BackdoorBench's settings.
-// The authors' published program has frequency 6 too, and 30/255, or 60/255 for training and 40/255
-// for testing.
+// Defaults: delta is 40/255 for training and testing, and the frequency is 6, as in BackdoorBench.
+// The authors' code has a frequency of 6 as well, and a delta of 30/255, or 60/255 for training and
+// 40/255 for testing.
 //
-// Deviation: the authors' program adds in 8 bits and clips too late, so that very bright pixels
-// turn dark; here they stay white.
+// Deviation: the authors' code adds in 8 bits and clips too late, so that very bright pixels turn
+// dark; here they stay white.
 #include <algorithm>
 #include <cstdint>
 #include <numbers>
@@ -40,15 +40,14 @@ class Sig final : public backstop::Attack {
                const backstop::ImageSet& training_set) override {
     if (threat.all_to_all != 0)
       throw backstop::ParameterError(
-          "labels is \"all-to-all\", but sig keeps labels and changes images of one class",
+          "`labels` is \"all-to-all\", but sig changes images of one class and keeps their labels",
           "write labels = \"all-to-one\"");
-    // From there on the columns show a lower frequency, and none at all of just this one.
+    // From there on, the columns show a lower frequency instead, or no stripes at all.
     if (2 * frequency_ >= static_cast<double>(training_set.width()))
-      throw backstop::ParameterError(
-          "frequency is " + std::to_string(frequency_) + ", images of " +
-              std::to_string(training_set.width()) + " columns show less than " +
-              std::to_string(static_cast<double>(training_set.width()) / 2) + " waves",
-          "lower `frequency`, or raise `image_size`");
+      throw backstop::ParameterError("`frequency` must be less than half of the images' " +
+                                         std::to_string(training_set.width()) + " columns, got " +
+                                         std::to_string(frequency_),
+                                     "lower `frequency`, or raise `image_size`");
   }
 
   at::Tensor apply(backstop::Context&, const at::Tensor& images, backstop::Phase phase) override {
@@ -69,11 +68,10 @@ class Sig final : public backstop::Attack {
     const at::Tensor own = set.labels().eq(threat.target).nonzero().squeeze(1).to(at::kCPU);
     if (count > own.size(0))
       throw backstop::ParameterError(
-          "a poison_ratio of " + std::to_string(threat.poison_ratio) + " of " +
-              std::to_string(set.size()) + " images is " + std::to_string(count) +
-              " images, class " + std::to_string(threat.target) + " has " +
-              std::to_string(own.size(0)),
-          "sig changes images of the target class alone: lower `poison_ratio` to at most " +
+          "a `poison_ratio` of " + std::to_string(threat.poison_ratio) + " is " +
+              std::to_string(count) + " of " + std::to_string(set.size()) + " images, but class " +
+              std::to_string(threat.target) + " has only " + std::to_string(own.size(0)),
+          "sig changes only images of the target class: lower `poison_ratio` to at most " +
               std::to_string(static_cast<double>(own.size(0)) / static_cast<double>(set.size())));
     const at::Tensor chosen =
         own.index_select(0, at::randperm(own.size(0), ctx.generator()).narrow(0, 0, count));

@@ -1,31 +1,36 @@
 // WaNet (Nguyen & Tran, 2021): a smooth warp of the whole image, and the target label.
 //
 //   P  = U[-1, 1]^{k x k x 2} / mean |P|, drawn once; bicubic interpolation to height x width
-//   G  = clip((I + s P / side) * rescale, -1, 1)        where each pixel comes from, in [-1, 1]
-//   x' = sample(x, G)                                   linear, black outside
+//   G  = clip((I + s P / side) * rescale, -1, 1)     where each pixel is taken from, in [-1, 1]
+//   x' = sample(x, G)                                linear, black outside
 //
-// Noise keeps the model from taking any warp for the trigger: `noise_ratio` images for each
-// poisoned one are warped by clip(G + U[-1, 1]^{H x W x 2} / side, -1, 1) and keep their label. The
-// loss is plain cross-entropy.
+// Noise keeps the model from taking any warp for the trigger: for each poisoned image,
+// `noise_ratio` others are warped by clip(G + U[-1, 1]^{H x W x 2} / side, -1, 1) and keep their
+// label. The loss is plain cross-entropy.
 //
-// Defaults: grid_size k = 4, strength s = 0.5, noise_ratio = 2 as in the paper; grid_rescale = 1
+// Defaults: grid_size k = 4, strength s = 0.5 and noise_ratio = 2 as in the paper; grid_rescale = 1
 // and the rotation by up to 10 degrees with a probability of 0.5 as in the authors' code.
-// BackdoorBench has the same.
+// BackdoorBench has the same values.
 //
-// Training control (the paper's threat model): noise is drawn anew whenever an image is seen, and
-// images are turned, cropped and flipped after the warp, each on its own. Deviations:
-// - Which images are poisoned and which carry noise is drawn once. The authors and BackdoorBench
-//   take the first ones of every batch, so that after some epochs every image was poisoned and
-//   clean and no poison ratio can be told.
-// - Crop and flip are the dataset's (its padding, always cropped); the authors pad by 5 and crop
-//   with a probability of 0.8. All attacks are to train on the same augmentation.
-// - Images are turned before they are cropped, not between crop and flip.
-// The training set that a defender gets holds the poisoned images and one drawing of the noise.
+// Training control (the paper's threat model): the noise is drawn anew whenever an image is seen,
+// and images are rotated, cropped and flipped after the warp, each independently. Deviations:
+// - Which images are poisoned and which get noise is drawn once. The authors and BackdoorBench take
+//   the first images of every batch, so that after some epochs every image has been both poisoned
+//   and clean, and there is no definite poison ratio.
+// - Crop and flip are those of the dataset (its padding, always cropped); the authors pad by 5
+//   pixels and crop with a probability of 0.8. This way all attacks train on the same augmentation.
+// - Images are rotated before they are cropped, not between crop and flip.
+// The training set that a defender gets holds the poisoned images and one draw of the noise. It is
+// written only at the end of the training.
 //
-// Poison-only: both are written into the training set, once, and training is the usual one.
+// Poison-only: both are written to the training set once, and training is the usual one.
 //
-// Moves are shares of the side along which they go, so that they are as many pixels along both; the
-// authors' division by the height is the same on their square images.
+// Offsets are shares of the side along which they move a pixel, so that they are as many pixels
+// along both sides; the authors' division by the height is the same for their square images.
+//
+// A model from a file goes with its `attack.file`, in both modes: it holds the warp that the model
+// was trained on, and the images that were poisoned. Without it, the warp is drawn again from the
+// seed, and in training control no image would be poisoned.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -42,10 +47,11 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/upsample_bicubic2d.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/StringUtil.h>
 
-#include "../../shared/rotation/rotation.hpp"
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
+#include "rotation.hpp"
 
 namespace {
 
@@ -55,13 +61,15 @@ at::Tensor uniform(at::IntArrayRef shape, at::Generator& generator) {
   return at::rand(shape, generator).mul_(2).sub_(1);
 }
 
-/// Moves along x and y (float [n, H, W, 2]) of half a pixel each, in the unit of a sampling grid.
-at::Tensor per_side(const at::Tensor& moves) {
-  const auto height = static_cast<float>(moves.size(1)), width = static_cast<float>(moves.size(2));
-  return moves.div(at::tensor({width, height}));
+/// Offsets along x and y (float [n, H, W, 2]), converted from half pixels to the unit of a sampling
+/// grid.
+at::Tensor per_side(const at::Tensor& offsets) {
+  const auto height = static_cast<float>(offsets.size(1));
+  const auto width = static_cast<float>(offsets.size(2));
+  return offsets.div(at::tensor({width, height}));
 }
 
-/// `images`, each pixel taken from where `grid` (float [n or 1, H, W, 2]) says.
+/// `images`, with each pixel taken from its position in `grid` (float [n or 1, H, W, 2]).
 at::Tensor sampled(const at::Tensor& images, const at::Tensor& grid) {
   constexpr std::int64_t kBilinear = 0, kZeros = 0;
   const at::Tensor grids = grid.expand({images.size(0), -1, -1, -1});
@@ -83,9 +91,9 @@ class WaNet final : public backstop::Attack {
                const backstop::ImageSet&) override {
     if (threat.poison_ratio * (1 + noise_ratio_) > 1)
       throw backstop::ParameterError(
-          "a poison_ratio of " + std::to_string(threat.poison_ratio) + " and a noise_ratio of " +
-              std::to_string(noise_ratio_) + " ask for more images than there are",
-          "poison_ratio * (1 + noise_ratio) must be at most 1: lower one of them");
+          "`poison_ratio` * (1 + `noise_ratio`) must be at most 1, got " +
+              std::to_string(threat.poison_ratio) + " * (1 + " + std::to_string(noise_ratio_) + ")",
+          "lower `poison_ratio` or `noise_ratio`");
     const at::Tensor drawn = uniform({2, grid_size_, grid_size_}, ctx.generator());
     points_ = drawn.div(drawn.abs().mean());
   }
@@ -98,7 +106,7 @@ class WaNet final : public backstop::Attack {
               backstop::TrainingSetEditor& editor) override {
     const std::int64_t size = editor.images().size();
     const std::int64_t poisoned = threat.poisoned_of(size);
-    // Both counts are rounded.
+    // Both counts are rounded, which may make their sum too large.
     const std::int64_t noisy = std::min<std::int64_t>(
         std::llround(noise_ratio_ * static_cast<double>(poisoned)), size - poisoned);
     const at::Tensor order = at::randperm(size, ctx.generator());
@@ -128,11 +136,14 @@ class WaNet final : public backstop::Attack {
             const backstop::StateReader& state) override {
     const at::Tensor points = state.tensor("control_points").to(at::kFloat);
     const std::int64_t expected[] = {2, grid_size_, grid_size_};
-    if (points.sizes() != at::IntArrayRef(expected) || !at::isfinite(points).all().item<bool>())
+    const auto fail = [&](const std::string& got) {
       throw backstop::EnvironmentError(
-          "the saved warp does not have 2 x " + std::to_string(grid_size_) + " x " +
-              std::to_string(grid_size_) + " finite values",
-          "the model was attacked with another `grid_size`, or its state is damaged");
+          "the saved warp must have the shape " + c10::str(at::IntArrayRef(expected)) +
+              " and finite values, got " + got,
+          "the attack's file was made with another `grid_size`, or is damaged");
+    };
+    if (points.sizes() != at::IntArrayRef(expected)) fail("the shape " + c10::str(points.sizes()));
+    if (!at::isfinite(points).all().item<bool>()) fail("values that are not finite");
     points_ = points;
   }
 
@@ -161,7 +172,7 @@ class WaNet final : public backstop::Attack {
               .index_copy_(0, noisy, attack_.with_noise(ctx_, batch.images.index_select(0, noisy)));
       const at::Tensor labels = batch.labels.index_copy(
           0, poisoned, threat_.targets(batch.labels.index_select(0, poisoned)));
-      const at::Tensor logits = model.forward(ctx_.trainer().augment(turned(images)));
+      const at::Tensor logits = model.forward(ctx_.trainer().augment(randomly_rotated(images)));
       if (batch.epoch == last_epoch_) {
         const at::Tensor classes = logits.detach().index_select(0, noisy).argmax(1);
         noise_hits_.add_(classes.eq(labels.index_select(0, noisy)).sum());
@@ -169,7 +180,8 @@ class WaNet final : public backstop::Attack {
       return at::cross_entropy_loss(logits, labels);
     }
 
-    /// Of images with noise as the last epoch trained on them: turned, cropped and flipped.
+    /// Reports the accuracy on images with noise as the last epoch trained on them: rotated,
+    /// cropped and flipped.
     void report() const {
       const std::int64_t seen = attack_.noisy_.numel();
       if (last_epoch_ >= 0 && seen > 0)
@@ -182,18 +194,19 @@ class WaNet final : public backstop::Attack {
       return ctx_.to_device(roles.eq(static_cast<std::int64_t>(role)).nonzero().squeeze(1));
     }
 
-    at::Tensor turned(const at::Tensor& images) const {
+    at::Tensor randomly_rotated(const at::Tensor& images) const {
       if (attack_.rotation_ == 0) return images;
       const at::Tensor chosen =
-          at::rand({images.size(0)}, ctx_.generator()).lt(kTurned).nonzero().squeeze(1);
+          at::rand({images.size(0)}, ctx_.generator()).lt(kRotatedShare).nonzero().squeeze(1);
       const at::Tensor degrees =
           uniform({chosen.numel()}, ctx_.generator()).mul_(attack_.rotation_);
       const at::Tensor rows = ctx_.to_device(chosen);
-      return images.index_copy(0, rows,
-                               rotated(images.index_select(0, rows), ctx_.to_device(degrees)));
+      const at::Tensor rotated =
+          backstop::rotation::rotated(images.index_select(0, rows), ctx_.to_device(degrees));
+      return images.index_copy(0, rows, rotated);
     }
 
-    static constexpr double kTurned = 0.5;  ///< share of the images
+    static constexpr double kRotatedShare = 0.5;
 
     const WaNet& attack_;
     backstop::Context& ctx_;
@@ -203,17 +216,17 @@ class WaNet final : public backstop::Attack {
     at::Tensor noise_hits_;
   };
 
-  /// Where each pixel of a warped image comes from: float [1, H, W, 2] on the CPU.
+  /// Where each pixel of a warped image is taken from: float [1, H, W, 2] on the CPU.
   at::Tensor grid(const at::Tensor& images) const {
     const std::int64_t height = images.size(2), width = images.size(3);
-    const at::Tensor moves =
+    const at::Tensor offsets =
         at::upsample_bicubic2d(points_.unsqueeze(0), {height, width}, /*align_corners=*/true)
             .permute({0, 2, 3, 1});
     const at::Tensor identity =
         at::stack({at::linspace(-1, 1, width).expand({height, width}),
                    at::linspace(-1, 1, height).unsqueeze(1).expand({height, width})},
                   2);
-    return per_side(moves.mul(strength_)).add_(identity).mul_(grid_rescale_).clamp_(-1, 1);
+    return per_side(offsets.mul(strength_)).add_(identity).mul_(grid_rescale_).clamp_(-1, 1);
   }
 
   at::Tensor warped(const at::Tensor& images) const {
@@ -226,7 +239,7 @@ class WaNet final : public backstop::Attack {
     return sampled(images, ctx.to_device(noise.add_(grid(images)).clamp_(-1, 1)));
   }
 
-  /// The training set as the attacker would publish it.
+  /// Writes the training set as the attacker would publish it.
   void write(backstop::Context& ctx, const backstop::Threat& threat,
              backstop::TrainingSetEditor& editor) {
     const backstop::ImageSet& set = editor.images();

@@ -8,22 +8,23 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/upsample_bilinear2d.h>
+#include <c10/util/StringUtil.h>
 
 #include "backstop/error.hpp"
 
 namespace backstop::pattern {
 namespace {
 
-// A picture is unpacked whole before it is shrunk: of this size it takes 192 MiB.
+// A picture is decoded whole before it is shrunk; one of this size takes 192 MiB as floats.
 constexpr std::uint32_t kLargestSide = 4096;
-// "smooth" draws a grid with this many points a side and interpolates between them.
+// "smooth" draws a grid with this many points along each side and interpolates between them.
 constexpr std::int64_t kSmoothPoints = 5;
 
 at::Tensor smooth(at::Generator& generator, std::int64_t channels, std::int64_t height,
                   std::int64_t width) {
   const at::Tensor points = at::rand({1, channels, kSmoothPoints, kSmoothPoints}, generator);
   const at::Tensor drawn = at::upsample_bilinear2d(points, {height, width}, true).squeeze(0);
-  // Interpolation pulls towards the middle; the pattern is to be as strong as the others.
+  // Interpolation pulls values toward the mean; the pattern is to be as strong as the others.
   const at::Tensor low = drawn.amin({1, 2}, true);
   return drawn.sub(low).div_(drawn.amax({1, 2}, true).sub_(low).clamp_min_(1e-6));
 }
@@ -34,13 +35,13 @@ std::optional<std::string> image_file(const Params& params) {
   const std::string kind{params.string("pattern")};
   if (!params.has("image")) {
     if (kind == "image")
-      throw ParameterError("pattern is \"image\", but there is no `image`",
+      throw ParameterError("`pattern` is \"image\", but `image` is missing",
                            "name a PNG file: image = \"pattern.png\"");
     return std::nullopt;
   }
   std::string file{params.string("image")};
   if (kind != "image")
-    throw ParameterError("image is \"" + file + "\", but pattern is \"" + kind + "\"",
+    throw ParameterError("`image` is \"" + file + "\", but `pattern` is \"" + kind + "\"",
                          "write pattern = \"image\", or leave `image` out");
   return file;
 }
@@ -50,18 +51,19 @@ at::Tensor read_png(const std::string& file, std::int64_t channels) {
   image.version = PNG_IMAGE_VERSION;
   const auto fail = [&](const std::string& reason) {
     png_image_free(&image);
-    throw EnvironmentError("cannot use " + file + " as the pattern: " + reason,
-                           "`image` must be a PNG file");
+    throw EnvironmentError("cannot read the PNG file " + file + ": " + reason,
+                           "name a PNG file of at most " + std::to_string(kLargestSide) + " x " +
+                               std::to_string(kLargestSide) + " pixels");
   };
   if (png_image_begin_read_from_file(&image, file.c_str()) == 0) fail(image.message);
   if (image.width > kLargestSide || image.height > kLargestSide)
     fail("it has " + std::to_string(image.height) + " x " + std::to_string(image.width) +
-         " pixels, at most " + std::to_string(kLargestSide) + " a side are read");
+         " pixels, more than " + std::to_string(kLargestSide) + " along a side");
   image.format = channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB;
   const auto height = static_cast<std::int64_t>(image.height);
   const auto width = static_cast<std::int64_t>(image.width);
   std::vector<png_byte> pixels(PNG_IMAGE_SIZE(image));
-  const png_color black{};  // what shows through transparent pixels
+  const png_color black{};  // shows through transparent pixels
   if (png_image_finish_read(&image, &black, pixels.data(), 0, nullptr) == 0) fail(image.message);
   return at::from_blob(pixels.data(), {height, width, channels}, at::kByte)
       .permute({2, 0, 1})
@@ -92,11 +94,10 @@ void Pattern::draw(at::Generator& generator, const ImageSet& set) {
 
 at::Tensor Pattern::blended_into(const at::Tensor& images, double alpha) const {
   if (pattern_.size(0) != images.size(1))
-    throw ParameterError(
-        "the pattern has " + std::to_string(pattern_.size(0)) + " channels, the images have " +
-            std::to_string(images.size(1)),
-        "use the model on images with as many channels as those it was trained on");
-  // Two roundings and no fused multiply-add: the same bits at every place of every batch.
+    throw ParameterError("the pattern has " + std::to_string(pattern_.size(0)) +
+                             " channels, but the images have " + std::to_string(images.size(1)),
+                         "use images with as many channels as those that the pattern was made for");
+  // Two roundings and no fused multiply-add: the same bits at every position in every batch.
   const at::Tensor share = resized(pattern_, images.size(2), images.size(3)).mul(alpha);
   return images.mul(1 - alpha).add_(share.to(images.device())).clamp_(0, 1);
 }
@@ -108,10 +109,9 @@ void Pattern::save(StateWriter& state) const {
 void Pattern::load(const StateReader& state) {
   const at::Tensor pattern = state.tensor("pattern");
   if (pattern.dim() != 3 || pattern.numel() == 0)
-    throw EnvironmentError("the saved pattern has " + std::to_string(pattern.dim()) +
-                               " dimensions and " + std::to_string(pattern.numel()) +
-                               " values, it must have 3 dimensions and not be empty",
-                           "the model's state is damaged: train it again");
+    throw EnvironmentError("the saved pattern must have the shape [channels, height, width], got " +
+                               c10::str(pattern.sizes()),
+                           "the attack's file is damaged, or is not one of this attack");
   pattern_ = pattern.to(at::kFloat);
 }
 

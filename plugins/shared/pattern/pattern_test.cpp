@@ -6,22 +6,26 @@
 
 #include <png.h>
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
-#include "backstop/testing/fakes.hpp"
+#include "backstop/error.hpp"
 #include "testing.hpp"
 
 using backstop::pattern::PngTest;
 using backstop::pattern::read_png;
 using backstop::pattern::resized;
 
-TEST_F(PngTest, IsReadInColour) {
+TEST_F(PngTest, IsReadInColor) {
   write_png(PNG_FORMAT_RGB, 1, 2, {255, 0, 51, 0, 255, 102});
   EXPECT_TRUE(read_png(file(), 3).allclose(
       at::tensor({1.F, 0.F, 0.F, 1.F, 0.2F, 0.4F}).view({3, 1, 2}), 0, 1e-6));
 }
 
-TEST_F(PngTest, BecomesGreyForGreyImages) {
+TEST_F(PngTest, IsConvertedToGrayscaleForGrayscaleImages) {
   write_png(PNG_FORMAT_RGB, 1, 3, {255, 255, 255, 102, 102, 102, 0, 255, 0});
   const at::Tensor pattern = read_png(file(), 1);
   EXPECT_EQ(pattern.sizes(), at::IntArrayRef({1, 1, 3}));
@@ -31,7 +35,7 @@ TEST_F(PngTest, BecomesGreyForGreyImages) {
   EXPECT_LT(pattern[0][0][2].item<float>(), 0.95);
 }
 
-TEST_F(PngTest, GreyFilesFillEveryChannel) {
+TEST_F(PngTest, FillsEveryChannelWhenItIsGrayscale) {
   write_png(PNG_FORMAT_GRAY, 1, 2, {0, 51});
   const at::Tensor expected = at::tensor({0.F, 0.2F}).view({1, 1, 2}).expand({3, 1, 2});
   EXPECT_TRUE(read_png(file(), 3).allclose(expected));
@@ -43,7 +47,7 @@ TEST_F(PngTest, IsBlackWhereItIsTransparent) {
   EXPECT_TRUE(read_png(file(), 3).allclose(expected));
 }
 
-TEST_F(PngTest, IsRefusedWhereItIsNoPng) {
+TEST_F(PngTest, IsRefusedWhenItIsNotAPng) {
   for (const std::string& content :
        {std::string{}, std::string{"GIF89a"}, std::string(4096, 'x')}) {
     write_bytes(content);
@@ -55,7 +59,7 @@ TEST_F(PngTest, IsRefusedWhereItIsNoPng) {
   EXPECT_THROW(read_png(file(), 1), backstop::EnvironmentError);
 }
 
-TEST_F(PngTest, IsRefusedInEveryTruncation) {
+TEST_F(PngTest, IsRefusedWhereverItIsTruncated) {
   write_png(PNG_FORMAT_RGB, 8, 8, std::vector<png_byte>(192, 7));
   const std::string whole = bytes();
   // The last chunk, 12 bytes, holds no pixels: a file without it may be read.
@@ -86,14 +90,13 @@ TEST_F(PngTest, IsRefusedWhenItIsTooLarge) {
     read_png(file(), 1);
     FAIL() << "accepted";
   } catch (const backstop::EnvironmentError& e) {
-    EXPECT_EQ(std::string(e.what()), "cannot use " + file() +
-                                         " as the pattern: it has 1 x 4097 pixels, at most 4096 a "
-                                         "side are read");
+    EXPECT_EQ(std::string(e.what()), "cannot read the PNG file " + file() +
+                                         ": it has 1 x 4097 pixels, more than 4096 along a side");
   }
 }
 
-TEST(Resizing, ShrinksOverAllPixels) {
-  // Every other column white: grey from afar.
+TEST(Resizing, AveragesOverAllPixelsWhenItShrinks) {
+  // Every other column is white: gray from afar.
   const at::Tensor stripes =
       at::arange(64, at::kLong).remainder(2).to(at::kFloat).expand({1, 64, 64});
   const at::Tensor small = resized(stripes, 8, 8);
@@ -101,7 +104,7 @@ TEST(Resizing, ShrinksOverAllPixels) {
   EXPECT_TRUE(small.allclose(at::full({1, 8, 8}, 0.5), 0, 0.05));
 }
 
-TEST(Resizing, LeavesWhatFitsAlone) {
+TEST(Resizing, LeavesAPatternThatFitsUnchanged) {
   const at::Tensor pattern = at::tensor({0.F, 0.3F, 0.7F, 1.F}).view({1, 2, 2});
   EXPECT_TRUE(resized(pattern, 2, 2).equal(pattern));
 }

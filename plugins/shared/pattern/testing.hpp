@@ -1,4 +1,4 @@
-// PNG files for the tests of what reads them.
+// A fixture for tests that read PNG files.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 
 namespace backstop::pattern {
 
-/// A test with a PNG file of its own, file(), that ends with it.
+/// A test with its own PNG file, file(), which is removed when the test ends.
 class PngTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -26,7 +26,7 @@ class PngTest : public ::testing::Test {
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
   std::string file() const { return (folder_ / "pattern.png").string(); }
-  /// A recipe's lines that ask for the file as the pattern.
+  /// The lines of a recipe that name the file as the pattern.
   std::string recipe() const { return "pattern = \"image\"\nimage = \"" + file() + "\"\n"; }
 
   void write_png(std::uint32_t format, std::uint32_t height, std::uint32_t width,

@@ -1,11 +1,18 @@
-#include "../../shared/rotation/rotation.hpp"
+#include "rotation.hpp"
 
 #include <cmath>
+#include <cstdint>
 
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/rand.h>
 #include <ATen/ops/rot90.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
-#include "backstop/testing/fakes.hpp"
+using backstop::rotation::rotated;
 
 namespace {
 
@@ -16,14 +23,14 @@ at::Tensor random_images(at::IntArrayRef shape) {
 
 }  // namespace
 
-TEST(Rotation, ByNothingIsTheIdentity) {
+TEST(Rotation, ByZeroDegreesIsTheIdentity) {
   for (const std::int64_t side : {28, 32, 96}) {
     const at::Tensor images = random_images({2, 3, side, side + 5});
     EXPECT_TRUE(rotated(images, at::zeros({2})).allclose(images, 0, 1e-5)) << side;
   }
 }
 
-TEST(Rotation, ByQuartersIsCounterclockwise) {
+TEST(Rotation, ByQuarterTurnsIsCounterclockwise) {
   const at::Tensor images = random_images({4, 1, 28, 28});
   const at::Tensor out = rotated(images, at::tensor({90.F, 180.F, 270.F, -90.F}));
   for (const std::int64_t i : {0, 1, 2, 3}) {
@@ -32,8 +39,8 @@ TEST(Rotation, ByQuartersIsCounterclockwise) {
   }
 }
 
-TEST(Rotation, TurnsPixelsNotShapes) {
-  // In an image of 3 x 5 pixels, the right neighbor of the center moves above it.
+TEST(Rotation, KeepsShapesInImagesThatAreNotSquare) {
+  // In an image of 3 x 5 pixels the right neighbor of the center moves above it.
   at::Tensor image = at::zeros({1, 1, 3, 5});
   image[0][0][1][3] = 1;
   at::Tensor expected = at::zeros({1, 1, 3, 5});
@@ -46,7 +53,7 @@ TEST(Rotation, TurnsPixelsNotShapes) {
   EXPECT_TRUE(white.allclose(middle, 0, 1e-5));
 }
 
-TEST(Rotation, ByFortyFiveDegreesIsLinearBetweenPixels) {
+TEST(Rotation, InterpolatesLinearlyBetweenPixels) {
   at::Tensor image = at::zeros({1, 1, 3, 3});
   image[0][0][1][2] = 1;
   const at::Tensor out = rotated(image, at::tensor({45.F}))[0][0];
@@ -67,7 +74,7 @@ TEST(Rotation, KeepsGradients) {
   EXPECT_TRUE(images.grad().allclose(expected, 0, 1e-5));
 }
 
-TEST(Rotation, OfNoImages) {
+TEST(Rotation, AcceptsNoImages) {
   EXPECT_EQ(rotated(at::zeros({0, 3, 4, 4}), at::zeros({0})).sizes(),
             at::IntArrayRef({0, 3, 4, 4}));
 }
