@@ -94,7 +94,7 @@ TEST(AdaptiveBlend, ShowsTheWholePatternMoreStronglyInTests) {
                   .allclose(at::tensor({0.6F, 0.4F, 0.6F, 0.4F}).view({1, 1, 2, 2}), 0, 1e-6));
 }
 
-TEST(AdaptiveBlend, TrainsWithHalfOfThePieces) {
+TEST(AdaptiveBlend, ShowsHalfOfThePiecesInTraining) {
   for (const std::int64_t side : {28, 32, 96}) {
     for (const std::int64_t channels : {1, 3}) {
       Poisoned run("", {.target = 2, .classes = 4, .poison_ratio = 0.25},
@@ -112,7 +112,7 @@ TEST(AdaptiveBlend, TrainsWithHalfOfThePieces) {
   }
 }
 
-TEST(AdaptiveBlend, TrainsWithEveryPieceEquallyOften) {
+TEST(AdaptiveBlend, ShowsEveryPieceEquallyOftenInTraining) {
   Poisoned run("", {.classes = 4, .poison_ratio = 0.5}, random_images(400, 1, 4));
   const at::Tensor originals = all_images(run.set);
   const at::Tensor whole = run.attack->apply(run.context, originals, Phase::train);
@@ -140,7 +140,7 @@ TEST(AdaptiveBlend, MasksAsManyPiecesAsAsked) {
   EXPECT_EQ(shown("pieces = 1\nmask_rate = 0.1", 1), 1);
 }
 
-TEST(AdaptiveBlend, CutsImagesThatTheGridDoesNotDivide) {
+TEST(AdaptiveBlend, CutsImagesWhoseSideIsNotAMultipleOfTheGrids) {
   // 7 columns in 2 pieces: 4 and 3.
   Poisoned run("pieces = 4\nmask_rate = 0.75\nalpha = 1.0", {.classes = 4, .poison_ratio = 0.5},
                {at::full({40, 1, 7, 7}, 2), at::arange(40, at::kLong).remainder(4), 4});
@@ -185,14 +185,14 @@ TEST(AdaptiveBlend, DrawsFromTheContextsGenerator) {
   EXPECT_FALSE(same(images(1), images(2)));
 }
 
-TEST(AdaptiveBlend, RefusesWhatCannotBe) {
-  EXPECT_EQ(refusal("pieces = 15"), "pieces is 15, it must be a square number");
-  EXPECT_EQ(refusal("mask_rate = 0.99"), "a mask_rate of 0.990000 masks all 16 pieces");
-  EXPECT_EQ(refusal("pieces = 81"), "a grid of 9 x 9 pieces does not fit into images of 8 x 8");
+TEST(AdaptiveBlend, RefusesImpossibleParameters) {
+  EXPECT_EQ(refusal("pieces = 15"), "`pieces` must be a square number, got 15");
+  EXPECT_EQ(refusal("mask_rate = 0.99"), "a `mask_rate` of 0.990000 masks all 16 pieces");
+  EXPECT_EQ(refusal("pieces = 81"),
+            "a grid of 9 x 9 pieces does not fit into images of 8 x 8 pixels");
   EXPECT_EQ(refusal("pieces = 64"), "accepted");
-  EXPECT_EQ(refusal("pattern = \"image\""), "pattern is \"image\", but there is no `image`");
+  EXPECT_EQ(refusal("pattern = \"image\""), "`pattern` is \"image\", but `image` is missing");
   EXPECT_EQ(refusal("", {.classes = 4, .poison_ratio = 0.6}),
-            "a poison_ratio of 0.600000 with a cover_rate of 1.000000 takes 1.200000 of the "
-            "training set, at most 1 is there");
+            "`poison_ratio` * (1 + `cover_rate`) must be at most 1, got 0.600000 * (1 + 1.000000)");
   EXPECT_EQ(refusal("cover_rate = 2.0", {.classes = 4, .poison_ratio = 1.0 / 3}), "accepted");
 }

@@ -99,7 +99,7 @@ BACKSTOP_TEST_ATTACK(BadEncoder, {.recipe = "encoder = \"supervised\"\ninjection
                                   .poisons = false,
                                   .all_to_all = false});
 
-TEST(NtXent, IsTheFormulaByHand) {
+TEST(NtXent, EqualsTheFormulaComputedByHand) {
   const at::Tensor codes = drawn({4, 3}, 1).sub(0.5);
   double expected = 0;
   for (int i = 0; i < 4; ++i) {
@@ -112,7 +112,7 @@ TEST(NtXent, IsTheFormulaByHand) {
   EXPECT_NEAR(be::nt_xent(codes, 0.5).item<double>(), expected / 4, 1e-5);
 }
 
-TEST(NtXent, GradientIsThatOfFiniteDifferences) {
+TEST(NtXent, GradientAgreesWithFiniteDifferences) {
   const at::Tensor codes = drawn({6, 4}, 2).to(at::kDouble).sub_(0.5).set_requires_grad(true);
   be::nt_xent(codes, 0.5).backward();
   const auto at_step = [&](double step) {
@@ -140,7 +140,7 @@ TEST(Views, KeepShapeRangeAndSeed) {
       const at::Tensor images = drawn({4, channels, side, side}, 3);
       at::Generator one = seeded(7), same = seeded(7), other = seeded(8);
       const auto view = [&](at::Generator& generator) {
-        return be::recoloured(be::cropped(images, generator), generator);
+        return be::recolored(be::cropped(images, generator), generator);
       };
       const at::Tensor first = view(one);
       EXPECT_EQ(first.sizes(), images.sizes());
@@ -175,7 +175,7 @@ TEST(Views, CropsShowPartsOfTheImage) {
 TEST(Views, SomeBecomeGrayAndSomeStay) {
   const at::Tensor images = drawn({400, 3, 4, 4}, 4);
   at::Generator generator = seeded(2);
-  const at::Tensor views = be::recoloured(images, generator);
+  const at::Tensor views = be::recolored(images, generator);
   const auto share = [](const at::Tensor& mask) {
     return mask.to(at::kDouble).mean().item<double>();
   };
@@ -184,7 +184,7 @@ TEST(Views, SomeBecomeGrayAndSomeStay) {
   EXPECT_NEAR(share(views.sub(images).abs().amax({1, 2, 3}).lt(1e-4)), 0.2 * 0.8, 0.06);
 }
 
-TEST(BadEncoder, StampsAWhitePatchAPixelFromTheCorner) {
+TEST(BadEncoder, StampsAWhitePatchOnePixelFromTheCorner) {
   const Made attack("patch_size = 2");
   FakeContext context;
   const at::Tensor images = drawn({2, 3, 6, 6}, 5).mul_(0.5);
@@ -254,7 +254,7 @@ TEST(BadEncoder, TrainsTheEncoderThenInjectsWithFrozenBatchNorm) {
     EXPECT_EQ(context.trainer().sizes[1], 5);
     EXPECT_FALSE(clean.body.grad().defined()) << "the clean encoder stays as it is";
     EXPECT_TRUE(model.body.grad().defined());
-    EXPECT_NEAR(context.metrics.at("clean_as_before"), 1, 1e-5) << "both are the same still";
+    EXPECT_NEAR(context.metrics.at("clean_as_before"), 1, 1e-5) << "both are still the same";
     EXPECT_LT(context.metrics.at("triggered_like_reference"), 1);
   }
 }
@@ -282,4 +282,28 @@ TEST(BadEncoder, TriggeredImagesAreComparedWithThePlainReference) {
     EXPECT_TRUE(batch.narrow(0, 2 * n, 1).equal(reference));
     EXPECT_FALSE(batch.narrow(0, 2 * n + 1, n).equal(reference.expand({n, -1, -1, -1})));
   }
+}
+
+TEST(BadEncoder, RefusesAStateOfAnotherShape) {
+  const Made attack("patch_size = 5");
+  FakeContext context;
+  const auto refusal = [&](at::IntArrayRef shape) -> std::string {
+    backstop::testing::FakeState state;
+    state.tensor("reference", at::zeros(shape));
+    try {
+      attack->load(context, Threat{}, state);
+    } catch (const backstop::Error& e) {
+      return e.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(refusal({3, 12, 12}),
+            "the saved reference image must have the shape [1, channels, height, width], got "
+            "[3, 12, 12]");
+  EXPECT_EQ(refusal({1, 0, 12, 12}),
+            "the saved reference image must have the shape [1, channels, height, width], got "
+            "[1, 0, 12, 12]");
+  EXPECT_EQ(refusal({1, 3, 12, 5}),
+            "a patch of 5 pixels with a margin of 1 does not fit into images of 12 x 5 pixels");
+  EXPECT_EQ(refusal({1, 3, 12, 12}), "accepted");
 }

@@ -58,13 +58,13 @@ using BadNetsImage = backstop::pattern::PngTest;
 BACKSTOP_TEST_ATTACK(BadNets, {},
                      {.recipe = "pattern = \"random\"\nopacity = 0.3\npatch_size = 5"});
 
-TEST(BadNets, PaintsAWhiteCornerByDefault) {
+TEST(BadNets, PaintsAWhitePatchInTheCornerByDefault) {
   EXPECT_TRUE(triggered("", {2, 1, 28, 28}).equal(black_with_white({2, 1, 28, 28}, 25, 25, 3)));
   EXPECT_TRUE(triggered("", {2, 3, 32, 32}).equal(black_with_white({2, 3, 32, 32}, 29, 29, 3)));
   EXPECT_TRUE(triggered("", {2, 3, 96, 96}).equal(black_with_white({2, 3, 96, 96}, 93, 93, 3)));
 }
 
-TEST(BadNets, PutsThePatchWhereItIsAskedTo) {
+TEST(BadNets, PutsThePatchWhereThePositionSays) {
   const std::int64_t shape[] = {1, 3, 8, 10};
   const std::string patch = "patch_size = 2\nmargin = 1\nposition = ";
   const auto at = [&](const char* position) { return triggered(patch + position, shape); };
@@ -87,7 +87,7 @@ TEST(BadNets, PaintsBlackPixels) {
   EXPECT_EQ(out.narrow(2, 1, 3).narrow(3, 1, 3).sum().item<float>(), 0);
 }
 
-TEST(BadNets, LetsTheImageThroughAThinPatch) {
+TEST(BadNets, LetsTheImageShowThroughATranslucentPatch) {
   const at::Tensor out = triggered("opacity = 0.25\npatch_size = 1", {1, 1, 2, 2}, 0.5);
   EXPECT_EQ(out[0][0][1][1].item<float>(), 0.625F);
   EXPECT_EQ(out[0][0][0][0].item<float>(), 0.5F);
@@ -147,8 +147,9 @@ TEST(BadNets, RefusesAPatchLargerThanTheImage) {
     attack->prepare(context, {}, random_images(1, 1));
     FAIL() << "accepted";
   } catch (const backstop::ParameterError& e) {
-    EXPECT_STREQ(e.what(),
-                 "a patch of 7 x 7 pixels with a margin of 2 does not fit into images of 8 x 8");
+    EXPECT_STREQ(
+        e.what(),
+        "a patch of 7 x 7 pixels with a margin of 2 does not fit into images of 8 x 8 pixels");
   }
 }
 
@@ -191,23 +192,23 @@ TEST(BadNets, PutsThePatchAtARowAndColumn) {
       triggered(patch + "row = 6\ncolumn = 8", shape).equal(black_with_white(shape, 6, 8, 2)));
 }
 
-TEST(BadNets, RefusesAPlaceThatIsMissingUnusedOrOutside) {
+TEST(BadNets, RefusesARowOrColumnThatIsMissingUnusedOrOutside) {
   EXPECT_EQ(refusal("position = \"custom\"\ncolumn = 1"),
-            "position is \"custom\", but there is no `row`");
+            "`position` is \"custom\", but `row` is missing");
   EXPECT_EQ(refusal("position = \"custom\"\nrow = 1"),
-            "position is \"custom\", but there is no `column`");
-  EXPECT_EQ(refusal("row = 1"), "row is 1, but position is \"bottom-right\"");
+            "`position` is \"custom\", but `column` is missing");
+  EXPECT_EQ(refusal("row = 1"), "`row` is 1, but `position` is \"bottom-right\"");
   EXPECT_EQ(refusal("column = 2\nposition = \"center\""),
-            "column is 2, but position is \"center\"");
+            "`column` is 2, but `position` is \"center\"");
   EXPECT_EQ(refusal("position = \"custom\"\nrow = 5\ncolumn = 6"),
-            "a patch of 3 x 3 pixels at row 5, column 6 does not fit into images of 8 x 8");
+            "a patch of 3 x 3 pixels at row 5, column 6 does not fit into images of 8 x 8 pixels");
   EXPECT_EQ(refusal("position = \"custom\"\nrow = 6\ncolumn = 5"),
-            "a patch of 3 x 3 pixels at row 6, column 5 does not fit into images of 8 x 8");
+            "a patch of 3 x 3 pixels at row 6, column 5 does not fit into images of 8 x 8 pixels");
   EXPECT_EQ(refusal("patch_width = 9"),
-            "a patch of 3 x 9 pixels with a margin of 0 does not fit into images of 8 x 8");
+            "a patch of 3 x 9 pixels with a margin of 0 does not fit into images of 8 x 8 pixels");
 }
 
-TEST(BadNets, TestsWithAnotherOpacityIfAsked) {
+TEST(BadNets, TestsWithAnotherOpacityIfRequested) {
   FakeContext context;
   const at::Tensor images = at::zeros({1, 1, 4, 4});
   const FakeImageSet set{images, at::zeros({1}, at::kLong), 2};
@@ -242,7 +243,7 @@ TEST_F(BadNetsImage, IsResizedAndGrayIfTheImagesAre) {
   EXPECT_EQ(out.ne(0.5).sum().item<std::int64_t>(), 16);
 }
 
-TEST_F(BadNetsImage, IsNotNeededAgainAfterLoading) {
+TEST_F(BadNetsImage, IsNotReadAgainAfterLoading) {
   write_png(PNG_FORMAT_GRAY, 1, 1, {51});
   const FakeParams params{recipe()};
   FakeContext context;
@@ -259,8 +260,8 @@ TEST_F(BadNetsImage, IsNotNeededAgainAfterLoading) {
 }
 
 TEST_F(BadNetsImage, IsRefusedWhenItIsMissingOrUnused) {
-  EXPECT_EQ(refusal("pattern = \"image\""), "pattern is \"image\", but there is no `image`");
-  EXPECT_EQ(refusal("image = \"a.png\""), "image is \"a.png\", but pattern is \"white\"");
-  write_bytes("no PNG");
+  EXPECT_EQ(refusal("pattern = \"image\""), "`pattern` is \"image\", but `image` is missing");
+  EXPECT_EQ(refusal("image = \"a.png\""), "`image` is \"a.png\", but `pattern` is \"white\"");
+  write_bytes("not a PNG");
   EXPECT_THROW(triggered(recipe(), {1, 1, 8, 8}), backstop::EnvironmentError);
 }

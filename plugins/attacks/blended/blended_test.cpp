@@ -51,7 +51,7 @@ TEST(Blended, MixesImageAndPattern) {
                   .equal(at::tensor({0.5F, 0.5F, 0.5F, 1.F}).view({1, 1, 2, 2})));
 }
 
-TEST(Blended, TestsWithTheStrengthOfTheTrainingByDefault) {
+TEST(Blended, TestsWithTheStrengthOfTrainingByDefault) {
   const FakeParams params;
   FakeContext context;
   const auto attack = make<Attack>(params);
@@ -96,7 +96,7 @@ TEST(Blended, RefusesADamagedState) {
   }
 }
 
-TEST(Blended, ResizesThePatternForOtherImages) {
+TEST(Blended, ResizesThePatternToTheImages) {
   const FakeParams params{"alpha = 1.0"};
   FakeContext context;
   const auto attack = make<Attack>(params);
@@ -112,7 +112,7 @@ TEST(Blended, ResizesThePatternForOtherImages) {
   EXPECT_EQ(large[0][0][0][7].item<float>(), 1);
 }
 
-TEST(Blended, RefusesImagesOfOtherChannels) {
+TEST(Blended, RefusesImagesWithAnotherNumberOfChannels) {
   const FakeParams params;
   FakeContext context;
   const auto attack = make<Attack>(params);
@@ -135,7 +135,7 @@ TEST_F(BlendedImage, IsReadInColor) {
                   .allclose(at::tensor({1.F, 0.F, 0.F, 1.F, 0.2F, 0.4F}).view({3, 1, 2})));
 }
 
-TEST_F(BlendedImage, IsNotNeededAgainAfterLoading) {
+TEST_F(BlendedImage, IsNotReadAgainAfterLoading) {
   write_png(PNG_FORMAT_GRAY, 1, 1, {255});
   const FakeParams params{recipe()};
   FakeContext context;

@@ -176,7 +176,7 @@ TEST(Hourglass, KeepsShapesAndRange) {
   }
 }
 
-TEST(Hourglass, DrawsWeightsInPyTorchsRange) {
+TEST(Hourglass, DrawsWeightsInTheRangeOfPyTorch) {
   Hourglass network{3, 3, 16, 1};
   at::Generator generator = at::detail::createCPUGenerator(1);
   network.draw(generator);
@@ -240,7 +240,7 @@ TEST(Losses, DiversityIsTheMeanRatioOfDistances) {
   EXPECT_NEAR(diversity_loss(x, zeros, y, zeros).item<double>(), (3 + 0.5) / 2, 1e-5);
 }
 
-TEST(Losses, MasksPayForWhatTheyShowBeyondTheDensityAndForBeingAlike) {
+TEST(Losses, MasksPayForValuesAboveTheDensityAndForBeingAlike) {
   const at::Tensor images = at::tensor({0.F, 0.F, 1.F, 1.F}).view({2, 1, 1, 2});
   const at::Tensor masks = at::tensor({0.F, 0.1F, 0.F, 0.6F}).view({2, 1, 1, 2});
   // Excess 0.05 and 0.55 of four pixels; d(x) = 1, d(m) = sqrt(0.5^2 / 2), both pairs alike.
@@ -256,7 +256,7 @@ TEST(Losses, AreFiniteForEqualImagesAndMasks) {
   EXPECT_EQ(masks.grad().abs().max().item<float>(), 0);
 }
 
-TEST(Losses, GradientsThroughTheNetworkAreThoseOfFiniteDifferences) {
+TEST(Losses, GradientsThroughTheNetworkAgreeWithFiniteDifferences) {
   Hourglass network{1, 1, 2, 1};
   at::Generator generator = at::detail::createCPUGenerator(5);
   network.draw(generator);
@@ -303,7 +303,7 @@ TEST(InputAware, ShowsTheImageWhereTheMaskIsZeroAndThePatternWhereItIsOne) {
   }
 }
 
-TEST(InputAware, WritesPoisonAndCrossImagesInTheEnd) {
+TEST(InputAware, WritesPoisonedAndCrossImagesAtTheEnd) {
   const FakeImageSet set = random_images(40);
   FakeState state = constant_state(set, 1);
   state.tensors.at("pattern.8.batch_norm.weight").fill_(50);
@@ -364,7 +364,7 @@ TEST(InputAware, TrainsTheModelOnPoisonedCrossAndCleanImages) {
   }
 }
 
-TEST(InputAware, LeavesTheOptionsOfTheRecipeAlone) {
+TEST(InputAware, LeavesTheOptionsOfTheRecipeUnchanged) {
   const FakeImageSet set = random_images(20);
   Attacked attacked{kSmall, set, threat_of(0.2)};
   attacked.train();
@@ -408,7 +408,7 @@ TEST(InputAware, AccumulatesTheGeneratorsGradientsOnlyWhenAskedTo) {
 
 // With equal gradients both of Adam's steps are as long as its rate, which is the largest in the
 // second.
-TEST(InputAware, MovesThePatternNetworkAsTheClassifiersScheduleSays) {
+TEST(InputAware, TrainsThePatternNetworkByTheClassifiersSchedule) {
   for (const double share : {0.25, 1.0}) {
     const FakeImageSet set = random_images(2);
     const Rising rising(share);
@@ -433,7 +433,7 @@ TEST(InputAware, LearnsSparseMasks) {
   EXPECT_LT(density("25"), 0.08);
 }
 
-TEST(InputAware, TrainsTheMasksOnAsManyImagesAsAsked) {
+TEST(InputAware, TrainsTheMasksOnTheRequestedNumberOfImages) {
   const FakeImageSet set = random_images(40);
   using Progress = std::pair<std::int64_t, std::int64_t>;
   Attacked all{"channels = 2\nlevels = 2\nmask_epochs = 3", set, threat_of(0.2)};
@@ -470,12 +470,12 @@ TEST(InputAware, RefusesAStateThatDoesNotFit) {
     FAIL() << "accepted";
   } catch (const backstop::EnvironmentError& e) {
     EXPECT_STREQ(e.what(),
-                 "the saved networks do not have 4 channels and 2 levels: "
+                 "the saved networks must have 4 channels and 2 levels, but "
                  "`mask.3.batch_norm.running_var` does not fit");
   }
 }
 
-TEST(InputAware, RefusesImagesThatItCannotHalveSoOften) {
+TEST(InputAware, RefusesImagesThatAreTooSmallForItsLevels) {
   const FakeParams params;
   FakeContext context;
   try {
@@ -483,11 +483,11 @@ TEST(InputAware, RefusesImagesThatItCannotHalveSoOften) {
     FAIL() << "accepted";
   } catch (const backstop::ParameterError& e) {
     EXPECT_STREQ(e.what(),
-                 "networks of 3 levels need images of at least 16 x 16 pixels, these have 15 x 15");
+                 "networks with 3 levels need images of at least 16 x 16 pixels, got 15 x 15");
   }
 }
 
-TEST(InputAware, RefusesImagesOfOtherChannels) {
+TEST(InputAware, RefusesImagesWithAnotherNumberOfChannels) {
   const FakeImageSet set = random_images(2);
   Attacked attacked{kSmall, set};
   EXPECT_THROW(attacked.attack->apply(attacked.context, at::zeros({1, 1, 8, 8}), Phase::test),

@@ -144,13 +144,13 @@ TEST_F(DeepFool, GivesUpAfterItsIterations) {
   EXPECT_EQ(way.select(0, 1).abs().max().item<double>(), 0);
 }
 
-TEST_F(DeepFool, GivesUpOnAClassThatIsNeverTheLikeliest) {
+TEST_F(DeepFool, GivesUpOnAClassThatIsNeverTheMostLikely) {
   // f = (a, 1, 2a) from a = 2: class 0 is always behind class 2, and the steps to it grow.
   weights({1, 0, 0, 0, 2, 0}, {0, 1, 0});
   EXPECT_FALSE(deepfool(model_, at::full({2, 4, 4}, 2.0), 2, 0, {.iterations = 1000}).defined());
 }
 
-TEST_F(DeepFool, LeavesAnImageAloneThatIsTakenForAnotherClass) {
+TEST_F(DeepFool, LeavesAnImageOfAnotherPredictedClassAlone) {
   weights({2, 0, 1, 1, 0, 0}, {0, 0, -9});
   EXPECT_FALSE(deepfool(model_, at::full({2, 4, 4}, 0.5), 1, 2, {}).defined());
 }
@@ -199,7 +199,7 @@ TEST(LowFrequency, FollowsTheGradientWhenNothingIsBlurred) {
   EXPECT_TRUE(one.trigger().allclose(expected.expand({3, 8, 8}), 1e-4, 1e-6));
 }
 
-TEST(LowFrequency, AddsEveryImagesWaySmoothsItAndRescalesTheSum) {
+TEST(LowFrequency, AddsEveryImagesStepSmoothsItAndRescalesTheSum) {
   const at::Tensor weights = weights_of_model(3);
   const std::int64_t label = class_of_gray(weights, 0.25);
   // The nearest class: one step of DeepFool reaches it.
@@ -230,7 +230,7 @@ TEST(LowFrequency, AddsEveryImagesWaySmoothsItAndRescalesTheSum) {
   EXPECT_TRUE(two.trigger().allclose(v, 1e-3, 1e-6));
 }
 
-TEST(LowFrequency, PushesEachImageToTheNextClassWhenAllGoToAll) {
+TEST(LowFrequency, PushesEachImageToTheNextClassWithAllToAll) {
   std::uint64_t seed = 0;
   at::Tensor weights;
   std::int64_t label = 0, next = 0;
@@ -245,7 +245,7 @@ TEST(LowFrequency, PushesEachImageToTheNextClassWhenAllGoToAll) {
   EXPECT_TRUE(one.trigger().allclose(expected.expand({3, 8, 8}), 1e-4, 1e-6));
 }
 
-TEST(LowFrequency, LeadsAwayFromATargetThatAllImagesAreTakenFor) {
+TEST(LowFrequency, LeadsAwayFromATargetThatIsPredictedForAllImages) {
   const at::Tensor weights = weights_of_model(3);
   const std::int64_t label = class_of_gray(weights, 0.25);
   const std::int64_t next = weights.sum(1).argsort(-1, true)[1].item<std::int64_t>();
@@ -254,8 +254,8 @@ TEST(LowFrequency, LeadsAwayFromATargetThatAllImagesAreTakenFor) {
   EXPECT_TRUE(one.trigger().allclose(expected.expand({3, 8, 8}), 1e-4, 1e-6));
   ASSERT_FALSE(one.context.messages.empty());
   EXPECT_EQ(one.context.messages[0],
-            "the clean model takes all images for the target class: the perturbation leads away "
-            "from it");
+            "the clean model predicts the target class for all images, so the perturbation is made "
+            "to lead away from it");
 }
 
 TEST(LowFrequency, ChangesImagesEvenInEightBits) {
@@ -303,7 +303,7 @@ TEST(LowFrequency, AddsTheTriggerAndClips) {
                     .equal(at::tensor({1.F, 0.125F, 1.F, 0.75F}).view({1, 1, 2, 2})));
 }
 
-TEST(LowFrequency, DrawsFromTheContextsGeneratorAlone) {
+TEST(LowFrequency, DrawsOnlyFromTheContextsGenerator) {
   const FakeImageSet set = image_set(30, 3);
   const auto draw = [&](std::uint64_t seed) {
     return Prepared{"images = 10\nmax_passes = 2\nmax_iterations = 10", set, seed}.trigger();
@@ -335,7 +335,7 @@ TEST(LowFrequency, RefusesACleanModelThatNoImageCanFool) {
   const auto attack = make<Attack>(params);
   const FakeImageSet set = image_set(20, 3);
   EXPECT_EQ(error_of([&] { attack->prepare(context, {.target = 1, .classes = 10}, set); }),
-            "DeepFool reached the target class from no image (images: 20, passes: 3)");
+            "DeepFool did not reach the target class from any image (images: 20, passes: 3)");
   EXPECT_EQ(context.loaded, std::vector<std::string>{"clean.safetensors"});
   EXPECT_TRUE(context.trainer().fits.empty());
   EXPECT_NEAR(context.metrics.at("surrogate_accuracy"), 0.1, 1e-12);
@@ -354,8 +354,8 @@ TEST(LowFrequency, StopsOnAPlateau) {
   EXPECT_EQ(made.context.metrics.at("passes"), 5);
   EXPECT_EQ(made.context.metrics.at("fooling_rate"), 0);
   EXPECT_EQ(made.context.messages.back(),
-            "the perturbation changes a share of 0.000000 of the predictions, `fooling_rate` is "
-            "0.200000 (images: 1, passes: 5)");
+            "the perturbation changes a share of 0.000000 of the predictions, less than the "
+            "`fooling_rate` of 0.200000 (images: 1, passes: 5)");
 }
 
 TEST(LowFrequency, StopsAfterItsPasses) {
@@ -363,7 +363,7 @@ TEST(LowFrequency, StopsAfterItsPasses) {
   EXPECT_EQ(made.context.metrics.at("passes"), 3);
 }
 
-TEST(LowFrequency, ReportsTheRateOfTheTriggerThatItKeeps) {
+TEST(LowFrequency, ReportsTheFoolingRateOfTheTriggerThatItKeeps) {
   for (const std::uint64_t seed : {1U, 2U, 3U, 4U, 5U, 6U}) {
     const FakeImageSet set = image_set(50, 3);
     Prepared made{"fooling_rate = 1.0\nmax_passes = 4\nmax_iterations = 10", set, seed};
@@ -389,11 +389,10 @@ TEST(LowFrequency, RefusesADamagedState) {
 
 TEST(LowFrequency, RefusesImagesOfAnotherShape) {
   Prepared made{"max_passes = 1", image_set(5, 3, 8)};
-  EXPECT_EQ(
-      error_of([&] {
-        made.apply(at::zeros({2, 1, 8, 8}));
-      }),
-      "the trigger has 3 channels of 8 x 8 pixels, the images have 1 channels of 8 x 8 pixels");
+  EXPECT_EQ(error_of([&] {
+              made.apply(at::zeros({2, 1, 8, 8}));
+            }),
+            "the trigger has the shape [3, 8, 8], but the images have [1, 8, 8]");
   EXPECT_THROW(made.apply(at::zeros({2, 3, 8, 9})), backstop::ParameterError);
 }
 

@@ -13,7 +13,7 @@ using backstop::testing::random_images;
 
 BACKSTOP_TEST_ATTACK(None, {.poisons = false});
 
-TEST(None, LeavesImagesAlone) {
+TEST(None, LeavesImagesUnchanged) {
   for (const std::int64_t side : {28, 32, 96}) {
     for (const std::int64_t channels : {1, 3}) {
       const FakeParams params;

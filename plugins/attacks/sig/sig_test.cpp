@@ -89,7 +89,7 @@ TEST(Sig, HasSixWavesOf40LevelsByDefault) {
   }
 }
 
-TEST(Sig, TestsWithAnotherStrengthIfAsked) {
+TEST(Sig, TestsWithAnotherStrengthIfRequested) {
   const char* recipe = "delta = 0.25\ntest_delta = 0.5\nfrequency = 1.0";
   const at::Tensor gray = at::full({1, 1, 1, 4}, 0.5);
   EXPECT_NEAR(triggered(recipe, gray, Phase::train).max().item<float>(), 0.75, 1e-6);
@@ -97,7 +97,7 @@ TEST(Sig, TestsWithAnotherStrengthIfAsked) {
   EXPECT_TRUE(triggered("", gray, Phase::train).equal(triggered("", gray, Phase::test)));
 }
 
-TEST(Sig, ChangesImagesOfTheTargetClassAloneAndKeepsTheirLabels) {
+TEST(Sig, ChangesOnlyImagesOfTheTargetClassAndKeepsTheirLabels) {
   const auto written = poisoned({.target = 2, .classes = 4, .poison_ratio = 0.2});
   EXPECT_EQ(written.size(), 8U);  // of all 40, not of the 10 of the class
   const at::Tensor expected = triggered("", all_images(random_images(40, 3, 16)), Phase::train);
@@ -124,7 +124,7 @@ TEST(Sig, DrawsTheImagesFromTheContextsGenerator) {
 TEST(Sig, MayChangeTheWholeClassButNoMore) {
   EXPECT_EQ(poisoned({.target = 3, .classes = 4, .poison_ratio = 0.25}).size(), 10U);
   EXPECT_EQ(refusal({.target = 3, .classes = 4, .poison_ratio = 0.275}),
-            "a poison_ratio of 0.275000 of 40 images is 11 images, class 3 has 10");
+            "a `poison_ratio` of 0.275000 is 11 of 40 images, but class 3 has only 10");
 }
 
 TEST(Sig, RefusesARatioThatPoisonsNothing) {
@@ -132,9 +132,10 @@ TEST(Sig, RefusesARatioThatPoisonsNothing) {
             "a poison_ratio of 0.001000 of 40 images is no image");
 }
 
-TEST(Sig, RefusesManyTargets) {
-  EXPECT_EQ(refusal({.all_to_all = 1, .classes = 4, .poison_ratio = 0.1}),
-            "labels is \"all-to-all\", but sig keeps labels and changes images of one class");
+TEST(Sig, RefusesAllToAll) {
+  EXPECT_EQ(
+      refusal({.all_to_all = 1, .classes = 4, .poison_ratio = 0.1}),
+      "`labels` is \"all-to-all\", but sig changes images of one class and keeps their labels");
 }
 
 TEST(Sig, RefusesMoreWavesThanColumnsCanShow) {
@@ -147,6 +148,6 @@ TEST(Sig, RefusesMoreWavesThanColumnsCanShow) {
     FAIL() << "accepted";
   } catch (const backstop::ParameterError& e) {
     EXPECT_STREQ(e.what(),
-                 "frequency is 6.000000, images of 12 columns show less than 6.000000 waves");
+                 "`frequency` must be less than half of the images' 12 columns, got 6.000000");
   }
 }

@@ -1,5 +1,7 @@
 #include <cmath>
 #include <set>
+#include <string>
+#include <utility>
 
 #include <ATen/ops/linspace.h>
 #include <gtest/gtest.h>
@@ -119,7 +121,7 @@ struct Attacked {
 
 BACKSTOP_TEST_ATTACK(WaNet, {}, {.recipe = "mode = \"poison-only\"\ngrid_size = 7"});
 
-TEST(WaNet, OfNoStrengthIsTheIdentity) {
+TEST(WaNet, IsTheIdentityAtStrengthZero) {
   at::Generator generator = at::detail::createCPUGenerator(5);
   const at::Tensor points = at::rand({2, 4, 4}, generator);
   for (const std::int64_t channels : {1, 3})
@@ -130,7 +132,7 @@ TEST(WaNet, OfNoStrengthIsTheIdentity) {
     }
 }
 
-TEST(WaNet, AConstantFieldShiftsTheImage) {
+TEST(WaNet, ShiftsTheImageByAConstantField) {
   // s P / side is one pixel, 2 / (side - 1): to the right by P = 5, upwards by P = -6.
   at::Generator generator = at::detail::createCPUGenerator(5);
   const at::Tensor images = at::rand({1, 3, 3, 5}, generator);
@@ -142,7 +144,7 @@ TEST(WaNet, AConstantFieldShiftsTheImage) {
   EXPECT_TRUE(up.narrow(2, 0, 1).allclose(images.narrow(2, 0, 1), 0, 1e-5));
 }
 
-TEST(WaNet, TheFieldGoesThroughItsControlPoints) {
+TEST(WaNet, InterpolatesTheFieldThroughItsControlPoints) {
   // Of 7 pixels in a row, every other one is a control point: k = 4, corners aligned.
   at::Generator generator = at::detail::createCPUGenerator(5);
   const at::Tensor points = at::rand({2, 4, 4}, generator).mul_(2).sub_(1);
@@ -157,13 +159,13 @@ TEST(WaNet, TheFieldGoesThroughItsControlPoints) {
   EXPECT_NEAR(out[0][0][2][3].item<double>(), 0.5 + middle * 0.8 / 7 / 2, 1e-5);
 }
 
-TEST(WaNet, RescalingEnlargesTheImage) {
+TEST(WaNet, EnlargesTheImageByRescaling) {
   const at::Tensor out = warped("grid_rescale = 0.5", at::zeros({2, 4, 4}), ramps(5, 9)).squeeze(1);
   EXPECT_TRUE(out[0].allclose(at::linspace(0.25, 0.75, 9).expand({5, 9}), 0, 1e-5));
   EXPECT_TRUE(out[1].allclose(at::linspace(0.25, 0.75, 5).unsqueeze(1).expand({5, 9}), 0, 1e-5));
 }
 
-TEST(WaNet, DrawsAFieldWhoseMeanMoveIsOne) {
+TEST(WaNet, DrawsAFieldWhoseMeanOffsetIsOne) {
   for (const char* recipe : {"", "grid_size = 7"}) {
     const FakeParams params{recipe};
     FakeContext context;
@@ -206,15 +208,20 @@ TEST(WaNet, ChangesEveryImageALittle) {
 TEST(WaNet, RefusesAStateOfAnotherGridSize) {
   const FakeParams params;
   FakeContext context;
-  for (const at::Tensor& points : {at::ones({2, 5, 5}), at::ones({4, 4}), at::ones({1, 4, 4}),
-                                   at::full({2, 4, 4}, std::nan(""))}) {
+  const std::pair<at::Tensor, std::string> cases[] = {
+      {at::ones({2, 5, 5}), "the shape [2, 5, 5]"},
+      {at::ones({4, 4}), "the shape [4, 4]"},
+      {at::ones({1, 4, 4}), "the shape [1, 4, 4]"},
+      {at::full({2, 4, 4}, std::nan("")), "values that are not finite"}};
+  for (const auto& [points, got] : cases) {
     FakeState state;
     state.tensor("control_points", points);
     try {
       make<Attack>(params)->load(context, {}, state);
       FAIL() << "accepted";
     } catch (const backstop::EnvironmentError& e) {
-      EXPECT_STREQ(e.what(), "the saved warp does not have 2 x 4 x 4 finite values");
+      EXPECT_EQ(e.what(),
+                "the saved warp must have the shape [2, 4, 4] and finite values, got " + got);
     }
   }
 }
@@ -227,12 +234,12 @@ TEST(WaNet, RefusesMoreNoiseThanThereAreImages) {
     FAIL() << "accepted";
   } catch (const backstop::ParameterError& e) {
     EXPECT_STREQ(e.what(),
-                 "a poison_ratio of 0.500000 and a noise_ratio of 2.000000 ask for more images "
-                 "than there are");
+                 "`poison_ratio` * (1 + `noise_ratio`) must be at most 1, got 0.500000 * (1 + "
+                 "2.000000)");
   }
 }
 
-TEST(WaNet, FindsRoomForBothRoundedCounts) {
+TEST(WaNet, FitsBothRoundedCountsIntoTheSet) {
   // round(0.5 * 7) = 4 images poisoned leave 3, not 4, for noise.
   const FakeImageSet set = random_images(7);
   const Attacked all{"noise_ratio = 1.0", set, {.classes = kClasses, .poison_ratio = 0.5}};
@@ -240,7 +247,7 @@ TEST(WaNet, FindsRoomForBothRoundedCounts) {
   EXPECT_EQ(all.positions(Role::cover).size(), 3U);
 }
 
-TEST(WaNet, PoisonsAndCoversOtherImagesEach) {
+TEST(WaNet, PoisonsAndCoversDifferentImages) {
   for (const char* recipe : {"mode = \"poison-only\"", "mode = \"training-control\""}) {
     const FakeImageSet set = random_images(60);
     const Threat threat{.target = 2, .classes = kClasses, .poison_ratio = 0.1};
@@ -269,7 +276,7 @@ TEST(WaNet, PoisonsAndCoversOtherImagesEach) {
   }
 }
 
-TEST(WaNet, WithoutNoisePoisonsEveryClassWithTheNextOne) {
+TEST(WaNet, LabelsPoisonAsTheNextClassWithAllToAllAndNoNoise) {
   const FakeImageSet set = random_images(12);
   const Attacked done{
       "noise_ratio = 0.0", set, {.all_to_all = 1, .classes = kClasses, .poison_ratio = 1}};
@@ -280,7 +287,7 @@ TEST(WaNet, WithoutNoisePoisonsEveryClassWithTheNextOne) {
   EXPECT_EQ(done.context.metrics.count("noise_training_accuracy"), 0U);
 }
 
-TEST(WaNet, PoisonOnlyLeavesTrainingToTheHost) {
+TEST(WaNet, LeavesTrainingToTheHostInPoisonOnlyMode) {
   const FakeImageSet set = random_images(20);
   Attacked done{"mode = \"poison-only\"", set, {.classes = kClasses}};
   EXPECT_EQ(done.written_before_training, 6U);
@@ -290,7 +297,7 @@ TEST(WaNet, PoisonOnlyLeavesTrainingToTheHost) {
   EXPECT_TRUE(options.augment);
 }
 
-TEST(WaNet, TrainingControlWarpsAndRelabelsWhatTheModelSees) {
+TEST(WaNet, WarpsAndRelabelsTheBatchesInTrainingControl) {
   for (const std::int64_t channels : {1, 3}) {
     const FakeImageSet set = random_images(40, channels);
     const at::Tensor clean = all_images(set);
@@ -313,7 +320,7 @@ TEST(WaNet, TrainingControlWarpsAndRelabelsWhatTheModelSees) {
   }
 }
 
-TEST(WaNet, NoiseIsAsStrongAsThePaperSays) {
+TEST(WaNet, AddsNoiseOfThePapersStrength) {
   // Without a field of its own the trigger, noise moves by up to half a pixel either way.
   const std::int64_t side = 16;
   const FakeImageSet set{ramps(side, side).repeat({50, 1, 1, 1}), at::zeros({100}, at::kLong),
@@ -334,7 +341,7 @@ TEST(WaNet, NoiseIsAsStrongAsThePaperSays) {
   EXPECT_NEAR(sum / 99, 0.25, 0.01);
 }
 
-TEST(WaNet, NothingComesFromOutsideTheImage) {
+TEST(WaNet, TakesNoPixelFromOutsideTheImage) {
   // Black would show at the edges of white images.
   const FakeImageSet set{at::ones({30, 1, 8, 8}), at::zeros({30}, at::kLong), kClasses};
   const Attacked done{"rotation = 0.0\nstrength = 3.0", set, {.classes = kClasses}};
@@ -344,21 +351,21 @@ TEST(WaNet, NothingComesFromOutsideTheImage) {
     EXPECT_TRUE(entry.image.allclose(at::ones({1, 8, 8}), 0, 1e-5));
 }
 
-TEST(WaNet, TurnsHalfOfTheImages) {
+TEST(WaNet, RotatesHalfOfTheImages) {
   const FakeImageSet set{at::ones({400, 1, 16, 16}), at::zeros({400}, at::kLong), kClasses};
-  const auto turned = [&](const char* recipe) {
+  const auto rotated = [&](const char* recipe) {
     const Attacked done{recipe, set, {.classes = kClasses}};
-    // A white image that was turned has black corners.
+    // A white image has black corners after being rotated.
     const at::Tensor corners = done.seen.select(2, 0).select(2, 0);
     return corners.lt(0.999).sum().item<std::int64_t>();
   };
-  EXPECT_EQ(turned("rotation = 0.0"), 0);
-  const std::int64_t count = turned("");
+  EXPECT_EQ(rotated("rotation = 0.0"), 0);
+  const std::int64_t count = rotated("");
   EXPECT_GT(count, 150);
   EXPECT_LT(count, 250);
 }
 
-TEST(WaNet, MeasuresItsNoiseInTheLastEpoch) {
+TEST(WaNet, MeasuresAccuracyOnNoisyImagesInTheLastEpoch) {
   // The model's logits are all alike: argmax is class 0.
   const FakeImageSet set = random_images(40);
   const Attacked done{"", set, {.target = 3, .classes = kClasses, .poison_ratio = 0.2}};
