@@ -214,7 +214,7 @@ TEST_F(EncoderScenario, AReferenceThatIsMissingIsFoundBeforeTraining) {
   EXPECT_THAT(run({"--set", "attack.reference=nowhere.png"}).err, HasSubstr("nowhere.png"));
   const Outcome outcome = run({"--set", "attack.reference_index=1000"});
   EXPECT_EQ(outcome.code, 2);
-  EXPECT_THAT(outcome.err, AllOf(HasSubstr("images of class 1, reference_index is 1000"),
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("`reference_index` is 1000, but the training set has"),
                                  Not(HasSubstr("images trained"))));
 }
 
