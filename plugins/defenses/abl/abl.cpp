@@ -1,28 +1,43 @@
 // Anti-backdoor learning (Li et al., 2021): train a clean model on poisoned data. A backdoor is
-// learnt faster than the rest, so poison shows by its small loss. From scratch, with the
+// learned faster than the rest, so poisoned images show by their small loss. From scratch, with the
 // cross-entropy l of every image:
 //
 //   1. isolation_epochs with   "lga":       sign(L - gamma) * L
 //                              "flooding":  |L - gamma| + gamma
-//      where L is the mean of l over a batch: it stays near gamma, poison far below, clean images
-//      above; images are not augmented
+//      where L is the mean of l over a batch: it stays near gamma, with poisoned images far below
+//      it and clean ones above; the images are not augmented
 //   2. isolate the isolation_ratio of the training images with the smallest l
 //   3. finetuning_epochs on the others with plain cross-entropy
 //   4. unlearning_epochs on the isolated images with mean -l
 //
-// Defaults are those of the authors' code: gamma 0.5 for both losses, 10, 60 and 5 epochs, SGD with
-// Nesterov's momentum 0.9 and weight decay 1e-4, batches of 128; rate 0.1, in step 3 a tenth of it
-// from epoch 40 on, in step 4 5e-4. The paper's text isolates for 20 epochs. BackdoorBench augments
-// the images of step 1, trains with rate 0.01, weight decay 5e-4 and batches of 256, isolates and
-// unlearns for 20 epochs each, and unlearns at 1e-4.
+// Defaults are those of the authors' code: gamma 0.5 for both losses; 10 and 60 epochs of steps 1
+// and 3; SGD with Nesterov momentum 0.9, weight decay 1e-4 and batches of 128; learning rate 0.1,
+// a tenth of it in step 3 from epoch 40 on, and 5e-4 in step 4. The exceptions are:
 //
-// Deviations: the paper writes step 1 for single images (granularity = "image": l in the place of
-// L, then the mean). That holds poison near gamma as well, beside all images that are easy; the
-// authors' code and BackdoorBench take the batch. Step 4 has no bound in the paper, and -l has none
-// either: here it ends after the epoch in which the model no longer gives any isolated image its
-// label.
+//   loss               "lga", which the paper proposes; the authors' code and BackdoorBench default
+//                      to "flooding"
+//   unlearning_epochs  5, the number in the authors' code, whose loop spends the first epoch on a
+//                      test and so ascends for 4
+//
+// The paper's text isolates for 20 epochs. BackdoorBench isolates and unlearns for 20 epochs each,
+// with batches of 256 and learning rates 0.01 in step 1, 0.01 and then 0.001 in step 3, and 1e-4 in
+// step 4; its weight decay and Nesterov momentum are those of the authors.
+//
+// Deviations:
+//
+//   * The paper writes step 1 for single images (granularity = "image": l in place of L, then the
+//     mean). That also holds poisoned images near gamma, along with every other easy image; the
+//     authors' code and BackdoorBench use the batch.
+//   * The authors' code reads the images of step 1 in the same order in every epoch; here they are
+//     shuffled, as in BackdoorBench.
+//   * Step 3 has the dataset's crop and flip; the authors also cut out a small random square.
+//   * Step 4 has crop and flip too, as in BackdoorBench; the authors' code does not augment it. A
+//     crop can cut off part of a trigger at the border.
+//   * Neither the paper nor -l bounds step 4: here it ends after the epoch in which the model no
+//     longer assigns any isolated image its label.
 #include <cmath>
 #include <cstdint>
+#include <sstream>
 #include <string>
 
 #include <ATen/core/Reduction.h>
@@ -38,7 +53,7 @@ at::Tensor losses_of(const at::Tensor& logits, const at::Tensor& labels) {
   return at::cross_entropy_loss(logits, labels, {}, at::Reduction::None);
 }
 
-/// Step 1.
+/// Step 1: isolation.
 class IsolationStep final : public backstop::TrainingStep {
  public:
   IsolationStep(bool flooding, bool by_image, double gamma)
@@ -57,19 +72,20 @@ class IsolationStep final : public backstop::TrainingStep {
   double gamma_;
 };
 
-/// Step 4.
+/// Step 4: unlearning.
 class UnlearningStep final : public backstop::TrainingStep {
  public:
   UnlearningStep(backstop::Context& ctx, const backstop::ImageSet& isolated)
       : ctx_(ctx), isolated_(isolated) {}
 
   at::Tensor loss(backstop::Model& model, const backstop::Batch& batch) override {
-    // Not even batch normalisation's statistics are to move: the model does not see the batch.
+    // The model does not see the batch, so its batch normalization statistics stay as well.
     if (forgotten_) return model.layers().back().weight.sum().mul(0);
     return losses_of(model.forward(batch.images), batch.labels).mean().neg();
   }
 
-  /// Optimisers pass by weights without a gradient; a zero would still let momentum move them.
+  /// Optimizers skip weights that have no gradient; a gradient of zero would still let momentum
+  /// move them.
   void before_update(backstop::Model& model) override {
     if (forgotten_) model.layers().back().weight.mutable_grad().reset();
   }
@@ -119,10 +135,12 @@ class AntiBackdoorLearning final : public backstop::Defense {
     const std::int64_t size = training.size();
     const std::int64_t count = std::llround(isolation_ratio_ * static_cast<double>(size));
     if (count == size)
-      throw backstop::ParameterError("an isolation_ratio of " + std::to_string(isolation_ratio_) +
-                                         " leaves none of " + std::to_string(size) +
-                                         " training images to fine-tune on",
-                                     "lower `isolation_ratio`");
+      throw backstop::ParameterError(
+          (std::ostringstream() << "an `isolation_ratio` of " << isolation_ratio_
+                                << " leaves none of the " << size
+                                << " training images to fine-tune on")
+              .str(),
+          "lower `isolation_ratio`");
 
     model.reset(backstop::Part::whole, ctx.generator());
     IsolationStep isolation_step(flooding_, by_image_, gamma_);
@@ -130,7 +148,7 @@ class AntiBackdoorLearning final : public backstop::Defense {
     options.step = &isolation_step;
     ctx.trainer().fit(model, training, options);
 
-    // In single precision the losses of images that are surely recognised are all zero.
+    // In single precision the losses of confidently classified images are all zero.
     const at::Tensor losses =
         losses_of(ctx.trainer().logits(model, training).to(at::kDouble), training.labels())
             .to(at::kCPU);
@@ -143,8 +161,9 @@ class AntiBackdoorLearning final : public backstop::Defense {
     ctx.trainer().fit(model, ctx.subset(training, order.narrow(0, count, size - count)),
                       finetuning_);
     if (count == 0) {
-      ctx.log(backstop::LogLevel::warning, "isolation_ratio of " + std::to_string(size) +
-                                               " training images is no image: nothing is unlearnt");
+      ctx.log(backstop::LogLevel::warning, "`isolation_ratio` isolates none of the " +
+                                               std::to_string(size) +
+                                               " training images, so nothing is unlearned");
       return;
     }
     unlearn(ctx, model, ctx.subset(training, isolated));

@@ -227,8 +227,9 @@ TEST(Abl, RefusesToIsolateAllImages) {
     Defended run{"isolation_ratio = 0.99", random_set(7)};
     FAIL() << "accepted";
   } catch (const backstop::ParameterError& e) {
-    EXPECT_STREQ(e.what(),
-                 "an isolation_ratio of 0.990000 leaves none of 7 training images to fine-tune on");
+    EXPECT_STREQ(
+        e.what(),
+        "an `isolation_ratio` of 0.99 leaves none of the 7 training images to fine-tune on");
   }
 }
 

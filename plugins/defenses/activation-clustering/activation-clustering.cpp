@@ -2,26 +2,28 @@
 // cluster of their own. For every label of the training set:
 //
 //   features of the suspicious model -> `components` principal components -> 2-means
-//   "size":        the smaller cluster is poison when its share of the class < size_threshold
-//   "silhouette":  the smaller cluster is poison when the mean silhouette > silhouette_threshold
+//   "size":        the smaller cluster is poisoned if its share of the class < size_threshold
+//   "silhouette":  the smaller cluster is poisoned if the mean silhouette > silhouette_threshold
 //
-// What is taken for poison is removed, and the model trained from scratch on the rest.
+// The images taken for poisoned are removed, and the model is trained from scratch on the rest.
 //
-// Defaults: 10 components, as in the paper and BackdoorBench; a share of 0.35 is ART's; a
-// silhouette of 0.1 is about where the paper draws the line. Training is BackdoorBench's: SGD with
-// rate 0.01 along a cosine, momentum 0.9, weight decay 5e-4, batches of 256, 100 epochs. 2-means
-// starts ten times with k-means++, for at most 300 iterations, as the library does that ART uses.
+// Defaults: 10 components, as in the paper and BackdoorBench; a share of 0.35, as in ART; a
+// silhouette of 0.1, which is about where the paper draws the line. The training is that of
+// BackdoorBench: SGD with a cosine learning rate from 0.01, momentum 0.9, weight decay 5e-4,
+// batches of 256, 100 epochs. 2-means restarts ten times with k-means++ and runs for at most 300
+// iterations, as in the library that ART uses.
 //
-// Deviations: principal components, as in BackdoorBench and ART, where the paper has independent
-// ones. Images are grouped by their label, as in both, where the paper groups by prediction; a
-// backdoored model predicts nearly all labels of its training set. Features are those of the plain
-// images, in their order, of a whole class at a time: BackdoorBench's are augmented, reduced and
-// clustered batch by batch, and its verdicts fall on other images, so its numbers say little about
-// the method. The silhouette is that of at most 2000 images of a class.
+// Deviations: principal components, as in BackdoorBench and ART, where the paper uses independent
+// components. Images are grouped by label, as in both, where the paper groups them by prediction; a
+// backdoored model predicts nearly all labels of its training set. The features are those of the
+// unaugmented images in their original order, a whole class at a time. BackdoorBench augments the
+// images, then reduces and clusters them batch by batch, and its verdicts are applied to other
+// images, so its numbers say little about the method. The silhouette is computed on at most 2000
+// images of a class.
 //
-// Blind spot: both rules take the smaller cluster for the poison. Where a tenth of ten equal
-// classes is poisoned, the target class holds more poison than clean images (5000 and 4500 of
-// CIFAR-10): "size" then flags little, and "silhouette" removes the clean images.
+// Blind spot: both rules take the smaller cluster to be the poison. If a tenth of a dataset with
+// ten equally large classes is poisoned, the target class holds more poisoned than clean images
+// (5000 and 4500 in CIFAR-10): "size" then flags little, and "silhouette" removes the clean images.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -38,6 +40,7 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
+#include "../../shared/training/training.hpp"
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
 
@@ -45,18 +48,18 @@ namespace {
 
 constexpr int kRestarts = 10;
 constexpr int kIterations = 300;
-constexpr std::int64_t kSilhouetteRows = 2000;  // their distances take 32 MB
+constexpr std::int64_t kSilhouetteRows = 2000;  // whose pairwise distances take 32 MB
 
-/// [n, d] to [n, min(components, d)], the directions of largest variance last.
+/// Projects rows [n, d] to [n, min(components, d)]; the direction of largest variance comes last.
 at::Tensor principal_components(const at::Tensor& rows, std::int64_t components) {
-  const at::Tensor centred = rows.sub(rows.mean(0, true));
-  const at::Tensor directions = std::get<1>(at::linalg_eigh(centred.t().matmul(centred)));
+  const at::Tensor centered = rows.sub(rows.mean(0, true));
+  const at::Tensor directions = std::get<1>(at::linalg_eigh(centered.t().matmul(centered)));
   const std::int64_t kept = std::min(components, rows.size(1));
-  return centred.matmul(directions.narrow(1, rows.size(1) - kept, kept));
+  return centered.matmul(directions.narrow(1, rows.size(1) - kept, kept));
 }
 
-at::Tensor squared_distances(const at::Tensor& rows, const at::Tensor& centre) {
-  return rows.sub(centre).square().sum(1);
+at::Tensor squared_distances(const at::Tensor& rows, const at::Tensor& center) {
+  return rows.sub(center).square().sum(1);
 }
 
 struct Clusters {
@@ -64,14 +67,15 @@ struct Clusters {
   double scatter = std::numeric_limits<double>::infinity();
 };
 
-/// Lloyd's iterations from two rows that k-means++ draws. Equal rows are one cluster.
+/// Runs Lloyd's algorithm from two rows drawn by k-means++. Rows that are all equal form a single
+/// cluster.
 Clusters two_means_once(backstop::Context& ctx, const at::Tensor& rows) {
   at::Tensor first = rows.select(
       0, at::randint(rows.size(0), {1}, ctx.generator(), at::kLong).item<std::int64_t>());
-  const at::Tensor chances = squared_distances(rows, first);
-  if (chances.sum().item<double>() == 0) return {at::zeros({rows.size(0)}, at::kBool), 0};
+  const at::Tensor odds = squared_distances(rows, first);
+  if (odds.sum().item<double>() == 0) return {at::zeros({rows.size(0)}, at::kBool), 0};
   at::Tensor second =
-      rows.select(0, at::multinomial(chances, 1, false, ctx.generator()).item<std::int64_t>());
+      rows.select(0, at::multinomial(odds, 1, false, ctx.generator()).item<std::int64_t>());
 
   Clusters clusters;
   for (int i = 0; i < kIterations; ++i) {
@@ -90,20 +94,21 @@ Clusters two_means_once(backstop::Context& ctx, const at::Tensor& rows) {
   return clusters;
 }
 
-/// Which rows are in the smaller of two clusters: bool [n].
+/// Marks the rows of the smaller of two clusters: bool [n].
 at::Tensor smaller_cluster(backstop::Context& ctx, const at::Tensor& rows) {
   Clusters best;
   for (int restart = 0; restart < kRestarts; ++restart) {
-    const Clusters found = two_means_once(ctx, rows);
-    if (found.scatter < best.scatter) best = found;
+    const Clusters clusters = two_means_once(ctx, rows);
+    if (clusters.scatter < best.scatter) best = clusters;
   }
   const bool second_is_smaller =
       2 * best.in_second.sum().item<std::int64_t>() <= best.in_second.numel();
   return second_is_smaller ? best.in_second : best.in_second.logical_not();
 }
 
-/// The mean silhouette of two clusters, (b - a) / max(a, b) for a row with mean distance a to the
-/// rest of its cluster and b to the other one; 0 for a row alone, and where there is one cluster.
+/// The mean silhouette of two clusters. The silhouette of a row is (b - a) / max(a, b), with a its
+/// mean distance to the rest of its own cluster and b that to the other one; it is 0 for a row
+/// alone in its cluster, and when there is only one cluster.
 double mean_silhouette(backstop::Context& ctx, const at::Tensor& all_rows,
                        const at::Tensor& all_inside) {
   const at::Tensor chosen = at::randperm(all_rows.size(0), ctx.generator(), at::kLong)
@@ -114,7 +119,7 @@ double mean_silhouette(backstop::Context& ctx, const at::Tensor& all_rows,
   const double m_inside = inside.sum().item<double>();
   if (m_inside == 0 || m_inside == m) return 0;
 
-  constexpr std::int64_t kNoMatrixProduct = 2;  // which would lose the digits of small distances
+  constexpr std::int64_t kNoMatrixProduct = 2;  // a product would be inexact for small distances
   const at::Tensor distances = at::cdist(rows, rows, 2, kNoMatrixProduct);
   const at::Tensor to_inside = distances.matmul(inside.to(at::kDouble));
   const at::Tensor to_outside = distances.sum(1).sub(to_inside);
@@ -134,27 +139,19 @@ class ActivationClustering final : public backstop::Defense {
       : components_(params.integer("components")),
         by_silhouette_(params.string("analysis") == "silhouette"),
         size_threshold_(params.number("size_threshold")),
-        silhouette_threshold_(params.number("silhouette_threshold")) {
-    options_.epochs = params.integer("epochs");
-    options_.batch_size = params.integer("batch_size");
-    options_.scheduler = &params.scheduler("scheduler");
-    options_.optimizer = params.optimizer("optimizer");
-  }
+        silhouette_threshold_(params.number("silhouette_threshold")),
+        options_(backstop::training::options_from(params)) {}
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {
     const backstop::ImageSet& training = data.training();
     const at::Tensor suspicious = find_poison(ctx, model, training);
-    const at::Tensor flagged = suspicious.nonzero().squeeze(1);
-    ctx.flag_poison(training.indices().index_select(0, flagged));
-    ctx.metric("flagged_images", static_cast<double>(flagged.numel()));
-    const auto& rest = ctx.subset(training, suspicious.logical_not().nonzero().squeeze(1));
-    model.reset(backstop::Part::whole, ctx.generator());
-    ctx.trainer().fit(model, rest, options_);
+    backstop::training::remove_and_retrain(ctx, model, training, suspicious, options_);
   }
 
  private:
-  /// bool [size], in the set's order. Of every class something is left.
+  /// Marks the suspicious images: bool [size], in the set's order. Some images of every class
+  /// remain.
   at::Tensor find_poison(backstop::Context& ctx, backstop::Model& model,
                          const backstop::ImageSet& training) const {
     const at::Tensor labels = training.labels().to(at::kCPU);

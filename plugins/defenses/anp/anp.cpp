@@ -1,28 +1,29 @@
 // Adversarial neuron pruning (Wu and Wang, 2021): the neurons that carry a backdoor are those that
-// a small disturbance of the weights makes act up. A neuron is a channel of a batch norm layer with
-// weight w and bias b; masks m in [0, 1] learn
+// a small perturbation of the weights activates. A neuron is a channel of a batch norm layer with
+// weight w and bias b; clean images teach masks m in [0, 1]
 //
 //   min over m of  alpha * L(m w, b) + (1 - alpha) * max over |d|, |e| <= epsilon of
 //                                                     L((m + d) w, (1 + e) b)
 //
-// on clean images, and the neurons with the smallest masks are pruned: their w becomes 0.
+// and the neurons with the smallest masks are pruned: their w becomes 0.
 //
 // Defaults are those of the authors' code: 2000 batches of 128 augmented images, drawn with
-// replacement; epsilon 0.4 in one step of the gradient's sign from a random start, anew for every
-// batch; alpha 0.2; SGD with rate 0.2 and momentum 0.9, masks clamped after every step.
-// BackdoorBench takes the same with a rate of 0.01. Batch norm uses the batch's statistics
-// meanwhile, as there. All of it happens to a copy of the model.
+// replacement; epsilon 0.4 in one step along the sign of the gradient from a random start, drawn
+// again for every batch; alpha 0.2; SGD with learning rate 0.2 and momentum 0.9, with the masks
+// clamped after every step. BackdoorBench uses the same, but a learning rate of 0.01. Batch norm
+// uses the statistics of the batch meanwhile, as there. All of this happens on a copy of the model.
 //
-// The threshold: masks <= 0, 0.05, 0.1, ... 0.9 (BackdoorBench's) are pruned for as long as the
+// The threshold: masks <= 0, 0.05, 0.1, ... 0.9 (as in BackdoorBench) are pruned for as long as the
 // accuracy on held-out clean images stays above 1 - accuracy_drop times that of the unpruned model.
 //
-// Deviations: the peers choose the threshold by the accuracy, BackdoorBench even by the attack's
-// success, on the test set; a defender has neither, so a fifth of the clean images is held out for
-// it. Steps that leave the range of epsilon are put back onto its edge, as in the paper's formula;
-// the authors' code leaves them, up to 2 * epsilon.
+// Deviations: the peers choose the threshold by the accuracy on the test set, and BackdoorBench
+// even by the attack success rate; a defender has neither, so a fifth of the clean images is held
+// out to choose it. Steps that leave the range of epsilon are clamped to it, as in the paper's
+// formula; the authors' code lets them go up to 2 * epsilon.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <sstream>
 #include <string>
 
 #include <ATen/core/Tensor.h>
@@ -64,13 +65,13 @@ class AdversarialNeuronPruning final : public backstop::Defense {
     const at::Tensor order = at::randperm(clean.size(), ctx.generator());
     const auto wanted = std::llround(holdout_ * static_cast<double>(clean.size()));
     const std::int64_t held = std::clamp<std::int64_t>(wanted, 1, clean.size());
-    // A single image serves for both.
-    const std::int64_t taught = std::max<std::int64_t>(clean.size() - held, 1);
+    // If there is only one image, it serves as both.
+    const std::int64_t learning = std::max<std::int64_t>(clean.size() - held, 1);
     const backstop::ImageSet& held_out = ctx.subset(clean, order.narrow(0, 0, held));
 
     backstop::Model& copy = ctx.clone(model);
     const at::Tensor masks =
-        learn_masks(ctx, copy, clean, order.narrow(0, clean.size() - taught, taught));
+        learn_masks(ctx, copy, clean, order.narrow(0, clean.size() - learning, learning));
     for (const auto& [name, mask] : neurons.by_layer(masks))
       ctx.artifact("mask " + std::string(name), mask);
     prune(ctx, model, copy, masks, held_out);
@@ -102,16 +103,16 @@ class AdversarialNeuronPruning final : public backstop::Defense {
       const double step = epsilon_ / static_cast<double>(steps_);
       for (std::int64_t s = 0; s < steps_ && epsilon_ > 0; ++s) {
         ctx.stop_if_cancelled();
-        const auto rising = neurons.gradients(images, labels, masks.add(d), e.add(1));
-        d.add_(rising.weight_factors.sign(), step).clamp_(-epsilon_, epsilon_);
-        e.add_(rising.bias_factors.sign(), step).clamp_(-epsilon_, epsilon_);
+        const auto ascent = neurons.gradients(images, labels, masks.add(d), e.add(1));
+        d.add_(ascent.weight_factors.sign(), step).clamp_(-epsilon_, epsilon_);
+        e.add_(ascent.bias_factors.sign(), step).clamp_(-epsilon_, epsilon_);
       }
-      const at::Tensor disturbed =
+      const at::Tensor perturbed =
           neurons.gradients(images, labels, masks.add(d), e.add(1)).weight_factors;
-      const at::Tensor calm = neurons.gradients(images, labels, masks, ones).weight_factors;
-      velocity.mul_(momentum_).add_(calm, alpha_).add_(disturbed, 1 - alpha_);
+      const at::Tensor unperturbed = neurons.gradients(images, labels, masks, ones).weight_factors;
+      velocity.mul_(momentum_).add_(unperturbed, alpha_).add_(perturbed, 1 - alpha_);
       masks.sub_(velocity, rate_).clamp_(0, 1);
-      ctx.progress(i + 1, iterations_, "steps of the masks");
+      ctx.progress(i + 1, iterations_, "mask steps");
     }
     return masks;
   }
@@ -128,9 +129,9 @@ class AdversarialNeuronPruning final : public backstop::Defense {
     for (std::int64_t i = 0; i <= last; ++i) {
       const double next = static_cast<double>(i) * threshold_step_;
       trial_neurons.scale(masks.gt(next), ones);
-      const double left = ctx.trainer().accuracy(trial, held_out);
-      if (left < (1 - accuracy_drop_) * before) break;
-      accuracy = left;
+      const double next_accuracy = ctx.trainer().accuracy(trial, held_out);
+      if (next_accuracy < (1 - accuracy_drop_) * before) break;
+      accuracy = next_accuracy;
       threshold = next;
     }
     const at::Tensor kept = masks.gt(threshold);
@@ -142,14 +143,16 @@ class AdversarialNeuronPruning final : public backstop::Defense {
     ctx.metric("holdout_accuracy", accuracy);
     if (threshold < 0) {
       ctx.log(backstop::LogLevel::warning,
-              "no threshold keeps the accuracy on held-out images: nothing is pruned");
+              "nothing is pruned: no threshold keeps the accuracy on the held-out images");
       return;
     }
     ctx.metric("pruning_threshold", threshold);
     ctx.log(backstop::LogLevel::info,
-            "masks up to " + std::to_string(threshold) + " pruned: " + std::to_string(pruned) +
-                " of " + std::to_string(masks.numel()) + " neurons; accuracy on held-out images " +
-                std::to_string(before) + " before, " + std::to_string(accuracy) + " after");
+            (std::ostringstream() << "pruned " << pruned << " of " << masks.numel()
+                                  << " neurons (masks up to " << threshold
+                                  << "); accuracy on held-out images: " << before << " before, "
+                                  << accuracy << " after")
+                .str());
   }
 
   std::int64_t iterations_, batch_size_, steps_;

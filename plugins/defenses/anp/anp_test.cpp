@@ -336,6 +336,6 @@ TEST(Anp, SaysWhatTheModelLacks) {
     make<Defense>(FakeParams{})->run(context, model, FakeData{clean});
     FAIL() << "accepted";
   } catch (const backstop::ParameterError& e) {
-    EXPECT_STREQ(e.what(), "the model has no batch norm layer, whose channels anp prunes");
+    EXPECT_STREQ(e.what(), "anp prunes the channels of batch norm layers, and the model has none");
   }
 }

@@ -20,8 +20,8 @@ Neurons::Neurons(Model& model) : model_(model) {
     sizes_.push_back(layer.weight.numel());
   }
   if (names_.empty())
-    throw ParameterError("the model has no batch norm layer, whose channels anp prunes",
-                         "choose another [model] architecture or another defense");
+    throw ParameterError("anp prunes the channels of batch norm layers, and the model has none",
+                         "choose another `[model]` architecture or another defense");
   weights_ = at::cat(live_weights_).detach();
   biases_ = at::cat(live_biases_).detach();
 }
@@ -50,13 +50,13 @@ Neurons::Gradients Neurons::gradients(const at::Tensor& images, const at::Tensor
   scale(weight_factors, bias_factors);
   const c10::AutoGradMode gradients(true);
   const at::Tensor loss = at::cross_entropy_loss(model_.forward(images), labels);
-  // Only what these need is computed: no gradients of the convolutions' weights.
+  // Asking for these alone leaves out the gradients of the convolutions' weights.
   torch::autograd::variable_list inputs = live_weights_;
   inputs.insert(inputs.end(), live_biases_.begin(), live_biases_.end());
-  const auto found = torch::autograd::grad({loss}, inputs);
-  const auto middle = found.begin() + static_cast<std::ptrdiff_t>(sizes_.size());
-  return {at::cat(torch::autograd::variable_list(found.begin(), middle)).mul(weights_),
-          at::cat(torch::autograd::variable_list(middle, found.end())).mul(biases_)};
+  const auto input_gradients = torch::autograd::grad({loss}, inputs);
+  const auto middle = input_gradients.begin() + static_cast<std::ptrdiff_t>(sizes_.size());
+  return {at::cat(torch::autograd::variable_list(input_gradients.begin(), middle)).mul(weights_),
+          at::cat(torch::autograd::variable_list(middle, input_gradients.end())).mul(biases_)};
 }
 
 }  // namespace backstop::anp

@@ -15,22 +15,22 @@ namespace backstop::anp {
 
 class Neurons {
  public:
-  /// Keeps the weights and biases that `model` has now. Throws ParameterError where it has no
+  /// Remembers the weights and biases that `model` has now. Throws ParameterError if it has no
   /// batch norm layer.
   explicit Neurons(Model& model);
 
   [[nodiscard]] std::int64_t count() const noexcept { return weights_.numel(); }
-  /// `per_neuron` [count] by layer.
+  /// Splits `per_neuron` [count] by layer.
   [[nodiscard]] std::vector<std::pair<std::string_view, at::Tensor>> by_layer(
       const at::Tensor& per_neuron) const;
 
-  /// Gives every neuron its kept weight and bias times these factors, float [count].
+  /// Sets every neuron's weight and bias to the remembered ones times these factors, float [count].
   void scale(const at::Tensor& weight_factors, const at::Tensor& bias_factors);
 
   struct Gradients {
     at::Tensor weight_factors, bias_factors;  ///< float [count]
   };
-  /// The gradients of the model's cross-entropy at these factors, with respect to them.
+  /// The gradients of the model's cross-entropy with respect to these factors, at these factors.
   Gradients gradients(const at::Tensor& images, const at::Tensor& labels,
                       const at::Tensor& weight_factors, const at::Tensor& bias_factors);
 

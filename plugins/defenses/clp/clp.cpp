@@ -1,23 +1,27 @@
-// Channel Lipschitz pruning (Zheng et al., 2022): channels that a trigger can drive far have a
-// large Lipschitz constant, which the weights alone bound. It looks at no image.
+// Channel Lipschitz pruning (Zheng et al., 2022): a channel that a trigger can drive far has a
+// large Lipschitz constant, for which the weights alone give a bound. No image is needed.
 //
 //   bound of channel k = |gamma_k| / sqrt(var_k + eps) * largest singular value of W_k
 //
-// W_k is channel k's kernel [inputs, height, width] as the paper and its code reshape it, the
-// matrix [inputs, height * width]; gamma and var are those of the batch norm that reads the
-// convolution. Channels above mean + u * deviation of their layer (the unbiased one, as there) get
-// a weight and a bias of zero in the batch norm, and so send on nothing. u = 3 is the paper's and
-// BackdoorBench's.
+// W_k is the kernel of channel k, [inputs, height, width], reshaped to a matrix
+// [inputs, height * width] as in the paper and its code; gamma and var are those of the batch norm
+// that reads the convolution. Channels above mean + u * deviation of their layer (the unbiased
+// deviation, as in that code) get a weight and a bias of zero in the batch norm, and so pass
+// nothing on. u = 3 is the value in the paper and BackdoorBench.
 //
-// A batch norm reads a convolution when it directly follows it in the same module (`layer1.0.conv1`
-// and `layer1.0.bn1`, `downsample.0` and `downsample.1`) and has as many channels. In a
+// A batch norm reads a convolution if it directly follows it in the same module (`layer1.0.conv1`
+// and `layer1.0.bn1`, `downsample.0` and `downsample.1`) and has the same number of channels. In a
 // preact-resnet18 the first batch norm of a block comes before its first convolution, so that the
-// pairs are conv1 with bn2; conv2, the shortcuts and the stem flow into sums, and stay as they are.
+// pairs are conv1 with bn2; conv2, the shortcuts and the stem feed sums, and are left unchanged.
 //
-// Deviations: the code of the paper and BackdoorBench take the convolution that was registered last
-// for every batch norm, which in a preact-resnet18 pairs a block's bn1 with a convolution of the
-// block before, though it reads that block's sum. And eps, 1e-5 in the host's batch norms, is
-// counted, which keeps a channel of no variance finite.
+// Deviations: for every batch norm, the code of the paper and BackdoorBench use the convolution
+// that was registered last. In a preact-resnet18 this pairs a block's bn1 with a convolution of the
+// block before, although it reads that block's sum. Here eps counts as well, which keeps the bound
+// of a channel without variance finite.
+//
+// eps is assumed to be 1e-5, as in all networks of the host: the SDK's Layer does not report
+// it. For a model with another eps the bounds are slightly off, most so for channels of small
+// variance.
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -33,9 +37,9 @@
 
 namespace {
 
-constexpr double kEpsilon = 1e-5;
+constexpr double kEpsilon = 1e-5;  // of the batch norms; an assumption, see above
 
-/// "layer1.0" of "layer1.0.conv1"; empty at the top.
+/// "layer1.0" for "layer1.0.conv1"; empty for a layer at the top.
 std::string_view module_of(std::string_view layer) {
   const auto dot = layer.rfind('.');
   return dot == std::string_view::npos ? std::string_view() : layer.substr(0, dot);
@@ -70,24 +74,24 @@ class ChannelLipschitzPruning final : public backstop::Defense {
       if (!reads(norm, convolution)) continue;
       const at::Tensor bounds = channel_bounds(convolution, norm);
       const at::Tensor over = bounds.gt(bounds.mean().add(bounds.std(/*unbiased=*/true), u_));
-      const at::Tensor there = ctx.to_device(over);
-      at::Tensor(norm.weight).masked_fill_(there, 0);
-      at::Tensor(norm.bias).masked_fill_(there, 0);
+      const at::Tensor pruned_here = ctx.to_device(over);
+      at::Tensor(norm.weight).masked_fill_(pruned_here, 0);
+      at::Tensor(norm.bias).masked_fill_(pruned_here, 0);
 
       ctx.artifact("bounds " + std::string(convolution.name), bounds);
-      const auto found = over.sum().item<std::int64_t>();
-      if (found > 0)
+      const auto count = over.sum().item<std::int64_t>();
+      if (count > 0)
         ctx.log(backstop::LogLevel::info, std::string(convolution.name) + ": " +
-                                              std::to_string(found) + " of " +
+                                              std::to_string(count) + " of " +
                                               std::to_string(over.numel()) + " channels pruned");
       ++pairs;
       channels += over.numel();
-      pruned += found;
+      pruned += count;
     }
     if (pairs == 0)
       throw backstop::ParameterError(
-          "the model has no convolution with a batch norm of its own after it",
-          "clp needs both; choose another [model] architecture or another defense");
+          "the model has no convolution that is directly followed by its own batch norm",
+          "clp needs both: choose another `[model]` architecture or another defense");
     ctx.metric("channels", static_cast<double>(channels));
     ctx.metric("pruned_channels", static_cast<double>(pruned));
   }

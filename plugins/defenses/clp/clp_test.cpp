@@ -57,7 +57,7 @@ class Weights final : public backstop::Model {
   void* query(std::string_view) noexcept override { return nullptr; }
 
  private:
-  [[noreturn]] static void fail() { throw std::logic_error("clp looks at weights alone"); }
+  [[noreturn]] static void fail() { throw std::logic_error("clp looks only at weights"); }
   std::vector<Layer> layers_;
 };
 
@@ -185,6 +185,7 @@ TEST(Clp, SaysWhatTheModelLacks) {
     run(context, model);
     FAIL() << "accepted";
   } catch (const backstop::ParameterError& e) {
-    EXPECT_STREQ(e.what(), "the model has no convolution with a batch norm of its own after it");
+    EXPECT_STREQ(e.what(),
+                 "the model has no convolution that is directly followed by its own batch norm");
   }
 }

@@ -1,25 +1,25 @@
 // Fine-pruning (Liu, Dolan-Gavitt & Garg, 2018): a backdoor lives in channels that clean images
-// hardly use. Rank the channels of the last convolution by their mean activation on clean images,
-// silence them from the least active one on while the clean accuracy stays, then fine-tune; the
-// training keeps them silent.
+// hardly activate. Rank the channels of the last convolution by their mean activation on clean
+// images, prune them from the least active one on for as long as the clean accuracy holds, then
+// fine-tune; pruned channels stay pruned during the fine-tuning.
 //
-// `layer` says what is silenced. "features": channels of the head's input, which is the last
-// stage's map, averaged over its pixels. BackdoorBench does that, and so, in effect, do the papers
+// `layer` says what is pruned. "features": channels of the head's input, which is the last stage's
+// feature map averaged over its pixels. BackdoorBench does this, and so, in effect, do the papers
 // that cut a channel out of the last convolution, out of the shortcut beside it and out of the
 // head. "last-stage": the last convolution's own channels, ranked by the mean of the last stage's
-// map. A shortcut still adds to a silenced channel, and batch normalisation behind the convolution
-// still gives it a constant.
+// feature map. A shortcut still adds to a pruned channel, and batch normalization after the
+// convolution still gives it a constant.
 //
-// Defaults: steps of 1 % of the channels, rounded up, a tolerated loss of a tenth of the accuracy,
-// then 100 epochs of SGD along a cosine from 0.01 in batches of 256, all as in BackdoorBench. The
-// paper tolerates 4 percentage points.
+// Defaults: steps of 1 % of the channels, rounded up; an accepted loss of a tenth of the accuracy;
+// then 100 epochs of SGD with a cosine learning rate from 0.01 in batches of 256, all as in
+// BackdoorBench. The paper accepts a loss of 4 percentage points.
 //
-// Deviations from BackdoorBench: the accuracy is that on clean images held out from the ranking,
-// not on the test set; the last model within the tolerance is kept, not the one after it; an
-// accuracy that rises does not end the pruning.
+// Deviations from BackdoorBench: the accuracy is measured on clean images held out from the
+// ranking, not on the test set; the last model within the tolerance is kept, not the one after it;
+// a rise in accuracy does not end the pruning.
 //
-// "features" needs one pass over the images: what silenced inputs do to the head is computed from
-// the features. "last-stage" classifies the held-out images anew in every step.
+// "features" needs one pass over the images: the effect of pruned inputs on the head is computed
+// from the features. "last-stage" classifies the held-out images again in every step.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -35,6 +35,7 @@
 #include <ATen/ops/randperm.h>
 #include <ATen/ops/tensor.h>
 
+#include "../../shared/training/training.hpp"
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
 
@@ -53,7 +54,7 @@ const Layer& last_layer(backstop::Model& model, LayerKind kind) {
       "set `layer` to \"features\", or choose another [model] architecture");
 }
 
-/// Adds up the last stage's map over images and pixels.
+/// Sums the last stage's feature map, averaged over its pixels, over the images.
 class LastStage final : public backstop::ActivationSink {
  public:
   explicit LastStage(std::string_view name) : name_(name) {}
@@ -74,7 +75,8 @@ at::Tensor mean_of_last_stage(backstop::Context& ctx, backstop::Model& model,
                               const backstop::ImageSet& images, std::int64_t channels) {
   if (model.stages().empty())
     throw backstop::ParameterError(
-        "layer \"last-stage\" needs the stages' feature maps, which this model does not offer",
+        "`layer = \"last-stage\"` needs the feature maps of the stages, which this model does not "
+        "provide",
         "set `layer` to \"features\", or choose another [model] architecture");
   LastStage sink(model.stages().back());
   model.set_training(false);
@@ -87,7 +89,7 @@ at::Tensor mean_of_last_stage(backstop::Context& ctx, backstop::Model& model,
   if (sink.sum().size(0) != channels)
     throw backstop::ParameterError(
         "the last stage has " + std::to_string(sink.sum().size(0)) +
-            " channels, the last convolution " + std::to_string(channels),
+            " channels, but the last convolution has " + std::to_string(channels),
         "set `layer` to \"features\", or choose another [model] architecture");
   return sink.sum().div(static_cast<double>(images.size()));
 }
@@ -98,19 +100,15 @@ class FinePruning final : public backstop::Defense {
       : features_(params.string("layer") == "features"),
         step_(params.number("step")),
         accuracy_drop_(params.number("accuracy_drop")),
-        holdout_(params.number("holdout")) {
-    options_.epochs = params.integer("epochs");
-    options_.batch_size = params.integer("batch_size");
-    options_.scheduler = &params.scheduler("scheduler");
-    options_.optimizer = params.optimizer("optimizer");
-  }
+        holdout_(params.number("holdout")),
+        options_(backstop::training::options_from(params)) {}
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {
     const backstop::ImageSet& clean = data.clean();
     const at::Tensor order = at::randperm(clean.size(), ctx.generator());
     const auto wanted = std::llround(holdout_ * static_cast<double>(clean.size()));
-    // One image at least on either side; a single one has to do for both.
+    // At least one image on either side; if there is only one, it serves as both.
     const std::int64_t held =
         std::clamp<std::int64_t>(wanted, 1, std::max<std::int64_t>(1, clean.size() - 1));
     const std::int64_t rest = std::max<std::int64_t>(1, clean.size() - held);
@@ -121,7 +119,7 @@ class FinePruning final : public backstop::Defense {
   }
 
  private:
-  /// The accuracy with these channels (bool [channels]) alone.
+  /// The accuracy with only these channels (bool [channels]).
   using Accuracy = std::function<double(const at::Tensor& keep)>;
 
   void prune(backstop::Context& ctx, backstop::Model& model, const backstop::ImageSet& ranking,
@@ -152,13 +150,13 @@ class FinePruning final : public backstop::Defense {
               const at::Tensor& activation, const Accuracy& accuracy) const {
     const at::Tensor order = activation.cpu().argsort(/*stable=*/true, 0, /*descending=*/false);
     const std::int64_t channels = order.size(0);
-    // 0.07 * 100 is a little more than 7.
+    // In floating point, 0.07 * 100 is a little more than 7.
     const auto step = std::max<std::int64_t>(
         1, std::llround(std::ceil(step_ * static_cast<double>(channels) - 1e-9)));
     at::Tensor keep = at::ones({channels}, at::kBool);
     std::vector<double> curve{accuracy(keep)};
-    const double least =
-        (1 - accuracy_drop_) * curve.front() - 1e-9;  // a loss of just that is fine
+    // A loss of exactly accuracy_drop is accepted.
+    const double least = (1 - accuracy_drop_) * curve.front() - 1e-9;
     std::int64_t pruned = 0;
     while (pruned + step < channels) {
       ctx.stop_if_cancelled();
@@ -167,7 +165,7 @@ class FinePruning final : public backstop::Defense {
       if (curve.back() < least) break;
       keep = fewer;
       pruned += step;
-      ctx.progress(pruned, channels, "channels silenced");
+      ctx.progress(pruned, channels, "channels pruned");
     }
     model.mask_channels(layer.name, keep);
     ctx.metric("channels", static_cast<double>(channels));

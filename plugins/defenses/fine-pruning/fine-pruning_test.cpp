@@ -280,8 +280,8 @@ TEST(FinePruning, SaysWhatAModelWithoutStagesOrConvolutionsLacks) {
     FAIL() << "accepted";
   } catch (const backstop::ParameterError& e) {
     EXPECT_STREQ(e.what(),
-                 "layer \"last-stage\" needs the stages' feature maps, which this model does not "
-                 "offer");
+                 "`layer = \"last-stage\"` needs the feature maps of the stages, which this model "
+                 "does not provide");
   }
   FakeModel without_convolutions{3, 2};
   FakeContext other;

@@ -1,23 +1,30 @@
-// FT-SAM (Zhu et al., 2023): fine-tuning with adaptive sharpness-aware minimisation. Neurons of a
-// backdoor have large weights; a step is taken with the gradient found after an ascent that moves
-// each weight in proportion to its own size, which hits the large ones hardest and shrinks them:
+// FT-SAM (Zhu et al., 2023): fine-tuning with adaptive sharpness-aware minimization. The neurons of
+// a backdoor have large weights. Each step uses the gradient found after an ascent that moves every
+// weight in proportion to its own size, which hits the large ones hardest and shrinks them:
 //
-//   g = gradient of L at w,  T = |w| + eta,  e = rho * T^2 g / |T g|_2   (one norm over all
-//   weights) w <- optimiser's step from w with the gradient of L at w + e
+//   g = gradient of L at w
+//   T = |w| + eta
+//   e = rho * T^2 g / |T g|_2            one norm over all weights
+//   w <- optimizer step from w with the gradient of L at w + e
 //
-// L is cross-entropy with label smoothing; w is every weight and bias that learns. In the host's
-// terms: the training step's loss is that at w + e, and w is put back, bit by bit, before the
-// optimiser moves it.
+// L is cross-entropy with label smoothing; w is every trainable weight and bias. In the host's
+// terms: the training step returns the loss at w + e, and w is restored, bit for bit, before the
+// optimizer updates it.
 //
-// Both passes normalise with the batch's statistics. Running means and variances count each batch
-// once, at w: those of the second pass are put back as well. The counter num_batches_tracked counts
-// both, which changes nothing.
+// Both passes normalize with the statistics of the batch. The running means and variances count
+// each batch once, at w: those of the second pass are restored as well. The counter
+// num_batches_tracked counts both passes, which changes nothing.
 //
-// Defaults, of BackdoorBench: rho = 2, eta = 0, smoothing 0.1, 100 epochs in batches of 256, SGD
-// with momentum 0.9 and weight decay 5e-4, a cosine from 0.01.
+// Defaults are those of BackdoorBench: rho = 2, eta = 0, label smoothing 0.1, 100 epochs in batches
+// of 256, SGD with momentum 0.9 and weight decay 5e-4, a cosine learning rate from 0.01.
 //
-// Deviation: BackdoorBench moves along its cosine after every batch, not every epoch, so that the
-// rate swings between 0.01 and 0 over 100 batches. Here it falls once, over the whole training.
+// Deviations from BackdoorBench:
+//
+//   * Its label smoothing spreads 0.1 over the K - 1 other classes; LibTorch's spreads it over all
+//     K. Its 0.1 is 0.1 * K / (K - 1) here: 0.111 with ten classes.
+//   * It draws the same number of clean images from every class; the host draws from all images.
+//   * It advances its cosine after every batch instead of every epoch, so that the learning rate
+//     swings between 0.01 and 0 over 100 batches. Here it falls once, over the whole training.
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -30,6 +37,7 @@
 #include <ATen/ops/stack.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "../../shared/training/training.hpp"
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
 
@@ -41,7 +49,7 @@ class SharpnessAware final : public backstop::TrainingStep {
       : rho_(rho), eta_(eta), label_smoothing_(label_smoothing) {}
 
   at::Tensor loss(backstop::Model& model, const backstop::Batch& batch) override {
-    const std::vector<at::Tensor> weights = learning(model);
+    const std::vector<at::Tensor> weights = trainable(model);
     const std::vector<at::Tensor> gradients =
         torch::autograd::grad({plain_loss(model, batch)}, weights);
     keep(model, weights);
@@ -56,7 +64,7 @@ class SharpnessAware final : public backstop::TrainingStep {
   }
 
  private:
-  static std::vector<at::Tensor> learning(backstop::Model& model) {
+  static std::vector<at::Tensor> trainable(backstop::Model& model) {
     std::vector<at::Tensor> weights;
     for (const backstop::Layer& layer : model.layers()) {
       for (const at::Tensor& tensor : {layer.weight, layer.bias})
@@ -70,7 +78,7 @@ class SharpnessAware final : public backstop::TrainingStep {
                                   at::Reduction::Mean, /*ignore_index=*/-100, label_smoothing_);
   }
 
-  /// What before_update() puts back.
+  /// Keeps copies of what before_update() restores.
   void keep(backstop::Model& model, const std::vector<at::Tensor>& weights) {
     for (const at::Tensor& weight : weights) kept_.emplace_back(weight, weight.detach().clone());
     for (const backstop::Layer& layer : model.layers()) {
@@ -104,12 +112,8 @@ class FtSam final : public backstop::Defense {
   explicit FtSam(const backstop::Params& params)
       : rho_(params.number("rho")),
         eta_(params.number("eta")),
-        label_smoothing_(params.number("label_smoothing")) {
-    options_.epochs = params.integer("epochs");
-    options_.batch_size = params.integer("batch_size");
-    options_.scheduler = &params.scheduler("scheduler");
-    options_.optimizer = params.optimizer("optimizer");
-  }
+        label_smoothing_(params.number("label_smoothing")),
+        options_(backstop::training::options_from(params)) {}
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {

@@ -1,18 +1,21 @@
-// Neural attention distillation (Li et al., 2021): fine-tune a copy of the model on clean images;
-// then train the model itself so that, stage by stage, it looks where that teacher looks:
+// Neural attention distillation (Li et al., 2021): fine-tune a copy of the model, the teacher, on
+// clean images; then train the model itself so that, stage by stage, it attends to what the teacher
+// attends to:
 //
 //   loss = CE(S(x), y) + sum_l beta_l * MSE(A(F_l of S), A(F_l of T))
 //   A(F) = a / (|a|_2 + 1e-6),  a = sum over channels of |F_c|^p,  [height, width] for each image
 //
-// Defaults, of the authors' code: p = 2, beta = 500, 1000, 1000 for three stages, 20 epochs in
-// batches of 64, SGD with Nesterov's momentum 0.9 and weight decay 1e-4, rate 0.1 for two epochs
-// and 0.01 afterwards. The teacher is trained likewise, for 10 epochs, which is BackdoorBench's
-// number; the authors give 5 to 10.
+// Defaults are those of the authors' code: p = 2; beta = 500, 1000, 1000 for three stages; 20
+// epochs in batches of 64; SGD with Nesterov momentum 0.9 and weight decay 1e-4; learning rate 0.1
+// for two epochs, then 0.01. The teacher is trained in the same way for 10 epochs, the number in
+// BackdoorBench; the authors say 5 to 10.
 //
-// The betas belong to the last stages: a model of four stages distils its last three. Deviations
-// from BackdoorBench: that takes the pooled features for the third map, and the attention of a
-// single pixel is always 1; here they are three maps with pixels, and a map of one pixel is
-// refused. The model sees each batch once, so that its batch normalisation counts it once.
+// The betas belong to the last stages: for a model with four stages, the last three are distilled.
+//
+// Deviations: images get the dataset's crop and flip; the authors also cut out a small random
+// square. BackdoorBench uses the pooled features as the third map, and the attention of a single
+// pixel is always 1; here all three are maps with more than one pixel, and a map of one pixel is
+// refused. The model sees each batch once, so that its batch normalization counts it once.
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -25,6 +28,7 @@
 #include <ATen/ops/mse_loss.h>
 #include <ATen/ops/zeros.h>
 
+#include "../../shared/training/training.hpp"
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
 
@@ -59,15 +63,17 @@ class Distillation final : public backstop::TrainingStep {
 
   at::Tensor loss(backstop::Model& student, const backstop::Batch& batch) override {
     const std::size_t skipped = student.stages().size() - betas_.size();
-    Attention wanted(skipped, power_);
+    Attention teacher_attention(skipped, power_);
     {
       const at::NoGradGuard no_gradients;
-      teacher_.observe(batch.images, wanted);
+      teacher_.observe(batch.images, teacher_attention);
     }
-    Attention found(skipped, power_);
-    at::Tensor loss = at::cross_entropy_loss(student.observe(batch.images, found), batch.labels);
+    Attention student_attention(skipped, power_);
+    at::Tensor loss =
+        at::cross_entropy_loss(student.observe(batch.images, student_attention), batch.labels);
     for (std::size_t i = 0; i < betas_.size(); ++i)
-      loss = loss.add(at::mse_loss(found.maps()[i], wanted.maps()[i]), betas_[i]);
+      loss = loss.add(at::mse_loss(student_attention.maps()[i], teacher_attention.maps()[i]),
+                      betas_[i]);
     return loss;
   }
 
@@ -82,12 +88,8 @@ class Nad final : public backstop::Defense {
   explicit Nad(const backstop::Params& params)
       : betas_(params.numbers("betas").begin(), params.numbers("betas").end()),
         power_(params.number("power")),
-        teacher_epochs_(params.integer("teacher_epochs")) {
-    options_.epochs = params.integer("epochs");
-    options_.batch_size = params.integer("batch_size");
-    options_.scheduler = &params.scheduler("scheduler");
-    options_.optimizer = params.optimizer("optimizer");
-  }
+        teacher_epochs_(params.integer("teacher_epochs")),
+        options_(backstop::training::options_from(params)) {}
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {
@@ -110,14 +112,14 @@ class Nad final : public backstop::Defense {
     const auto stages = model.stages();
     if (stages.empty())
       throw backstop::ParameterError(
-          "neural attention distillation needs the stages' feature maps, which this model does "
-          "not offer",
+          "neural attention distillation needs the feature maps of the stages, which this model "
+          "does not provide",
           "choose another [model] architecture");
     if (betas_.size() > stages.size())
       throw backstop::ParameterError(
-          std::to_string(betas_.size()) + " betas are more than the model's " +
-              std::to_string(stages.size()) + " stages",
-          "give `betas` at most as many entries as the model has stages");
+          "`betas` must have at most as many entries as the model has stages (" +
+              std::to_string(stages.size()) + "), got " + std::to_string(betas_.size()),
+          "leave out entries at the front, which belong to early stages");
     const at::NoGradGuard no_gradients;
     const std::size_t skipped = stages.size() - betas_.size();
     Attention probe(skipped, power_);
@@ -125,8 +127,9 @@ class Nad final : public backstop::Defense {
     model.observe(clean.images(at::zeros({1}, at::kLong)), probe);
     for (std::size_t i = 0; i < betas_.size(); ++i)
       if (betas_[i] > 0 && probe.maps()[i].numel() == 1)
-        throw backstop::ParameterError("the maps of stage `" + std::string(stages[skipped + i]) +
-                                           "` have 1 x 1 pixels, whose attention is always 1",
+        throw backstop::ParameterError("the feature maps of stage `" +
+                                           std::string(stages[skipped + i]) +
+                                           "` are 1 x 1 pixels, whose attention is always 1",
                                        "set its entry of `betas` to 0, or use larger images");
   }
 

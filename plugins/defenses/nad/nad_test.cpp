@@ -196,7 +196,7 @@ TEST(Nad, HasTheGradientOfItsLoss) {
       weights[layer][i] += kStep;
       const double found = gradient.select(0, std::int64_t(i)).item<double>();
       EXPECT_NEAR(found, (above - below) / (2 * kStep), 1e-3) << layer << ", " << i;
-      EXPECT_GT(std::abs(found), 1e-2) << "a gradient that says nothing";
+      EXPECT_GT(std::abs(found), 1e-2) << "a gradient that shows nothing";
     }
   }
 }
@@ -255,11 +255,12 @@ TEST(Nad, SaysWhatAModelLacksBeforeItTrains) {
     return std::string();
   };
   EXPECT_EQ(complaint(0, "", two_pixels()),
-            "neural attention distillation needs the stages' feature maps, which this model does "
-            "not offer");
-  EXPECT_EQ(complaint(2, "", two_pixels()), "3 betas are more than the model's 2 stages");
+            "neural attention distillation needs the feature maps of the stages, which this model "
+            "does not provide");
+  EXPECT_EQ(complaint(2, "", two_pixels()),
+            "`betas` must have at most as many entries as the model has stages (2), got 3");
   const FakeImageSet one_pixel{at::ones({1, 2, 1, 1}), at::zeros({1}, at::kLong), 2};
   EXPECT_EQ(complaint(4, "", one_pixel),
-            "the maps of stage `two` have 1 x 1 pixels, whose attention is always 1");
+            "the feature maps of stage `two` are 1 x 1 pixels, whose attention is always 1");
   EXPECT_EQ(complaint(4, "betas = [0.0]", one_pixel), "");
 }

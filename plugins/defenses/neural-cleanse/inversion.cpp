@@ -20,12 +20,12 @@ namespace backstop::neural_cleanse {
 
 namespace {
 
-/// From raw numbers to [0, 1].
+/// Maps raw numbers to [0, 1].
 at::Tensor squashed(const at::Tensor& raw) {
   return raw.tanh().div(2).add(0.5);
 }
 
-/// Adam, for a tensor whose rows come to an end one by one.
+/// Adam for a tensor whose rows finish one by one.
 class Adam {
  public:
   Adam(const at::Tensor& values, double rate)
@@ -50,17 +50,17 @@ class Adam {
   at::Tensor mean_, square_;
 };
 
-/// Counts the numbers in the stages' outputs.
+/// Counts the elements of the stages' outputs.
 class MapCounter final : public ActivationSink {
  public:
   void activation(std::string_view, const at::Tensor& map) override { numbers += map.numel(); }
   std::int64_t numbers = 0;
 };
 
-/// Depends on the model and the images only, so that every machine does the same.
+/// Depends only on the model and the images, so that every machine does the same.
 std::int64_t classes_that_fit(Model& model, const ImageSet& clean, std::int64_t batch_size) {
   constexpr double kMemory = 4.0 * (1 << 30);
-  constexpr double kMapsPerStage = 10;  // a stage of a ResNet-18 keeps about so many for backward
+  constexpr double kMapsPerStage = 10;  // about what a ResNet-18 stage keeps for the backward pass
   const at::NoGradGuard no_gradients;
   MapCounter counter;
   model.observe(clean.images(at::zeros({1}, at::kLong)), counter);
@@ -70,7 +70,7 @@ std::int64_t classes_that_fit(Model& model, const ImageSet& clean, std::int64_t 
                                  static_cast<double>(model.classes())));
 }
 
-/// What is known of one class.
+/// The state of one class.
 struct Search {
   explicit Search(const Penalty::Settings& settings) : penalty(settings) {}
   Penalty penalty;
@@ -94,9 +94,9 @@ class Finder {
         seed_(at::empty({1}, at::kLong).random_(ctx.generator()).item<std::int64_t>()),
         searches_(static_cast<std::size_t>(model.classes()), Search(settings.penalty)) {}
 
-  /// The classes first .. first + count - 1, side by side.
+  /// Searches for the triggers of the classes first .. first + count - 1 side by side.
   void search(std::int64_t first, std::int64_t count) {
-    // Every class sees the same batches, however many share a pass.
+    // Every class sees the same batches, however many classes share a pass.
     at::Generator batches = ctx_.generator().clone();
     batches.set_current_seed(static_cast<std::uint64_t>(seed_));
     std::vector<std::int64_t> classes;
@@ -105,7 +105,7 @@ class Finder {
     Adam adam(raw, settings_.rate);
     for (std::int64_t epoch = 0; epoch < settings_.epochs && !classes.empty(); ++epoch) {
       ctx_.progress(first * settings_.epochs + epoch * count, model_.classes() * settings_.epochs,
-                    "epochs of the classes");
+                    "epochs of trigger search");
       const std::vector<std::int64_t> rows = judge(classes, train(raw, adam, classes, batches));
       if (rows.size() == classes.size()) continue;
       const at::Tensor kept = ctx_.to_device(at::tensor(rows, at::kLong));
@@ -133,16 +133,16 @@ class Finder {
   }
 
  private:
-  static constexpr double kEdge = 1 - 1e-6;  // beyond it the tanh's inverse is infinite
+  static constexpr double kEdge = 1 - 1e-6;  // the inverse of tanh is infinite at 1
 
-  /// Sums of the masks, float64 [k] on the CPU.
+  /// The sums of the masks, float64 [k] on the CPU.
   static at::Tensor norms_of(const at::Tensor& raw) {
     return squashed(raw.detach().select(1, 0)).to(at::kDouble).sum({1, 2}).to(at::kCPU);
   }
 
   struct Epoch {
-    at::Tensor raw;               ///< as its last batch saw them, before the last step
-    std::vector<double> success;  ///< share of the images that each trigger turned on the way
+    at::Tensor raw;               ///< as the last batch saw it, before the last step
+    std::vector<double> success;  ///< share of the images that each trigger worked on
   };
 
   /// One pass over the clean images.
@@ -159,21 +159,22 @@ class Finder {
     for (std::int64_t i = 0; i < clean_.size(); i += settings_.batch_size) {
       ctx_.stop_if_cancelled();
       const auto size = std::min(settings_.batch_size, clean_.size() - i);
-      const Objective found =
+      const Objective batch =
           objective(model_, clean_.images(order.narrow(0, i, size)), raw, targets, costs);
       raw.mutable_grad().reset();
-      found.loss.backward();
+      batch.loss.backward();
       const at::NoGradGuard no_gradients;
       seen = raw.detach().clone();
       adam.step(raw, raw.grad());
-      hits.add_(found.hits);
+      hits.add_(batch.hits);
     }
     const at::Tensor shares =
         hits.to(at::kCPU, at::kDouble).div_(static_cast<double>(clean_.size()));
     return {seen, {shares.data_ptr<double>(), shares.data_ptr<double>() + shares.numel()}};
   }
 
-  /// Keeps the best triggers, moves the penalties on; the rows of the classes that go on.
+  /// Keeps the best triggers and advances the penalties. Returns the rows of the classes that
+  /// continue.
   std::vector<std::int64_t> judge(const std::vector<std::int64_t>& classes, const Epoch& epoch) {
     const at::Tensor norms = norms_of(epoch.raw);
     std::vector<std::int64_t> rows;
@@ -182,7 +183,7 @@ class Finder {
       const double norm = norms.data_ptr<double>()[row];
       const bool works = epoch.success[row] >= settings_.success_threshold;
       const bool smaller = works && norm < search.norm;
-      // Until a trigger works, the latest is kept.
+      // Until a trigger works, the latest one is kept.
       if (smaller || std::isinf(search.norm))
         raw_.select(0, classes[row]).copy_(epoch.raw.select(0, static_cast<std::int64_t>(row)));
       if (smaller) search.norm = norm;

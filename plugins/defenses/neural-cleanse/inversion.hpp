@@ -1,5 +1,5 @@
-// Neural Cleanse's search for triggers: for each class the smallest mask, and a pattern below it,
-// that turn any image into that class.
+// Neural Cleanse's search for triggers: for each class, the smallest mask and a pattern under it
+// that move any image into that class.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,8 @@ struct Settings {
 struct Triggers {
   at::Tensor masks;           ///< [classes, 1, H, W] in [0, 1]
   at::Tensor patterns;        ///< [classes, C, H, W] in [0, 1]
-  std::vector<double> norms;  ///< sums of the masks, by class
-  std::vector<bool> found;    ///< whether the class has a trigger that turns enough images
+  std::vector<double> norms;  ///< the sum of each class's mask
+  std::vector<bool> found;    ///< whether the class has a trigger that works on enough images
 };
 
 /// (1 - mask) * images + mask * pattern, with broadcasting.
@@ -35,15 +35,15 @@ inline at::Tensor stamped(const at::Tensor& images, const at::Tensor& mask,
 }
 
 struct Objective {
-  at::Tensor loss;  ///< scalar with a graph: the sum over the classes of what each minimises
-  at::Tensor hits;  ///< int64 [k]: images [n, C, H, W] that each trigger turns
+  at::Tensor loss;  ///< scalar with a graph: the classes' objectives, added up
+  at::Tensor hits;  ///< int64 [k]: on how many of the images each trigger works
 };
-/// Of `raw` [k, 1 + C, H, W], masks and patterns before the tanh, for the classes `targets` [k]
-/// and the weights `costs` [k] of their masks' norms.
+/// The objective of `raw` [k, 1 + C, H, W], the masks and patterns before the tanh, on `images`
+/// [n, C, H, W], for the classes `targets` [k] and the weights `costs` [k] of their masks' norms.
 Objective objective(Model& model, const at::Tensor& images, const at::Tensor& raw,
                     const at::Tensor& targets, const at::Tensor& costs);
 
-/// `model` is in evaluation mode and asks for no gradients.
+/// `model` must be in evaluation mode, with no trainable weights.
 Triggers find_triggers(Context& ctx, Model& model, const ImageSet& clean, const Settings& settings);
 
 }  // namespace backstop::neural_cleanse

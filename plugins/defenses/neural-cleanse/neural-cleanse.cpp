@@ -1,35 +1,40 @@
-// Neural Cleanse (Wang et al., 2019): a backdoor is a short way into its target class. For every
-// class y a mask m [1, H, W] and a pattern p [C, H, W], both in [0, 1] through a tanh, minimise
+// Neural Cleanse (Wang et al., 2019): a backdoor is a shortcut into its target class. For every
+// class y, find a mask m [1, H, W] and a pattern p [C, H, W], both kept in [0, 1] by a tanh, that
+// minimize
 //
 //   mean CE(f((1 - m) x + m p), y) + cost * |m|_1
 //
 // on clean images x, for the frozen model f. A class whose mask is far smaller than the others' is
-// flagged: n < median and (median - n) / (1.4826 * MAD) > 2 for its norm n = |m|_1. The model is
-// then fine-tuned on the clean images, some of which carry a flagged class's trigger and their true
-// label.
+// flagged: with n = |m|_1, if n < median and (median - n) / (1.4826 * MAD) > 2. The model is then
+// fine-tuned on the clean images, some of which carry the trigger of a flagged class but keep their
+// true label.
 //
-// Defaults are those of the authors' code where it can be (penalty.hpp has the cost's schedule,
-// which starts at 0): a random start; Adam with rate 0.1 and betas 0.5 and 0.9; success on 0.99 of
-// the images; patience 5; costs from 1e-3, times 2, by 2^1.5; early stop after 25 epochs; index 2;
-// 20 % of stamped images. Batches of 256, 80 epochs of the clean images and SGD with 0.01 in the
-// unlearning are BackdoorBench's, which also counts 0.98 as success, starts with full masks and
-// with costs at 1e-3. 10 epochs of unlearning are ours: the authors have 1, BackdoorBench up to
-// 100.
+// Defaults are those of the authors' code where possible (penalty.hpp has the schedule of the cost,
+// which starts at 0): a random start; Adam with learning rate 0.1 and betas 0.5 and 0.9; success on
+// 0.99 of the images; patience 5; costs from 1e-3, raised by a factor of 2 and lowered by 2^1.5;
+// early stop after 25 epochs; anomaly index 2; 20 % of the images stamped. Batches of 256, 80
+// epochs over the clean images, and SGD with learning rate 0.01 for the unlearning are those of
+// BackdoorBench; its search counts 0.98 as success and starts with full masks and a cost of 1e-3.
+// 10 epochs of unlearning are our choice: the authors use 1, BackdoorBench up to 100.
 //
-// Several classes share a forward pass; every class sees the same batches and has a schedule and an
-// end of its own, so that this changes only the time it takes, and roundings.
+// Several classes share a forward pass; every class sees the same batches and has its own schedule
+// and end, so that sharing changes only the time it takes, and rounding.
 //
-// Deviations: of an epoch the trigger is kept that its last batch was measured with; the authors'
-// code keeps what one more step made of it, which in epochs of few steps need not work. A class
-// without a working trigger counts in the median, but is not flagged. 1.4826 * MAD counts as a
-// quarter of the median at least (outliers.hpp): a mask more than half as large as the median is
-// never flagged. By the paper's rule alone, norms that differ by a few per cent have outliers, and
-// one in eight of the unit test's clean models was flagged. BackdoorBench fine-tunes once for each
-// flagged class; here the stamped images are dealt out among them, in one fine-tuning.
+// Deviations:
 //
-// With two classes no norm is an outlier by this rule. Its threshold is the paper's, who looked at
-// few models: norms that are normally distributed exceed it in a third of all clean models of 10
-// classes and in most of 100.
+//   * From each epoch, the trigger that the last batch was measured with is kept; the authors' code
+//     keeps the one after one more step, which may not work if an epoch has few steps.
+//   * A class without a working trigger counts in the median, but is not flagged.
+//   * 1.4826 * MAD counts as at least a quarter of the median (outliers.hpp), so that a mask more
+//     than half as large as the median is never flagged. By the paper's rule alone, norms that
+//     differ by a few percent have outliers, and one in eight of the clean models in the unit test
+//     was flagged.
+//   * BackdoorBench fine-tunes once for each flagged class; here the stamped images are divided
+//     among the flagged classes in a single fine-tuning.
+//
+// With two classes no norm is an outlier by this rule. The threshold is that of the paper, which
+// looked at few models: normally distributed norms exceed it in a third of all clean models with 10
+// classes and in most of those with 100.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -108,8 +113,9 @@ class NeuralCleanse final : public backstop::Defense {
     double largest = 0;
     for (std::size_t c = 0; c < triggers.norms.size(); ++c) {
       if (!triggers.found[c]) {
-        ctx.log(backstop::LogLevel::warning,
-                "class " + std::to_string(c) + ": no trigger was found that turns enough images");
+        ctx.log(
+            backstop::LogLevel::warning,
+            "class " + std::to_string(c) + ": no trigger that works on enough images was found");
         continue;
       }
       const double index = spread.index(triggers.norms[c]);
@@ -117,16 +123,16 @@ class NeuralCleanse final : public backstop::Defense {
       if (index <= anomaly_threshold_) continue;
       flagged.push_back(static_cast<std::int64_t>(c));
       std::ostringstream text;
-      text << "class " << c << " is flagged: the norm of its mask is " << triggers.norms[c]
-           << ", the median " << spread.median << ", its anomaly index " << index;
+      text << "class " << c << " is flagged: its anomaly index is " << index << " (mask norm "
+           << triggers.norms[c] << ", median " << spread.median << ")";
       ctx.log(backstop::LogLevel::info, text.str());
     }
     ctx.metric("anomaly_index", largest);
     ctx.metric("flagged_classes", static_cast<double>(flagged.size()));
     if (flagged.empty()) {
       std::ostringstream text;
-      text << "no class is flagged, the model stays as it is: the largest anomaly index is "
-           << largest << ", the threshold " << anomaly_threshold_;
+      text << "no class is flagged, and the model is left unchanged: the largest anomaly index is "
+           << largest << ", the threshold is " << anomaly_threshold_;
       ctx.log(backstop::LogLevel::info, text.str());
     }
     return flagged;

@@ -1,4 +1,4 @@
-// How far a number lies below its fellows, by the median absolute deviation.
+// How far a number lies below the others, in terms of the median absolute deviation.
 #pragma once
 
 #include <algorithm>
@@ -24,9 +24,9 @@ struct Spread {
   }
 };
 
-/// 1.4826 times the median absolute deviation is the standard deviation of normal values. Where
-/// most values nearly agree it is small, and makes outliers of the others: it counts as a quarter
-/// of the median at least.
+/// For normally distributed values, 1.4826 times the median absolute deviation is the standard
+/// deviation. If most values nearly agree it is small and makes outliers of the others, so it
+/// counts as at least a quarter of the median.
 inline Spread spread_of(const std::vector<double>& values) {
   constexpr double kSmallest = 0.25;
   Spread spread{.median = median(values)};

@@ -1,5 +1,5 @@
-// How much the norm of a class's mask weighs in Neural Cleanse's objective: the schedule of the
-// authors' code.
+// The weight of a class's mask norm in Neural Cleanse's objective, scheduled as in the authors'
+// code.
 #pragma once
 
 #include <cmath>
@@ -22,7 +22,7 @@ class Penalty {
   [[nodiscard]] double weight() const noexcept { return weight_; }
   [[nodiscard]] bool stopped() const noexcept { return stopped_; }
 
-  /// `success`: the trigger turned enough images in this epoch; `smaller`: it did, with the
+  /// `success`: the trigger worked on enough images in this epoch; `smaller`: it did so with the
   /// smallest mask so far.
   void after_epoch(bool success, bool smaller) {
     found_ = found_ || smaller;

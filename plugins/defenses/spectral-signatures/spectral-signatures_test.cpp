@@ -143,6 +143,6 @@ TEST(SpectralSignatures, RefusesToRemoveWholeClasses) {
     run(context, model, "expected_poison = 0.8", poisoned_set());
     FAIL() << "accepted";
   } catch (const backstop::Error& e) {
-    EXPECT_STREQ(e.what(), "removal_factor times expected_poison is 1.200000, it must be below 1");
+    EXPECT_STREQ(e.what(), "`removal_factor` times `expected_poison` must be below 1, got 1.2");
   }
 }

@@ -1,4 +1,4 @@
-// The same rate at every step: conventional fine-tuning.
+// The same learning rate at every step, as in conventional fine-tuning.
 #include "backstop/plugin.hpp"
 #include "backstop/scheduler.hpp"
 

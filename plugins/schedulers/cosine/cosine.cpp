@@ -1,17 +1,18 @@
-// Half a cosine from one rate down to another (Loshchilov & Hutter, 2017, without restarts):
+// Half a cosine from one learning rate down to another (Loshchilov & Hutter, 2017, without
+// restarts):
 //
 //   rate(i) = minimum + (rate - minimum) * (1 + cos(pi * i / T)) / 2   for i < T, then minimum
 //
-// with i counted in iterations, so the rate also moves within an epoch, and T the whole training
-// unless `period_epochs` says otherwise.
+// with i counted in iterations, so that the rate also falls within an epoch, and T the whole
+// training unless `period_epochs` says otherwise.
 //
-// Default: BackdoorBench trains with rate 0.01 and minimum 0. It steps once an epoch, and over 100
-// epochs whatever the length of the training, so that its 50 epochs on GTSRB see half of the
-// descent: `period_epochs = 100` gives that. A training longer than the period stays at the
-// minimum, where other implementations let the cosine rise again.
+// Defaults: BackdoorBench trains with rate 0.01 and minimum 0. It updates the rate once an epoch
+// and over 100 epochs, whatever the length of the training, so that its 50 epochs on GTSRB cover
+// half of the descent: `period_epochs = 100` reproduces that. A training longer than the period
+// stays at the minimum, where other implementations let the cosine rise again.
 #include <cmath>
 #include <numbers>
-#include <string>
+#include <sstream>
 
 #include "backstop/plugin.hpp"
 #include "backstop/scheduler.hpp"
@@ -25,9 +26,10 @@ class Cosine final : public backstop::Scheduler {
         minimum_(params.number("minimum")),
         period_epochs_(params.has("period_epochs") ? params.integer("period_epochs") : 0) {
     if (minimum_ > rate_)
-      throw backstop::ParameterError(
-          "minimum " + std::to_string(minimum_) + " is above rate " + std::to_string(rate_),
-          "the rate falls from `rate` to `minimum`");
+      throw backstop::ParameterError((std::ostringstream() << "`minimum` must be at most `rate` ("
+                                                           << rate_ << "), got " << minimum_)
+                                         .str(),
+                                     "the learning rate falls from `rate` to `minimum`");
   }
 
   double rate(const backstop::TrainingPosition& position) const override {
@@ -42,7 +44,7 @@ class Cosine final : public backstop::Scheduler {
  private:
   double rate_;
   double minimum_;
-  std::int64_t period_epochs_;  // 0: the training's own length
+  std::int64_t period_epochs_;  // 0: the length of the training
 };
 
 }  // namespace

@@ -1,17 +1,18 @@
-// One rise and one fall over the whole training (Smith & Topin, "Super-Convergence"):
+// One rise and one fall of the learning rate over the whole training (Smith & Topin,
+// "Super-Convergence"):
 //
 //   initial = maximum / initial_divisor,  final = initial / final_divisor
 //   rate(i) = anneal(initial, maximum, i / p)              for i <= p = round(warm_up * (T - 1))
 //             anneal(maximum, final, (i - p) / (T - 1 - p))  afterwards
 //
-// where T is the number of iterations and anneal() a straight line, as in the paper, or half a
-// cosine. The first iteration runs at `initial`, iteration p at `maximum`, the last one at `final`;
-// a training too short to rise (p = 0) starts at `maximum`.
+// where T is the number of iterations and anneal() is a straight line, as in the paper, or half a
+// cosine. The first iteration runs at `initial`, iteration p at `maximum` and the last one at
+// `final`; a training too short to rise (p = 0) starts at `maximum`.
 //
-// Deviation: the paper rises and falls in equal times and adds a short third piece for the last
-// fall. Here the fall is one piece, and the rise takes 30 % of the training; this share and the
-// divisors 25 and 1e4 are the defaults of fastai and PyTorch. The maximum is the paper's task-bound
-// choice; 0.1 is what the fine-tuning paper derives from it. Momentum is not cycled.
+// Deviations: in the paper the rise and the fall take equal times, and a short third piece follows
+// for the last fall. Here the fall is one piece, and the rise takes 30 % of the training; this
+// share and the divisors 25 and 1e4 are the defaults of fastai and PyTorch. The paper chooses the
+// maximum for each task; 0.1 is what the fine-tuning paper derives from it. Momentum is not cycled.
 #include <algorithm>
 #include <cmath>
 #include <numbers>

@@ -1,10 +1,10 @@
-// A rate that drops by a constant factor at given epochs:
+// A learning rate that drops by a constant factor at given epochs:
 //
-//   rate(i) = rate * factor^m,  m = how many milestones are at or before the epoch of iteration i
+//   rate(i) = rate * factor^m,  m = the number of milestones at or before the epoch of iteration i
 //
-// The usual long training from scratch. Defaults: BackdoorBox trains with rate 0.1, factor 0.1 and
-// milestones 150 and 180 of 200 epochs. The milestones have no default: a training shorter than the
-// first one would silently be a constant.
+// This is the usual schedule of a long training from scratch. Defaults: BackdoorBox trains with
+// rate 0.1, factor 0.1 and milestones 150 and 180 of 200 epochs. The milestones have no default: in
+// a training shorter than the first one, the rate would silently be constant.
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -25,10 +25,10 @@ class Step final : public backstop::Scheduler {
     const auto unordered =
         std::adjacent_find(milestones_.begin(), milestones_.end(), std::greater_equal<>());
     if (unordered != milestones_.end())
-      throw backstop::ParameterError("milestone " + std::to_string(unordered[1]) +
-                                         " follows milestone " + std::to_string(unordered[0]) +
-                                         ", milestones must increase",
-                                     "sort the epochs of `milestones` and name each once");
+      throw backstop::ParameterError("`milestones` must increase, got " +
+                                         std::to_string(unordered[1]) + " after " +
+                                         std::to_string(unordered[0]),
+                                     "sort the epochs and list each of them once");
   }
 
   double rate(const backstop::TrainingPosition& position) const override {

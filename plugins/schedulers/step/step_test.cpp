@@ -48,6 +48,6 @@ TEST(Step, RefusesMilestonesThatDoNotIncrease) {
     make<Scheduler>(params);
     FAIL() << "accepted";
   } catch (const backstop::Error& e) {
-    EXPECT_STREQ(e.what(), "milestone 2 follows milestone 5, milestones must increase");
+    EXPECT_STREQ(e.what(), "`milestones` must increase, got 2 after 5");
   }
 }

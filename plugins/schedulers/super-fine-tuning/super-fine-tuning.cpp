@@ -1,25 +1,25 @@
 // The scheduler of super-fine-tuning ("Fine-Tuning Is All You Need to Mitigate Backdoor Attacks",
-// section 3.2): triangles between a base rate and a maximum that is large in a first phase, to
-// forget the trigger, and small in a second one, to settle.
+// section 3.2): triangles between a base learning rate and a maximum that is large in a first
+// phase, to forget the trigger, and small in a second one, to settle.
 //
 //   P = up + down,  c = i mod P,  i counted over the whole training
 //   rate(i) = base + (maximum - base) * c / up          for c < up
 //             base + (maximum - base) * (P - c) / down  otherwise
 //   maximum = maximum_1 while epoch < phase_1_epochs, then maximum_2
 //
-// base, both maxima and the length of the first phase are the paper's. The length of a triangle is
-// not in the paper ("several iterations"), so it is ours: `triangles_per_epoch` makes
-// P = max(2, round(iterations_per_epoch / triangles_per_epoch)), up = P / 2, down = P - up, which
-// keeps the shape when the batch size or the number of clean images changes. `up_iterations` and
-// `down_iterations` say it outright; an independent implementation uses 10 + 10.
+// The base, both maxima and the length of the first phase are those of the paper. The paper leaves
+// the length of a triangle open ("several iterations"), so it is our choice: `triangles_per_epoch`
+// gives P = max(2, round(iterations_per_epoch / triangles_per_epoch)), up = P / 2, down = P - up,
+// which keeps the shape when the batch size or the number of clean images changes. `up_iterations`
+// and `down_iterations` set it directly; an independent implementation uses 10 + 10.
 //
-// Triangles go on across epochs. Where P does not divide an epoch, an epoch may end, and the second
+// Triangles continue across epochs. If P does not divide an epoch, an epoch may end, and the second
 // phase begin, inside a triangle.
 //
-// Deviation: the paper asks for maximum_1 > maximum_2; equality is let through, for ablations.
+// Deviation: the paper asks for maximum_1 > maximum_2; equality is allowed, for ablations.
 #include <algorithm>
 #include <cmath>
-#include <string>
+#include <sstream>
 
 #include "backstop/plugin.hpp"
 #include "backstop/scheduler.hpp"
@@ -35,12 +35,13 @@ class SuperFineTuning final : public backstop::Scheduler {
         phase_1_epochs_(params.integer("phase_1_epochs")),
         triangles_per_epoch_(params.integer("triangles_per_epoch")) {
     if (base_ > maximum_2_ || maximum_2_ > maximum_1_)
-      throw backstop::ParameterError("base " + std::to_string(base_) + ", maximum_2 " +
-                                         std::to_string(maximum_2_) + " and maximum_1 " +
-                                         std::to_string(maximum_1_) + " do not increase",
-                                     "the paper's are 0.001, 0.01 and 0.1");
+      throw backstop::ParameterError(
+          (std::ostringstream() << "`base`, `maximum_2` and `maximum_1` must not decrease, got "
+                                << base_ << ", " << maximum_2_ << " and " << maximum_1_)
+              .str(),
+          "the paper uses 0.001, 0.01 and 0.1");
     if (params.has("up_iterations") != params.has("down_iterations"))
-      throw backstop::ParameterError("only one of up_iterations and down_iterations is given",
+      throw backstop::ParameterError("only one of `up_iterations` and `down_iterations` is given",
                                      "give both, or neither to use `triangles_per_epoch`");
     if (params.has("up_iterations")) {
       up_ = params.integer("up_iterations");
@@ -70,7 +71,7 @@ class SuperFineTuning final : public backstop::Scheduler {
   double maximum_2_;
   std::int64_t phase_1_epochs_;
   std::int64_t triangles_per_epoch_;
-  std::int64_t up_ = 0;  // both 0: from triangles_per_epoch_
+  std::int64_t up_ = 0;  // both 0: triangles_per_epoch_ decides
   std::int64_t down_ = 0;
 };
 
