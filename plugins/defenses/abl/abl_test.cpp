@@ -31,7 +31,7 @@ FakeImageSet random_set(std::int64_t size = 40) {
           kClasses};
 }
 
-/// -log softmax of the label, image by image, written out.
+/// The cross-entropy of each image, written out.
 std::vector<double> losses_by_hand(const at::Tensor& weight, const at::Tensor& images,
                                    const at::Tensor& labels) {
   std::vector<double> losses;
@@ -53,7 +53,7 @@ double mean_of(const std::vector<double>& values, double (*each)(double)) {
   return sum / static_cast<double>(values.size());
 }
 
-/// Central differences of the mean over all images with respect to the weights.
+/// Central differences of the mean of `each` over all images, with respect to the weights.
 at::Tensor slope(const at::Tensor& weight, const at::Tensor& images, const at::Tensor& labels,
                  double (*each)(double)) {
   constexpr double kStep = 1e-6;
@@ -71,7 +71,7 @@ at::Tensor slope(const at::Tensor& weight, const at::Tensor& images, const at::T
   return result;
 }
 
-/// The defense after one run on `training`; what it asked for is in `context`.
+/// The defense after one run on `training`; `context` recorded what it asked for.
 struct Defended {
   Defended(const char* recipe, const backstop::ImageSet& training, std::uint64_t seed = 0)
       : context(seed),
@@ -104,7 +104,7 @@ struct Defended {
 BACKSTOP_TEST_DEFENSE(Abl, {.recipe = "isolation_ratio = 0.2"},
                       {.recipe = "isolation_ratio = 0.2\nloss = \"flooding\""});
 
-TEST(Abl, TrainsOnAllThenOnTheRestThenOnTheIsolated) {
+TEST(Abl, TrainsOnAllImagesThenOnTheRestThenOnTheIsolatedOnes) {
   const FakeImageSet set = random_set();
   Defended run{"isolation_ratio = 0.1", set};
   EXPECT_EQ(run.context.trainer().sizes, (std::vector<std::int64_t>{40, 36, 4}));
@@ -137,7 +137,7 @@ TEST(Abl, TrainsFromScratch) {
   EXPECT_GT(Defended("", random_set(), 1).weight().abs().min().item<double>(), 0);
 }
 
-TEST(Abl, LocalGradientAscentTakesTheSignOfABatch) {
+TEST(Abl, LocalGradientAscentUsesOneSignForTheBatch) {
   const FakeImageSet set = random_set();
   for (const char* gamma : {"gamma = 0.01", "gamma = 100.0"}) {
     Defended run{std::string("isolation_ratio = 0.001\n").append(gamma).c_str(), set};
@@ -153,7 +153,7 @@ TEST(Abl, LocalGradientAscentTakesTheSignOfABatch) {
   }
 }
 
-TEST(Abl, FloodingTakesTheMeanOfABatch) {
+TEST(Abl, FloodingUsesTheMeanOverTheBatch) {
   const FakeImageSet set = random_set();
   Defended run{"loss = \"flooding\"\nisolation_ratio = 0.001\ngamma = 100.0", set};
   EXPECT_TRUE(run.gradient().allclose(
@@ -161,13 +161,13 @@ TEST(Abl, FloodingTakesTheMeanOfABatch) {
       1e-6));
 }
 
-TEST(Abl, LocalGradientAscentOfImagesFollowsThePapersFormula) {
+TEST(Abl, PerImageLocalGradientAscentFollowsThePapersFormula) {
   const FakeImageSet set = random_set();
   Defended run{"granularity = \"image\"\nisolation_ratio = 0.001", set};
   const at::Tensor images = all_images(set);
   int below = 0;
   for (const double loss : losses_by_hand(run.weight(), images, set.labels())) {
-    ASSERT_GT(std::abs(loss - kGamma), 1e-4);  // no kink within the differences
+    ASSERT_GT(std::abs(loss - kGamma), 1e-4);  // no kink within the central differences
     below += loss < kGamma;
   }
   ASSERT_GT(below, 5);
@@ -176,7 +176,7 @@ TEST(Abl, LocalGradientAscentOfImagesFollowsThePapersFormula) {
   EXPECT_TRUE(run.gradient().allclose(slope(run.weight(), images, set.labels(), lga), 1e-4, 1e-6));
 }
 
-TEST(Abl, FloodingOfImagesFollowsItsFormula) {
+TEST(Abl, PerImageFloodingFollowsItsFormula) {
   const FakeImageSet set = random_set();
   Defended run{"loss = \"flooding\"\ngranularity = \"image\"\nisolation_ratio = 0.001", set};
   const auto flooding = [](double loss) { return std::abs(loss - kGamma) + kGamma; };
@@ -184,7 +184,7 @@ TEST(Abl, FloodingOfImagesFollowsItsFormula) {
                                       1e-4, 1e-6));
 }
 
-TEST(Abl, IsolatesTheSmallestLosses) {
+TEST(Abl, IsolatesTheImagesWithTheSmallestLosses) {
   const FakeImageSet set = random_set();
   Defended run{"isolation_ratio = 0.2", set};
   const auto losses = losses_by_hand(run.weight(), all_images(set), set.labels());
@@ -194,14 +194,14 @@ TEST(Abl, IsolatesTheSmallestLosses) {
   EXPECT_EQ(run.context.metrics.at("isolated_images"), 8);
 }
 
-TEST(Abl, FlagsByTheNumbersOfTheDatasetNotByThePositionsInTheSet) {
+TEST(Abl, FlagsByIndexInTheDatasetNotByPositionInTheSet) {
   const FakeImageSet set = random_set();
   const FakeImageSet part{all_images(set), set.labels(), kClasses, set.indices().neg().add(1000)};
   Defended here{"isolation_ratio = 0.2", set}, there{"isolation_ratio = 0.2", part};
   EXPECT_TRUE(there.context.flagged.equal(here.context.flagged.neg().add(1000)));
 }
 
-TEST(Abl, UnlearnsByGradientAscentOnTheIsolated) {
+TEST(Abl, UnlearnsByGradientAscentOnTheIsolatedImages) {
   const FakeImageSet set = random_set();
   Defended run{"isolation_ratio = 0.2", set};
   const at::Tensor isolated = run.context.flagged;
@@ -235,7 +235,7 @@ TEST(Abl, RefusesToIsolateAllImages) {
 
 class AblTraining : public ::testing::Test {
  protected:
-  // 4 of 40 images are poison of class 0: a second feature, large and alike, gives them away.
+  // 4 of 40 images are poisoned, with label 0; they share a large second feature.
   AblTraining() {
     at::Generator generator = at::detail::createCPUGenerator(3);
     at::Tensor features = at::randn({40, 2}, generator).mul(0.05);
@@ -276,7 +276,7 @@ TEST_F(AblTraining, IsolatesThePoisonAndForgetsIt) {
   EXPECT_GT(context_.trainer().accuracy(model_, context_.subset(set_[0], clean)), 0.9);
 }
 
-TEST_F(AblTraining, EndsTheAscentExactlyWhenAllIsForgotten) {
+TEST_F(AblTraining, EndsTheAscentAsSoonAsEverythingIsForgotten) {
   run(R"(isolation_ratio = 0.1
          isolation_epochs = 20
          gamma = 0.0

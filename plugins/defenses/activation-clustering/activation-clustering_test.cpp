@@ -32,7 +32,7 @@ void run(FakeContext& context, FakeModel& model, const char* recipe,
   make<Defense>(params)->run(context, model, FakeData{none, &training});
 }
 
-/// What was recorded of a run on these images.
+/// The context after a run on these images.
 FakeContext after(const char* recipe, const backstop::ImageSet& training, std::uint64_t seed = 0) {
   FakeContext context{seed};
   FakeModel model{training.channels(), training.classes()};
@@ -49,8 +49,8 @@ double of_class(const FakeContext& context, const char* artifact, std::int64_t l
   return context.artifacts.at(artifact).select(0, label).item<double>();
 }
 
-/// Class 0: four groups on a line, which fall into halves. Class 1: a cloud, and every fifth image
-/// far from it: the poison. The classes alternate.
+/// Class 0 has four groups on a line, which fall into two halves. Class 1 is a cloud, and every
+/// fifth image, a poisoned one, lies far from it. The classes alternate.
 FakeImageSet poisoned_set() {
   at::Generator generator = at::detail::createCPUGenerator(3);
   const at::Tensor number = at::arange(40, at::kLong);
@@ -83,7 +83,7 @@ TEST(ActivationClustering, FindsThePoisonAndNothingElse) {
   }
 }
 
-TEST(ActivationClustering, FlagsByTheNumbersOfTheDatasetNotByThePositionsInTheSet) {
+TEST(ActivationClustering, FlagsByIndexInTheDatasetNotByPositionInTheSet) {
   FakeContext owner;
   const auto& backwards =
       owner.subset(poisoned_set(), at::arange(40, at::kLong).flip(0).contiguous());
@@ -114,17 +114,17 @@ TEST(ActivationClustering, TrainsFromScratchOnTheRest) {
   EXPECT_NE(options.scheduler, nullptr);
 }
 
-TEST(ActivationClustering, SilhouettesAreThoseByHand) {
+TEST(ActivationClustering, SilhouettesMatchThoseComputedByHand) {
   // a = 1, 1, 2, 2; b = 11, 10, 9.5, 11.5
   EXPECT_NEAR(of_class(after("", on_a_line({0, 1, 10, 12})), "silhouette", 0),
               (10.0 / 11 + 9.0 / 10 + 7.5 / 9.5 + 9.5 / 11.5) / 4, 1e-6);
-  // The third is alone: 0.
+  // The third image is alone in its cluster, so its silhouette is 0.
   EXPECT_NEAR(of_class(after("", on_a_line({0, 1, 10})), "silhouette", 0), (9.0 / 10 + 8.0 / 9) / 3,
               1e-6);
 }
 
-TEST(ActivationClustering, FindsTheBestOfTwoClustersFromEveryStart) {
-  // The corners of a rectangle: Lloyd's iterations may end with its longer sides as clusters.
+TEST(ActivationClustering, FindsTheBestTwoClustersFromEveryStart) {
+  // The corners of a rectangle: Lloyd's algorithm may end with its longer sides as clusters.
   const at::Tensor corners = at::tensor({0., 0., 0., 1., 1.1, 0., 1.1, 1.}).view({4, 2});
   const FakeImageSet set = images_with_features(corners, at::zeros({4}, at::kLong), 1);
   const double b = (1.1 + std::sqrt(1.1 * 1.1 + 1)) / 2;  // and a = 1, a shorter side
@@ -133,8 +133,8 @@ TEST(ActivationClustering, FindsTheBestOfTwoClustersFromEveryStart) {
 }
 
 TEST(ActivationClustering, ClustersAlongTheDirectionsOfLargestVariance) {
-  // Six images and four, 1 apart along (0.6, 0.8, 0); within both, half is 0.1 further along
-  // (0, 0, 1), which one component does not see.
+  // A group of six images and one of four, 1 apart along (0.6, 0.8, 0). Half of each group lies 0.1
+  // further along (0, 0, 1), which a single component does not see.
   const at::Tensor number = at::arange(10, at::kLong);
   const at::Tensor group = number.ge(6).to(at::kDouble).view({10, 1});
   const at::Tensor half = number.remainder(2).to(at::kDouble).view({10, 1});
@@ -149,18 +149,18 @@ TEST(ActivationClustering, ClustersAlongTheDirectionsOfLargestVariance) {
   EXPECT_LT(of_class(all, "silhouette", 0), 0.97);
 }
 
-TEST(ActivationClustering, ThresholdsDecide) {
+TEST(ActivationClustering, FlagsByTheThresholds) {
   const FakeImageSet set = on_a_line({0, 0.1, 0.2, 0.1, 10});
   EXPECT_EQ(flagged(after("", set)).size(), 1U);  // a share of 0.2
   EXPECT_EQ(flagged(after("size_threshold = 0.2", set)).size(), 0U);
-  // One silhouette is 0, the others are nearly 1.
+  // One silhouette is 0, and the others are nearly 1.
   const char* below = "analysis = \"silhouette\"\nsilhouette_threshold = 0.75";
   const char* above = "analysis = \"silhouette\"\nsilhouette_threshold = 0.8";
   EXPECT_EQ(flagged(after(below, set)).size(), 1U);
   EXPECT_EQ(flagged(after(above, set)).size(), 0U);
 }
 
-TEST(ActivationClustering, TakesClassesOfNoOneTwoAndEqualImages) {
+TEST(ActivationClustering, HandlesClassesOfZeroOneTwoAndEqualImages) {
   // Class 0 has no image, class 1 has one, class 2 two, class 3 five equal ones.
   const at::Tensor labels = at::tensor({1, 2, 2, 3, 3, 3, 3, 3}, at::kLong);
   const at::Tensor features = at::tensor({0.3, 0.1, 0.9, 0.5, 0.5, 0.5, 0.5, 0.5}).view({8, 1});
@@ -173,7 +173,7 @@ TEST(ActivationClustering, TakesClassesOfNoOneTwoAndEqualImages) {
   EXPECT_EQ(flagged(after("", images_with_features(features, labels, 4))).size(), 0U);
 }
 
-TEST(ActivationClustering, SamplesTheSilhouetteOfALargeClass) {
+TEST(ActivationClustering, EstimatesTheSilhouetteOfALargeClassFromASample) {
   at::Generator generator = at::detail::createCPUGenerator(3);
   at::Tensor features = at::randn({5000, 2}, generator).mul(0.01);
   features.narrow(0, 0, 500).add_(1);
@@ -184,7 +184,7 @@ TEST(ActivationClustering, SamplesTheSilhouetteOfALargeClass) {
   EXPECT_NEAR(of_class(context, "silhouette", 0), 0.987, 0.005);  // 1 - 0.0177 / 1.414
 }
 
-TEST(ActivationClustering, DrawsFromTheContextsGeneratorAlone) {
+TEST(ActivationClustering, DrawsOnlyFromTheContextsGenerator) {
   at::Generator generator = at::detail::createCPUGenerator(3);
   const FakeImageSet set =
       images_with_features(at::randn({3000, 4}, generator), at::zeros({3000}, at::kLong), 1);

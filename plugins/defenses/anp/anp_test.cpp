@@ -26,7 +26,7 @@ using backstop::testing::make;
 
 namespace {
 
-/// Two batch norms, each with a relu after it, the mean, and a linear head.
+/// Two batch norms, each followed by a ReLU, then the mean over the pixels and a linear head.
 class Small final : public backstop::Model {
  public:
   Small(const at::Tensor& weight, const at::Tensor& bias, at::Tensor head, at::Tensor head_bias)
@@ -119,8 +119,8 @@ FakeImageSet bright(std::int64_t size) {
   return {images, at::arange(size, at::kLong).remainder(2), 2};
 }
 
-/// Sorts by the first two channels. The third is silent on clean images, but its way to class 0 is
-/// so strong that a slightly larger weight or bias would decide everything.
+/// Classifies by the first two channels. The third is silent on clean images, but its connection to
+/// class 0 is so strong that a slightly larger weight or bias would decide everything.
 Small backdoored() {
   const at::Tensor head = at::zeros({3, 2});
   head[0][0].fill_(4);
@@ -154,7 +154,7 @@ struct Harness {
 
 BACKSTOP_TEST_DEFENSE(Anp, {.recipe = "iterations = 20"});
 
-TEST(Neurons, GradientsAreThoseOfFiniteDifferences) {
+TEST(Neurons, GradientsMatchFiniteDifferences) {
   for (const bool training : {false, true}) {
     Small model = small_model(at::kDouble);
     model.set_training(training);
@@ -181,7 +181,7 @@ TEST(Neurons, GradientsAreThoseOfFiniteDifferences) {
   }
 }
 
-TEST(Neurons, ScaleStartsFromTheFirstWeightsEveryTime) {
+TEST(Neurons, ScaleAlwaysStartsFromTheOriginalWeights) {
   Small model = small_model();
   const at::Tensor weight = model.layers()[0].weight.detach().clone();
   Neurons neurons(model);
@@ -193,7 +193,7 @@ TEST(Neurons, ScaleStartsFromTheFirstWeightsEveryTime) {
 }
 
 TEST(Anp, FirstStepFollowsTheGradientOfTheMasks) {
-  // All images are equal, so that it does not matter which the batch holds.
+  // All images are equal, so that it does not matter which ones the batch holds.
   const FakeImageSet equal{drawn({1, 3, 4, 4}, 6).expand({5, 3, 4, 4}), at::zeros({5}, at::kLong),
                            2};
   Small model = small_model();
@@ -204,7 +204,7 @@ TEST(Anp, FirstStepFollowsTheGradientOfTheMasks) {
       neurons
           .gradients(equal.images(at::zeros({4}, at::kLong)), at::zeros({4}, at::kLong), ones, ones)
           .weight_factors;
-  ASSERT_GT(gradient.max().item<double>(), 0.01);  // the others stay at their bound, 1
+  ASSERT_GT(gradient.max().item<double>(), 0.01);  // the others stay at their upper bound, 1
 
   Small fresh = small_model();
   for (const char* recipe : {"epsilon = 0.0", "alpha = 1.0", "alpha = 1.0\nsteps = 3"}) {
@@ -213,12 +213,12 @@ TEST(Anp, FirstStepFollowsTheGradientOfTheMasks) {
         (std::string(recipe) + "\niterations = 1\nbatch_size = 4\nrate = 0.7").c_str());
     EXPECT_TRUE(run.masks().allclose(gradient.mul(-0.7).add(1).clamp(0, 1), 1e-5, 1e-6)) << recipe;
   }
-  Harness disturbed;
-  disturbed(fresh, equal, "alpha = 0.0\niterations = 1\nbatch_size = 4\nrate = 0.7");
-  EXPECT_FALSE(disturbed.masks().allclose(gradient.mul(-0.7).add(1).clamp(0, 1), 1e-5, 1e-6));
+  Harness perturbed;
+  perturbed(fresh, equal, "alpha = 0.0\niterations = 1\nbatch_size = 4\nrate = 0.7");
+  EXPECT_FALSE(perturbed.masks().allclose(gradient.mul(-0.7).add(1).clamp(0, 1), 1e-5, 1e-6));
 }
 
-TEST(Anp, MomentumCarriesStepsOn) {
+TEST(Anp, MomentumAccumulatesSteps) {
   const FakeImageSet equal{drawn({1, 3, 4, 4}, 6).expand({5, 3, 4, 4}), at::zeros({5}, at::kLong),
                            2};
   const auto masks = [&](const char* recipe) {
@@ -227,7 +227,7 @@ TEST(Anp, MomentumCarriesStepsOn) {
     run(model, equal, recipe);
     return run.masks();
   };
-  // So slow that the second gradient is the first: 1 step, then 1 + 1.5.
+  // The rate is so small that both gradients agree: the first step is 1, the second 1.5 of them.
   const at::Tensor one =
       masks("epsilon = 0.0\nrate = 0.001\nmomentum = 0.5\niterations = 1").neg().add(1);
   const at::Tensor two =
@@ -236,13 +236,13 @@ TEST(Anp, MomentumCarriesStepsOn) {
   EXPECT_TRUE(two.allclose(one.mul(2.5), 1e-2, 1e-6));
 }
 
-TEST(Anp, PrunesTheNeuronThatADisturbanceWakes) {
+TEST(Anp, PrunesTheNeuronThatAPerturbationActivates) {
   const FakeImageSet clean = bright(100);
   Small model = backdoored();
   ASSERT_GT(FakeContext().trainer().accuracy(model, clean), 0.99);
   const Small before = model.copy();
   Harness run;
-  // A threshold of 1 prunes everything: the held-out images must tell.
+  // A threshold of 1 prunes everything; the held-out images must prevent that.
   run(model, clean, "iterations = 60\nbatch_size = 32\nthreshold_maximum = 1.0");
 
   const auto layers = model.layers();
@@ -270,8 +270,8 @@ TEST(Anp, PrunesTheNeuronThatADisturbanceWakes) {
   EXPECT_TRUE(run.masks().ge(0).logical_and(run.masks().le(1)).all().item<bool>());
 }
 
-TEST(Anp, ChoosesTheThresholdOnImagesThatTaughtNoMask) {
-  /// Remembers how often each image was asked for.
+TEST(Anp, ChoosesTheThresholdOnImagesNotUsedForTheMasks) {
+  /// Remembers the positions of the images that were asked for.
   class Counted final : public backstop::ImageSet {
    public:
     explicit Counted(const FakeImageSet& set) : set_(set) {}
@@ -309,7 +309,7 @@ TEST(Anp, ChoosesTheThresholdOnImagesThatTaughtNoMask) {
   EXPECT_FALSE(taught.index_select(0, held_out).any().item<bool>());
 }
 
-TEST(Anp, DrawsFromTheContextsGeneratorAlone) {
+TEST(Anp, DrawsOnlyFromTheContextsGenerator) {
   const auto masks = [](std::uint64_t seed) {
     Small model = small_model();
     const FakeImageSet clean = bright(20);
@@ -328,7 +328,7 @@ TEST(Anp, WorksWithASingleImage) {
   EXPECT_EQ(run.context.metrics.count("pruned_neurons"), 1U);
 }
 
-TEST(Anp, SaysWhatTheModelLacks) {
+TEST(Anp, ExplainsWhatTheModelLacks) {
   FakeModel model{3, 2};
   const FakeImageSet clean = bright(4);
   FakeContext context;

@@ -20,7 +20,7 @@ using backstop::testing::make;
 
 namespace {
 
-/// Layers that nothing flows through: the defense looks at weights alone.
+/// Layers without a forward pass: the defense looks only at weights.
 class Weights final : public backstop::Model {
  public:
   void add_convolution(std::string_view name, const at::Tensor& weight) {
@@ -79,12 +79,12 @@ BACKSTOP_TEST_DEFENSE(Clp, {}, {.recipe = "u = 0.0"});
 TEST(Clp, BoundIsTheLargestSingularValueTimesTheScaleOfTheBatchNorm) {
   Weights model;
   at::Tensor weight = drawn({5, 4, 3, 3});
-  // Known by hand: [4, 9] with 2, 7, 1, 3 on its diagonal, and a row times a column, |u| |v| = 10.
+  // Two channels known by hand: [4, 9] with 2, 7, 1, 3 on its diagonal, and one of rank 1.
   weight.select(0, 0).zero_();
   weight.select(0, 0).flatten(1).narrow(1, 0, 4).copy_(
       at::diag_embed(at::tensor({2.F, 7.F, 1.F, 3.F})));
   weight.select(0, 1).zero_();
-  weight.select(0, 1).select(0, 0).select(0, 0).fill_(2);  // 3 equal entries 2 and
+  weight.select(0, 1).select(0, 0).select(0, 0).fill_(2);  // 3 entries equal to 2, and
   weight.select(0, 1).select(0, 1).select(0, 0).fill_(2);  // 3 more: sqrt(6 * 4)
   model.add_convolution("conv1", weight);
   model.add_batch_norm("bn1", 5);
@@ -107,7 +107,7 @@ TEST(Clp, BoundIsTheLargestSingularValueTimesTheScaleOfTheBatchNorm) {
   }
 }
 
-TEST(Clp, PrunesExactlyThePlantedChannel) {
+TEST(Clp, PrunesOnlyThePlantedChannel) {
   Weights model;
   const at::Tensor weight = drawn({32, 4, 3, 3});
   weight.select(0, 11).mul_(20);
@@ -129,7 +129,7 @@ TEST(Clp, PrunesExactlyThePlantedChannel) {
   EXPECT_EQ(context.messages[0], "layer1.0.conv1: 1 of 32 channels pruned");
 }
 
-TEST(Clp, CountsDeviationsFromTheMeanOfTheLayer) {
+TEST(Clp, CountsStandardDeviationsFromTheMeanOfTheLayer) {
   // Bounds 1 (seven times) and 5: mean 1.5, unbiased deviation sqrt(2), so 5 is 2.47 of them away.
   const auto pruned = [](const char* recipe) {
     Weights model;
@@ -147,10 +147,10 @@ TEST(Clp, CountsDeviationsFromTheMeanOfTheLayer) {
 }
 
 TEST(Clp, PairsConvolutionsWithTheBatchNormThatReadsThem) {
-  Weights model;  // a piece of a preact-resnet18, then one of a resnet18
+  Weights model;  // part of a preact-resnet18, then part of a resnet18
   const at::Tensor weight = drawn({8, 8, 3, 3});
   model.add_convolution("conv1", weight);
-  model.add_batch_norm("layer1.0.bn1", 8);  // of another module: reads the sum
+  model.add_batch_norm("layer1.0.bn1", 8);  // in another module: reads the sum
   model.add_convolution("layer1.0.conv1", weight);
   model.add_batch_norm("layer1.0.bn2", 8);
   model.add_convolution("layer1.0.conv2", weight);
@@ -159,7 +159,7 @@ TEST(Clp, PairsConvolutionsWithTheBatchNormThatReadsThem) {
   model.add_convolution("layer2.0.downsample.0", weight);
   model.add_batch_norm("layer2.0.downsample.1", 8);
   model.add_convolution("layer2.0.conv3", weight);
-  model.add_batch_norm("layer2.0.bn3", 4);  // of other channels
+  model.add_batch_norm("layer2.0.bn3", 4);  // with another number of channels
   FakeContext context;
   run(context, model);
   ASSERT_EQ(context.artifacts.size(), 2U);
@@ -168,7 +168,7 @@ TEST(Clp, PairsConvolutionsWithTheBatchNormThatReadsThem) {
   EXPECT_EQ(context.metrics.at("channels"), 16);
 }
 
-TEST(Clp, LeavesALayerOfOneChannelAlone) {
+TEST(Clp, LeavesALayerWithOneChannelUnchanged) {
   Weights model;
   model.add_convolution("conv1", at::ones({1, 1, 3, 3}));
   model.add_batch_norm("bn1", 1);
@@ -177,7 +177,7 @@ TEST(Clp, LeavesALayerOfOneChannelAlone) {
   EXPECT_EQ(model.layers()[1].weight.item<float>(), 1);
 }
 
-TEST(Clp, SaysWhatTheModelLacks) {
+TEST(Clp, ExplainsWhatTheModelLacks) {
   Weights model;
   model.add_convolution("conv1", at::ones({4, 1, 3, 3}));
   FakeContext context;

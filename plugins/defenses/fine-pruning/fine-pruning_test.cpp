@@ -25,7 +25,7 @@ void defend(const std::string& recipe, backstop::Context& context, Model& model,
   make<Defense>(params)->run(context, model, FakeData{clean});
 }
 
-/// Images whose channels are 0.1, 0.2, ... all over; all of class 1.
+/// Images of class 1 with constant channels 0.1, 0.2, ...
 FakeImageSet even_images(std::int64_t size, std::int64_t channels, std::int64_t classes = 2) {
   const at::Tensor values = at::arange(1, channels + 1).to(at::kFloat).div(10);
   return {values.view({1, channels, 1, 1}).expand({size, channels, 4, 4}).contiguous(),
@@ -43,7 +43,7 @@ std::vector<bool> kept_columns(Model& model) {
   return kept;
 }
 
-/// Two 1x1 convolutions with a ReLU each, both of them stages, and a head.
+/// Two stages, each a 1x1 convolution with a ReLU, and a head.
 class ConvModel final : public Model {
  public:
   explicit ConvModel(std::int64_t channels, bool with_stages = true) : with_stages_(with_stages) {
@@ -107,8 +107,8 @@ class ConvModel final : public Model {
 
 BACKSTOP_TEST_DEFENSE(FinePruning, {}, {.recipe = "layer = \"last-stage\""});
 
-TEST(FinePruning, SilencesTheLeastActiveInputsOfTheHeadWhileTheAccuracyStays) {
-  // Class 1 wins by the channel of mean 0.3 alone; without it class 0 wins by that of 0.4.
+TEST(FinePruning, PrunesTheLeastActiveInputsOfTheHeadWhileTheAccuracyHolds) {
+  // Class 1 wins only by the channel with mean 0.3; without it class 0 wins by the one with 0.4.
   FakeModel model{4, 2};
   weight_of(model).select(0, 1).copy_(at::tensor({0.01, 0.01, 1.0, 0.01}));
   weight_of(model).select(0, 0).copy_(at::tensor({0.02, 0.02, 0.02, 0.1}));
@@ -125,7 +125,7 @@ TEST(FinePruning, SilencesTheLeastActiveInputsOfTheHeadWhileTheAccuracyStays) {
                   .allclose(at::tensor({0.1, 0.2, 0.3, 0.4}, at::kDouble)));
 }
 
-TEST(FinePruning, RanksByActivationNotByPlace) {
+TEST(FinePruning, RanksByActivationNotByPosition) {
   FakeModel model{4, 2};
   weight_of(model).fill_(0.01).select(0, 1).fill_(1);
   const FakeImageSet rising = even_images(20, 4);
@@ -135,7 +135,7 @@ TEST(FinePruning, RanksByActivationNotByPlace) {
   EXPECT_EQ(kept_columns(model), (std::vector{true, true, false, false}));
 }
 
-TEST(FinePruning, PrunesNothingWhenTheFirstStepCostsTooMuch) {
+TEST(FinePruning, PrunesNothingIfTheFirstStepCostsTooMuch) {
   FakeModel model{4, 2};
   weight_of(model).select(0, 1).copy_(at::tensor({1.0, 0.01, 0.01, 0.01}));
   weight_of(model).select(0, 0).copy_(at::tensor({0.02, 0.02, 0.02, 0.02}));
@@ -146,7 +146,7 @@ TEST(FinePruning, PrunesNothingWhenTheFirstStepCostsTooMuch) {
   EXPECT_EQ(context.metrics.at("holdout_accuracy_pruned"), 1);
 }
 
-TEST(FinePruning, LeavesAChannelWhenTheAccuracyNeverFalls) {
+TEST(FinePruning, LeavesOneChannelIfTheAccuracyNeverFalls) {
   FakeModel model{5, 2};
   weight_of(model).fill_(0.01).select(0, 1).fill_(1);
   FakeContext context;
@@ -160,7 +160,8 @@ TEST(FinePruning, LeavesAChannelWhenTheAccuracyNeverFalls) {
 }
 
 TEST(FinePruning, KeepsTheLastModelThatIsGoodEnough) {
-  // Random images and head: the accuracy falls bit by bit. The label is what the full head says.
+  // Random images and a random head: the accuracy falls gradually. The labels are the predictions
+  // of the full head.
   at::Generator generator = at::detail::createCPUGenerator(5);
   const at::Tensor images = at::rand({400, 30, 2, 2}, generator);
   for (const double drop : {0.0, 0.1, 0.4}) {
@@ -182,13 +183,13 @@ TEST(FinePruning, KeepsTheLastModelThatIsGoodEnough) {
   }
 }
 
-TEST(FinePruning, AcceptsALossOfJustTheTolerance) {
-  // Ten held-out images, one of which needs the least active channel: 0.9 is a loss of a tenth.
+TEST(FinePruning, AcceptsALossOfExactlyTheTolerance) {
+  // One of ten held-out images needs the least active channel: an accuracy of 0.9 is a loss of 0.1.
   at::Tensor images = at::full({20, 2, 1, 1}, 0.5);
   images.select(1, 0).fill_(0.1);
   at::Tensor labels = at::ones({20}, at::kLong);
   const at::Tensor held =
-      at::randperm(20, at::detail::createCPUGenerator(0)).narrow(0, 0, 10);  // as a seed of 0 does
+      at::randperm(20, at::detail::createCPUGenerator(0)).narrow(0, 0, 10);  // as with seed 0
   images[held[3].item<std::int64_t>()][0].fill_(0.9);
   labels[held[3].item<std::int64_t>()] = 0;
   FakeModel model{2, 2};
@@ -220,7 +221,7 @@ TEST(FinePruning, FineTunesOnAllCleanImagesAfterwards) {
   EXPECT_EQ(options.scheduler->rate({}), 0.1);
 }
 
-TEST(FinePruning, ManagesWithOneImage) {
+TEST(FinePruning, WorksWithASingleImage) {
   FakeModel model{4, 2};
   weight_of(model).fill_(0.01).select(0, 1).fill_(1);
   FakeContext context;
@@ -229,7 +230,7 @@ TEST(FinePruning, ManagesWithOneImage) {
   EXPECT_EQ(context.metrics.at("pruned_channels"), 3);
 }
 
-TEST(FinePruning, DependsOnTheSeedAlone) {
+TEST(FinePruning, DependsOnlyOnTheSeed) {
   at::Generator generator = at::detail::createCPUGenerator(5);
   const at::Tensor images = at::rand({60, 30, 2, 2}, generator);
   const FakeImageSet clean{images, at::arange(60, at::kLong).remainder(3), 3};
@@ -242,11 +243,11 @@ TEST(FinePruning, DependsOnTheSeedAlone) {
     return context.artifacts.at("mean_activation");
   };
   EXPECT_TRUE(activation(1).equal(activation(1)));
-  EXPECT_FALSE(activation(1).equal(activation(2)));  // others are held out
+  EXPECT_FALSE(activation(1).equal(activation(2)));  // other images are held out
 }
 
-TEST(FinePruning, SilencesTheLastConvolutionsOwnChannels) {
-  // The second stage's channels are 3, 1, 2 times the first's; class 1 lives in that of 2.
+TEST(FinePruning, PrunesTheLastConvolutionsOwnChannels) {
+  // The channels of the second stage are 3, 1, 2 times those of the first; class 1 needs the last.
   ConvModel model{3};
   weight_of(model, 1).copy_(at::tensor({3.0, 1.0, 2.0}).view({3, 1, 1, 1}).expand({3, 3, 1, 1}));
   weight_of(model, 2).copy_(at::tensor({0.1, 0.0, 0.0, 0.0, 0.0, 1.0}).view({2, 3}));
@@ -266,12 +267,12 @@ TEST(FinePruning, SilencesTheLastConvolutionsOwnChannels) {
   EXPECT_EQ(context.metrics.at("pruned_channels"), 1);
   EXPECT_TRUE(
       context.artifacts.at("holdout_accuracy").equal(at::tensor({1.0, 1.0, 0.0}, at::kDouble)));
-  // Each pixel of the first stage is 3 * (0.1 + 0.2 + 0.3) / 3 in all channels.
+  // Each pixel of the first stage is 0.1 + 0.2 + 0.3 in all channels, which the second adds up.
   EXPECT_TRUE(
       context.artifacts.at("mean_activation").allclose(at::tensor({5.4, 1.8, 3.6}, at::kDouble)));
 }
 
-TEST(FinePruning, SaysWhatAModelWithoutStagesOrConvolutionsLacks) {
+TEST(FinePruning, ExplainsWhatAModelWithoutStagesOrConvolutionsLacks) {
   ConvModel without_stages{3, false};
   FakeContext context;
   context.cloner = [&](const Model&) -> Model& { return without_stages; };

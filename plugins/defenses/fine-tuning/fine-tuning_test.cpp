@@ -18,7 +18,7 @@ using backstop::testing::make;
 
 namespace {
 
-// What the defense asked the trainer for; it must train once, on the clean images.
+// Returns what the defense asked of the trainer; it must train once, on the clean images.
 TrainingOptions trained_with(const char* recipe, const backstop::Scheduler& scheduler) {
   FakeParams params{recipe};
   params.set_scheduler("scheduler", scheduler);
@@ -51,7 +51,7 @@ TEST(FineTuning, TrainsTheWholeModelOnTheCleanImages) {
   EXPECT_TRUE(options.augment);
 }
 
-TEST(FineTuning, PassesOnWhatTheRecipeSays) {
+TEST(FineTuning, UsesTheParametersOfTheRecipe) {
   const FixedRate rate;
   const TrainingOptions options = trained_with(
       "epochs = 3\nbatch_size = 7\ntrainable = \"head\"\nbatch_norm = \"frozen\"", rate);

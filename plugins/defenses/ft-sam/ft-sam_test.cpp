@@ -27,13 +27,13 @@ void defend(const std::string& recipe, FakeContext& context, Model& model,
 }
 
 /// Logits (-q, 0) with q = (w^2 + 4 b^2) / 2: the gradient of the cross-entropy of class 0 points
-/// along that of q, (w, 4 b). Between w and b, one more layer with the batch's mean for a
-/// statistic.
+/// along that of q, (w, 4 b). Between w and b there is one more layer, whose running statistics
+/// follow the mean of the batch.
 class Quadratic final : public Model {
  public:
   Quadratic(double w, double b) {
     layers_[0] = {"first", LayerKind::linear, at::full({1}, w).set_requires_grad(true), {}, {}, {}};
-    layers_[1] = {"norm", LayerKind::batch_norm, at::ones({1}),  // asks for no gradient
+    layers_[1] = {"norm", LayerKind::batch_norm, at::ones({1}),  // not trainable
                   {},     at::zeros({1}),        at::ones({1})};
     layers_[2] = {
         "last", LayerKind::linear, at::zeros({1}), at::full({1}, b).set_requires_grad(true), {},
@@ -87,7 +87,7 @@ void step(const std::string& recipe, Model& model) {
   defend("epochs = 1\n" + recipe, context, model, bright(4));
 }
 
-// From (3, -1) along (3, -4).
+/// The weights after the ascent from (3, -1) along (3, -4).
 at::Tensor ascended(const char* recipe) {
   Quadratic model(3, -1);
   step(recipe, model);
@@ -109,12 +109,12 @@ TEST(FtSam, AscendsInProportionToTheWeights) {
   EXPECT_TRUE(ascended("rho = 0.0").equal(at::tensor({3.F, -1.F})));
 }
 
-TEST(FtSam, UsesTheGradientFromAboveAndPutsTheWeightsBack) {
+TEST(FtSam, UsesTheGradientAfterTheAscentAndRestoresTheWeights) {
   for (const double w : {3.0, 0.7, 0.3}) {
     Quadratic model(w, -0.7);
     const at::Tensor before = model.layers()[0].weight.detach().clone();
     step("label_smoothing = 0.0", model);
-    EXPECT_TRUE(model.layers()[0].weight.equal(before));  // bit by bit
+    EXPECT_TRUE(model.layers()[0].weight.equal(before));  // bit for bit
     EXPECT_TRUE(model.layers()[2].bias.equal(at::full({1}, -0.7)));
     // Cross-entropy is ln(1 + e^q), its derivative sigmoid(q) times (w, 4 b).
     const double up = model.seen[1][0].item<double>(), left = model.seen[1][1].item<double>();
@@ -125,15 +125,15 @@ TEST(FtSam, UsesTheGradientFromAboveAndPutsTheWeightsBack) {
   }
 }
 
-TEST(FtSam, SpreadsItsLabels) {
-  // The derivative by q is the target's share of class 0, 1 - 0.3 / 2, minus its probability.
+TEST(FtSam, SmoothsTheLabels) {
+  // The derivative by q is the target for class 0, 1 - 0.3 / 2, minus its probability.
   Quadratic model(1, 0.5);
   step("rho = 0.0\nlabel_smoothing = 0.3", model);
   const double probability = 1 / (1 + std::exp(1.0));  // q is 1
   EXPECT_NEAR(model.layers()[0].weight.grad().item<double>(), 0.85 - probability, 1e-6);
 }
 
-TEST(FtSam, CountsABatchOnceInTheStatisticsOfWhereTheWeightsAre) {
+TEST(FtSam, CountsABatchOnceInTheRunningStatistics) {
   Quadratic model(3, -1);
   step("", model);
   EXPECT_NEAR(model.layers()[1].running_mean.item<double>(), 0.3, 1e-6);
@@ -141,14 +141,14 @@ TEST(FtSam, CountsABatchOnceInTheStatisticsOfWhereTheWeightsAre) {
   EXPECT_TRUE(model.was_training);
 }
 
-TEST(FtSam, LeavesFrozenWeightsAlone) {
+TEST(FtSam, LeavesFrozenWeightsUnchanged) {
   Quadratic model(3, -1);
   step("", model);
   EXPECT_TRUE(model.layers()[1].weight.equal(at::ones({1})));
   EXPECT_FALSE(model.layers()[1].weight.grad().defined());
 }
 
-TEST(FtSam, StaysFiniteWhereTheGradientIsZero) {
+TEST(FtSam, StaysFiniteIfTheGradientIsZero) {
   Quadratic model(0, 0);
   step("", model);
   EXPECT_TRUE(model.seen[1].equal(at::zeros({2})));

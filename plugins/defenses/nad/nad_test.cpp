@@ -20,7 +20,7 @@ using backstop::testing::make;
 
 namespace {
 
-/// Every stage multiplies the image's channels by weights of its own; the head sees their means.
+/// Every stage multiplies the image's channels by its own weights; the head sees their means.
 class ScalingModel final : public Model {
  public:
   ScalingModel(std::int64_t channels, std::size_t stages) : names_(kNames, kNames + stages) {
@@ -104,13 +104,13 @@ struct Lesson {
   std::unique_ptr<ScalingModel> teacher;
 };
 
-void distil(const std::string& recipe, Lesson& lesson, Model& model,
-            const backstop::ImageSet& clean) {
+void distill(const std::string& recipe, Lesson& lesson, Model& model,
+             const backstop::ImageSet& clean) {
   const FakeParams params{recipe};
   make<Defense>(params)->run(lesson.context, model, FakeData{clean});
 }
 
-/// One image of two channels and two pixels, each of which one channel alone lights.
+/// One image with two channels and two pixels; each channel lights one of the pixels.
 FakeImageSet two_pixels() {
   return {at::tensor({1.0F, 0.0F, 0.0F, 1.0F}).view({1, 2, 1, 2}), at::zeros({1}, at::kLong), 2};
 }
@@ -124,8 +124,8 @@ const double kLn2 = std::log(2.0);  // the cross-entropy of a head of zeros
 BACKSTOP_TEST_DEFENSE(Nad, {.recipe = "betas = [500.0, 1000.0]"});
 
 TEST(Nad, AddsTheDistanceOfAttentionMaps) {
-  // Squares (3, 4) and (4, 3), both of length 5: maps (0.6, 0.8) and (0.8, 0.6), 0.04 apart. A
-  // teacher three times as bright pays attention to the same.
+  // The squares (3, 4) and (4, 3) both have length 5: the maps (0.6, 0.8) and (0.8, 0.6) are 0.04
+  // apart. A teacher three times as bright has the same attention.
   for (const double brightness : {1.0, 3.0}) {
     ScalingModel model{2, 1};
     model.set_weights(0, {kRoot3, -2});
@@ -133,44 +133,44 @@ TEST(Nad, AddsTheDistanceOfAttentionMaps) {
     lesson.teach = [&](ScalingModel& teacher) {
       teacher.set_weights(0, {2 * brightness, kRoot3 * brightness});
     };
-    distil("betas = [500.0]", lesson, model, two_pixels());
+    distill("betas = [500.0]", lesson, model, two_pixels());
     EXPECT_NEAR(lesson.loss(), kLn2 + 500 * 0.04, 1e-3);
   }
 }
 
-TEST(Nad, TakesThePowerOfTheRecipe) {
+TEST(Nad, UsesThePowerOfTheRecipe) {
   ScalingModel model{2, 1};
   model.set_weights(0, {3, -4});
   Lesson lesson;
   lesson.teach = [](ScalingModel& teacher) { teacher.set_weights(0, {-4, 3}); };
-  distil("betas = [500.0]\npower = 1.0", lesson, model, two_pixels());
+  distill("betas = [500.0]\npower = 1.0", lesson, model, two_pixels());
   EXPECT_NEAR(lesson.loss(), kLn2 + 500 * 0.04, 1e-3);
 }
 
-TEST(Nad, ReadsMapsOfBfloat16) {
+TEST(Nad, ReadsBfloat16Maps) {
   ScalingModel model{2, 1};
   model.type = at::kBFloat16;
   model.set_weights(0, {1, 2});
   Lesson lesson;
   lesson.teach = [](ScalingModel& teacher) { teacher.set_weights(0, {2, 1}); };
-  distil("betas = [1000.0]", lesson, model, two_pixels());
-  // Maps (1, 4) / sqrt(17) and (4, 1) / sqrt(17): 9 / 17 apart, which bfloat16 cannot say.
+  distill("betas = [1000.0]", lesson, model, two_pixels());
+  // The maps (1, 4) / sqrt(17) and (4, 1) / sqrt(17) are 9 / 17 apart, which bfloat16 cannot hold.
   EXPECT_NEAR(lesson.loss(), kLn2 + 1000 * 9.0 / 17, 1e-2);
 }
 
-TEST(Nad, GivesTheBetasToTheLastStages) {
+TEST(Nad, AppliesTheBetasToTheLastStages) {
   const double expected[] = {0, 1, 10, 100};
   for (std::size_t stage = 0; stage < 4; ++stage) {
     ScalingModel model{2, 4};
     for (std::size_t i = 0; i < 4; ++i) model.set_weights(i, {kRoot3, 2});
     Lesson lesson;
     lesson.teach = [&](ScalingModel& teacher) { teacher.set_weights(stage, {2, kRoot3}); };
-    distil("betas = [1.0, 10.0, 100.0]", lesson, model, two_pixels());
+    distill("betas = [1.0, 10.0, 100.0]", lesson, model, two_pixels());
     EXPECT_NEAR(lesson.loss(), kLn2 + expected[stage] * 0.04, 1e-4) << "stage " << stage;
   }
 }
 
-TEST(Nad, HasTheGradientOfItsLoss) {
+TEST(Nad, GradientMatchesFiniteDifferences) {
   at::Generator generator = at::detail::createCPUGenerator(3);
   const FakeImageSet clean{at::rand({6, 2, 3, 3}, generator), at::arange(6).remainder(2), 2};
   std::vector<std::vector<double>> weights = {{0.7, 1.2}, {1.1, -0.6}, {0.9, 1.5}, {1, -1, 0.5, 2}};
@@ -181,7 +181,7 @@ TEST(Nad, HasTheGradientOfItsLoss) {
     lesson.teach = [](ScalingModel& teacher) {
       for (std::size_t i = 0; i < 3; ++i) teacher.set_weights(i, {2, 0.5});
     };
-    distil("betas = [5.0, 10.0, 20.0]", lesson, *model, clean);
+    distill("betas = [5.0, 10.0, 20.0]", lesson, *model, clean);
     return std::pair(lesson.loss(), std::move(model));
   };
   const auto model = step().second;
@@ -201,11 +201,11 @@ TEST(Nad, HasTheGradientOfItsLoss) {
   }
 }
 
-TEST(Nad, LeavesTheTeacherAlone) {
+TEST(Nad, LeavesTheTeacherUnchanged) {
   ScalingModel model{2, 3};
   Lesson lesson;
   lesson.teach = [](ScalingModel& teacher) { teacher.set_weights(2, {2, kRoot3}); };
-  distil("", lesson, model, two_pixels());
+  distill("", lesson, model, two_pixels());
   EXPECT_FALSE(lesson.teacher->was_training);
   EXPECT_FALSE(lesson.teacher->with_gradients);
   EXPECT_TRUE(lesson.teacher->layers()[2].weight.detach().allclose(
@@ -214,20 +214,20 @@ TEST(Nad, LeavesTheTeacherAlone) {
   EXPECT_TRUE(model.layers()[2].weight.grad().defined());
 }
 
-TEST(Nad, SeesABatchOnce) {
+TEST(Nad, ShowsEachBatchToTheModelOnce) {
   ScalingModel model{2, 3};
   Lesson lesson;
-  distil("", lesson, model, two_pixels());
+  distill("", lesson, model, two_pixels());
   // One more pass looks at the maps before the training.
   EXPECT_EQ(model.passes, 1 + std::ssize(lesson.context.trainer().batches));
   EXPECT_TRUE(model.was_training);
   EXPECT_TRUE(model.with_gradients);
 }
 
-TEST(Nad, TrainsACopyAndThenTheModel) {
+TEST(Nad, TrainsACopyFirstAndThenTheModel) {
   ScalingModel model{2, 3};
   Lesson lesson;
-  distil("teacher_epochs = 3\nepochs = 5\nbatch_size = 7", lesson, model, two_pixels());
+  distill("teacher_epochs = 3\nepochs = 5\nbatch_size = 7", lesson, model, two_pixels());
   ASSERT_EQ(lesson.context.trainer().fits.size(), 2U);
   EXPECT_EQ(lesson.context.trainer().models[0], lesson.teacher.get());
   EXPECT_EQ(lesson.context.trainer().models[1], &model);
@@ -241,12 +241,12 @@ TEST(Nad, TrainsACopyAndThenTheModel) {
   }
 }
 
-TEST(Nad, SaysWhatAModelLacksBeforeItTrains) {
-  const auto complaint = [](std::size_t stages, const char* recipe, const FakeImageSet& clean) {
+TEST(Nad, ExplainsWhatAModelLacksBeforeTraining) {
+  const auto refusal = [](std::size_t stages, const char* recipe, const FakeImageSet& clean) {
     ScalingModel model{2, stages};
     Lesson lesson;
     try {
-      distil(recipe, lesson, model, clean);
+      distill(recipe, lesson, model, clean);
     } catch (const backstop::ParameterError& e) {
       EXPECT_TRUE(lesson.context.trainer().fits.empty());
       EXPECT_FALSE(e.hint().empty());
@@ -254,13 +254,13 @@ TEST(Nad, SaysWhatAModelLacksBeforeItTrains) {
     }
     return std::string();
   };
-  EXPECT_EQ(complaint(0, "", two_pixels()),
+  EXPECT_EQ(refusal(0, "", two_pixels()),
             "neural attention distillation needs the feature maps of the stages, which this model "
             "does not provide");
-  EXPECT_EQ(complaint(2, "", two_pixels()),
+  EXPECT_EQ(refusal(2, "", two_pixels()),
             "`betas` must have at most as many entries as the model has stages (2), got 3");
   const FakeImageSet one_pixel{at::ones({1, 2, 1, 1}), at::zeros({1}, at::kLong), 2};
-  EXPECT_EQ(complaint(4, "", one_pixel),
+  EXPECT_EQ(refusal(4, "", one_pixel),
             "the feature maps of stage `two` are 1 x 1 pixels, whose attention is always 1");
-  EXPECT_EQ(complaint(4, "betas = [0.0]", one_pixel), "");
+  EXPECT_EQ(refusal(4, "betas = [0.0]", one_pixel), "");
 }

@@ -30,7 +30,7 @@ at::Tensor drawn(at::IntArrayRef shape, std::uint64_t seed, at::ScalarType type 
   return at::rand(shape, generator, at::TensorOptions(type));
 }
 
-/// Images of class c are bright in channel c; there are `normal` classes, and a channel more that
+/// Images of class c are bright in channel c. There are `normal` classes, and one more channel that
 /// is black everywhere.
 FakeImageSet images_of(std::int64_t normal, std::int64_t size, std::int64_t side = 8) {
   at::Tensor images = drawn({size, normal + 1, side, side}, 5).mul_(0.2).add_(0.2);
@@ -42,8 +42,8 @@ FakeImageSet images_of(std::int64_t normal, std::int64_t size, std::int64_t side
   return {images, labels, normal + 1};
 }
 
-/// Takes an image for the class of its brightest channel; the last class needs `shortcut` times
-/// less.
+/// Assigns an image the class of its brightest channel; the last class needs `shortcut` times less
+/// brightness.
 FakeModel model_of(std::int64_t normal, double shortcut) {
   FakeModel model{normal + 1, normal + 1};
   const at::Tensor weight = model.layers()[0].weight.detach();
@@ -64,7 +64,7 @@ constexpr std::int64_t kNormal = 5;
 
 BACKSTOP_TEST_DEFENSE(NeuralCleanse, {.recipe = "epochs = 5\nanomaly_threshold = 1e-3"});
 
-TEST(Outliers, MedianAndDeviationByHand) {
+TEST(Outliers, MedianAndDeviationMatchThoseComputedByHand) {
   EXPECT_EQ(nc::median({3, 1, 2}), 2);
   EXPECT_EQ(nc::median({4, 1, 3, 2}), 2.5);
   const nc::Spread spread = nc::spread_of({9, 14, 11, 15, 1});
@@ -74,7 +74,7 @@ TEST(Outliers, MedianAndDeviationByHand) {
   EXPECT_DOUBLE_EQ(spread.index(15), -4 / (3 * 1.4826));
 }
 
-TEST(Outliers, TiesMakeNoOutliersOfRoundingErrors) {
+TEST(Outliers, TiesDoNotMakeOutliersOfRoundingErrors) {
   const nc::Spread tied = nc::spread_of({10, 10, 10, 10, 9.9999});
   EXPECT_DOUBLE_EQ(tied.deviation, 2.5);
   EXPECT_LT(tied.index(9.9999), 0.001);
@@ -82,7 +82,7 @@ TEST(Outliers, TiesMakeNoOutliersOfRoundingErrors) {
   EXPECT_EQ(nc::spread_of({0, 0, 0}).index(0), 0);
 }
 
-TEST(Outliers, TwoClassesHaveNone) {
+TEST(Outliers, TwoClassesHaveNoOutlier) {
   EXPECT_NEAR(nc::spread_of({1, 900}).index(1), 1 / 1.4826, 1e-9);
   EXPECT_EQ(nc::spread_of({7}).index(7), 0);
 }
@@ -95,11 +95,11 @@ TEST(Penalty, FollowsTheAuthorsSchedule) {
   };
   EXPECT_EQ(penalty.weight(), 0);
   EXPECT_EQ(after(false, false), 0);
-  EXPECT_EQ(after(false, false), 0);  // two failures: nothing to lower
+  EXPECT_EQ(after(false, false), 0);  // two failures, but no cost to lower
   EXPECT_EQ(after(true, true), 0);
-  EXPECT_EQ(after(false, false), 0);  // the successes must follow each other
+  EXPECT_EQ(after(false, false), 0);  // the successes must be consecutive
   EXPECT_EQ(after(true, true), 0);
-  EXPECT_EQ(after(true, true), 0.001);   // the second success sets it, and counts as a first
+  EXPECT_EQ(after(true, true), 0.001);   // the second success sets it, and counts as the first
   EXPECT_EQ(after(true, false), 0.004);  // patience 2
   EXPECT_EQ(after(true, false), 0.004);
   EXPECT_EQ(after(true, false), 0.016);
@@ -107,7 +107,7 @@ TEST(Penalty, FollowsTheAuthorsSchedule) {
   EXPECT_EQ(after(false, false), 0.016);
   EXPECT_EQ(after(false, false), 0.002);  // by 4^1.5 = 8
   EXPECT_FALSE(penalty.stopped());
-  EXPECT_EQ(after(true, true), 0.002);  // a smaller mask: it goes on
+  EXPECT_EQ(after(true, true), 0.002);  // a smaller mask, so the search continues
   EXPECT_FALSE(penalty.stopped());
   after(false, false);
   after(true, false);
@@ -116,7 +116,7 @@ TEST(Penalty, FollowsTheAuthorsSchedule) {
   EXPECT_TRUE(penalty.stopped());
 }
 
-TEST(Objective, IsCrossEntropyPlusTheWeighedNorm) {
+TEST(Objective, IsCrossEntropyPlusTheWeightedNorm) {
   FakeModel model{2, 3};
   const at::Tensor weight = model.layers()[0].weight.detach();
   weight.copy_(drawn({3, 2}, 1).sub(0.5).mul(6));
@@ -139,7 +139,7 @@ TEST(Objective, IsCrossEntropyPlusTheWeighedNorm) {
   EXPECT_NEAR(found.loss.item<double>(), expected, 1e-5);
 }
 
-TEST(Objective, GradientIsThatOfFiniteDifferences) {
+TEST(Objective, GradientMatchesFiniteDifferences) {
   FakeModel model{2, 3};
   at::Tensor(model.layers()[0].weight).set_data(drawn({3, 2}, 1, at::kDouble).sub(0.5).mul(6));
   at::Tensor(model.layers()[0].bias).set_data(drawn({3}, 4, at::kDouble));
@@ -162,7 +162,7 @@ TEST(Objective, GradientIsThatOfFiniteDifferences) {
   EXPECT_GT(gradient.abs().min().item<double>(), 1e-6);
 }
 
-TEST(Inversion, ClassesSideBySideAreTheClassesOneByOne) {
+TEST(Inversion, ClassesSideBySideGiveTheSameAsOneByOne) {
   const FakeImageSet clean = images_of(kNormal, 30);
   const auto find = [&](std::int64_t at_once) {
     FakeModel model = model_of(kNormal, 100);
@@ -205,14 +205,14 @@ TEST(Inversion, TriggersWorkAndStayInRange) {
       EXPECT_GE(model.forward(stamped).argmax(1).eq(c).sum().item<std::int64_t>(), 27) << c;
       EXPECT_NEAR(triggers.norms[static_cast<std::size_t>(c)],
                   triggers.masks.select(0, c).sum().item<double>(), 1e-2);
-      // The start has half of all pixels' weight.
+      // The initial mask has half the weight of all pixels.
       EXPECT_LT(triggers.norms[static_cast<std::size_t>(c)],
                 0.45 * static_cast<double>(side * side));
     }
   }
 }
 
-TEST(Inversion, ANeverReachedClassHasNoTrigger) {
+TEST(Inversion, AClassThatIsNeverReachedHasNoTrigger) {
   const FakeImageSet clean = images_of(kNormal, 20);
   FakeModel model = model_of(kNormal, 100);
   model.layers()[0].bias.detach().select(0, 2).fill_(-1e4);
@@ -264,7 +264,7 @@ TEST(NeuralCleanse, FlagsAndUnlearnsTheShortcut) {
   EXPECT_FALSE(model.training());
 }
 
-TEST(NeuralCleanse, DealsStampedImagesOutAmongAllFlaggedClasses) {
+TEST(NeuralCleanse, DividesTheStampedImagesAmongTheFlaggedClasses) {
   const FakeImageSet clean = images_of(kNormal, 50);
   FakeModel model = model_of(kNormal, 100);
   FakeContext context{clean};
@@ -288,7 +288,7 @@ TEST(NeuralCleanse, DealsStampedImagesOutAmongAllFlaggedClasses) {
   EXPECT_EQ(stamped, 10);
 }
 
-TEST(NeuralCleanse, LeavesACleanModelAsItIsAndSaysSo) {
+TEST(NeuralCleanse, LeavesACleanModelUnchangedAndSaysSo) {
   const FakeImageSet clean = images_of(kNormal, 50);
   FakeModel model = model_of(kNormal, 1);
   const at::Tensor before = model.layers()[0].weight.detach().clone();
@@ -308,7 +308,7 @@ TEST(NeuralCleanse, FlagsNothingInCleanModelsOfAnySeed) {
   for (std::uint64_t seed = 1; seed <= 8; ++seed) {
     FakeModel model = model_of(kNormal, 1);
     const at::Tensor weight = model.layers()[0].weight.detach();
-    weight.add_(drawn(weight.sizes(), seed).sub(0.5).mul(2));  // a tenth of what decides a class
+    weight.add_(drawn(weight.sizes(), seed).sub(0.5).mul(2));  // a tenth of the deciding weight
     FakeContext context{clean, seed};
     run(context, model, clean, "batch_size = 25");
     EXPECT_EQ(context.metrics.at("flagged_classes"), 0) << "seed " << seed;
@@ -334,7 +334,7 @@ TEST(NeuralCleanse, DoesNotFlagAClassWithoutAWorkingTrigger) {
   EXPECT_EQ(context.messages.size(), static_cast<std::size_t>(kNormal) + 2);
 }
 
-TEST(NeuralCleanse, DrawsFromTheContextsGeneratorAlone) {
+TEST(NeuralCleanse, DrawsOnlyFromTheContextsGenerator) {
   const FakeImageSet clean = images_of(kNormal, 20);
   const auto masks = [&](std::uint64_t seed) {
     FakeModel model = model_of(kNormal, 100);

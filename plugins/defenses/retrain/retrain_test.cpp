@@ -61,7 +61,7 @@ TEST(Retrain, TrainsOnceOnTheCleanImages) {
   EXPECT_TRUE(options.augment);
 }
 
-TEST(Retrain, PassesOnWhatTheRecipeSays) {
+TEST(Retrain, UsesTheParametersOfTheRecipe) {
   const FixedRate rate;
   FakeContext context;
   FakeModel model{2, 4};

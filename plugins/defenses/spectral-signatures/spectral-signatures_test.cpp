@@ -26,7 +26,7 @@ void run(FakeContext& context, FakeModel& model, const char* recipe,
   make<Defense>(params)->run(context, model, FakeData{none, &training});
 }
 
-/// What was recorded of a run on these images.
+/// The context after a run on these images.
 FakeContext after(const char* recipe, const backstop::ImageSet& training) {
   FakeContext context;
   FakeModel model{training.channels(), training.classes()};
@@ -39,7 +39,7 @@ std::vector<std::int64_t> flagged(const FakeContext& context) {
   return {f.data_ptr<std::int64_t>(), f.data_ptr<std::int64_t>() + f.numel()};
 }
 
-/// One class of 20 images far from the origin; three of them lie apart: the poison.
+/// One class of 20 images far from the origin. Three of them, the poisoned ones, lie apart.
 FakeImageSet poisoned_set() {
   at::Generator generator = at::detail::createCPUGenerator(3);
   at::Tensor features = at::randn({20, 3}, generator).mul(0.01).add(5);
@@ -65,7 +65,7 @@ TEST(SpectralSignatures, FindsThePoisonAndNothingElse) {
   EXPECT_EQ(context.metrics.at("flagged_images"), 3);
 }
 
-TEST(SpectralSignatures, FlagsByTheNumbersOfTheDatasetNotByThePositionsInTheSet) {
+TEST(SpectralSignatures, FlagsByIndexInTheDatasetNotByPositionInTheSet) {
   FakeContext owner;
   const auto& backwards =
       owner.subset(poisoned_set(), at::arange(20, at::kLong).flip(0).contiguous());
@@ -74,7 +74,7 @@ TEST(SpectralSignatures, FlagsByTheNumbersOfTheDatasetNotByThePositionsInTheSet)
   EXPECT_TRUE(ascending.equal(at::tensor({4, 9, 17}, at::kLong)));
 }
 
-TEST(SpectralSignatures, ScoresAreThoseOfTheTopSingularVectorOfEachClass) {
+TEST(SpectralSignatures, ScoresFollowTheTopSingularVectorOfEachClass) {
   const FakeImageSet set = random_set();
   const at::Tensor scores = after("", set).artifacts.at("scores");
   for (std::int64_t label : {0, 1}) {
@@ -125,7 +125,7 @@ TEST(SpectralSignatures, TrainsFromScratchOnTheRest) {
   EXPECT_NE(options.scheduler, nullptr);
 }
 
-TEST(SpectralSignatures, LeavesAnImageOfEveryClass) {
+TEST(SpectralSignatures, LeavesAtLeastOneImageOfEveryClass) {
   // Class 0 has no image, class 1 has one, class 2 two, class 3 five equal ones.
   const at::Tensor labels = at::tensor({1, 2, 2, 3, 3, 3, 3, 3}, at::kLong);
   const at::Tensor features = at::tensor({0.3, 0.1, 0.9, 0.5, 0.5, 0.5, 0.5, 0.5}).view({8, 1});

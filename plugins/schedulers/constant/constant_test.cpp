@@ -17,7 +17,7 @@ TEST(Constant, GivesTheSameRateEverywhere) {
   }
 }
 
-TEST(Constant, DefaultIsTheManifests) {
+TEST(Constant, UsesTheDefaultOfTheManifest) {
   const FakeParams params;
   EXPECT_EQ(make<Scheduler>(params)->rate({}), 0.01);
 }

@@ -40,7 +40,7 @@ TEST(Cosine, FallsWithinAnEpochAndNeverBelowTheMinimum) {
   }
 }
 
-TEST(Cosine, TakesAPeriodOtherThanTheTraining) {
+TEST(Cosine, AcceptsAPeriodOtherThanTheTraining) {
   const FakeParams params{"rate = 1.0\nperiod_epochs = 100"};
   const auto scheduler = make<Scheduler>(params);
   EXPECT_DOUBLE_EQ(scheduler->rate(at_iteration(500, 10, 50)), 0.5);
@@ -54,7 +54,7 @@ TEST(Cosine, StaysAtTheMinimumAfterThePeriod) {
   }
 }
 
-TEST(Cosine, GivesTheFirstRateToATrainingOfOneIteration) {
+TEST(Cosine, ATrainingOfOneIterationRunsAtTheFirstRate) {
   const FakeParams params;
   EXPECT_EQ(make<Scheduler>(params)->rate(at_iteration(0, 1, 1)), 0.01);
 }

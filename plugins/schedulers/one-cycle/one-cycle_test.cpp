@@ -46,7 +46,7 @@ TEST(OneCycle, RisesAndFallsAlongCosines) {
   EXPECT_DOUBLE_EQ(scheduler->rate(at_iteration(20, 7, 3)), 0.1);
 }
 
-TEST(OneCycle, StaysBetweenTheFinalRateAndTheMaximumInEveryLength) {
+TEST(OneCycle, StaysBetweenTheFinalRateAndTheMaximumForEveryLength) {
   for (const char* shape : {"shape = \"linear\"", "shape = \"cosine\""}) {
     const FakeParams params{shape};
     const auto scheduler = make<Scheduler>(params);
@@ -62,7 +62,7 @@ TEST(OneCycle, StaysBetweenTheFinalRateAndTheMaximumInEveryLength) {
   }
 }
 
-TEST(OneCycle, RisesToTheEndWhenTheWarmUpIsTheWholeTraining) {
+TEST(OneCycle, RisesUntilTheEndIfTheWarmUpIsTheWholeTraining) {
   const FakeParams params{"warm_up = 1.0\nmaximum = 0.5\ninitial_divisor = 5.0"};
   const auto scheduler = make<Scheduler>(params);
   EXPECT_DOUBLE_EQ(scheduler->rate(at_iteration(0, 5, 1)), 0.1);

@@ -19,7 +19,7 @@ TrainingPosition at_iteration(std::int64_t iteration, std::int64_t iterations_pe
 
 }  // namespace
 
-TEST(Step, DropsWithTheFirstIterationOfAMilestone) {
+TEST(Step, DropsAtTheFirstIterationOfAMilestone) {
   const FakeParams params{"rate = 0.8\nfactor = 0.5\nmilestones = [2, 5]"};
   const auto scheduler = make<Scheduler>(params);
   EXPECT_DOUBLE_EQ(scheduler->rate(at_iteration(0, 10)), 0.8);

@@ -19,7 +19,7 @@ TrainingPosition at_iteration(std::int64_t iteration, std::int64_t iterations_pe
 
 }  // namespace
 
-TEST(SuperFineTuning, DrawsTheTrianglesThatAreAskedFor) {
+TEST(SuperFineTuning, FollowsTheGivenTriangles) {
   const FakeParams params{
       "base = 0.1\nmaximum_1 = 1.0\nmaximum_2 = 0.4\nphase_1_epochs = 1\n"
       "up_iterations = 3\ndown_iterations = 2"};
@@ -35,7 +35,7 @@ TEST(SuperFineTuning, DrawsTheTrianglesThatAreAskedFor) {
   }
 }
 
-TEST(SuperFineTuning, HasThePapersValues) {
+TEST(SuperFineTuning, DefaultsToThePapersValues) {
   const FakeParams params;
   const auto scheduler = make<Scheduler>(params);
   // 80 iterations an epoch, 4 triangles: 10 up, 10 down.
@@ -44,8 +44,8 @@ TEST(SuperFineTuning, HasThePapersValues) {
   EXPECT_EQ(scheduler->rate(at_iteration(10, 80)), 0.1);
   EXPECT_DOUBLE_EQ(scheduler->rate(at_iteration(15, 80)), 0.0505);
   EXPECT_DOUBLE_EQ(scheduler->rate(at_iteration(20, 80)), 0.001);
-  EXPECT_EQ(scheduler->rate(at_iteration(9 * 80 + 70, 80)), 0.1);    // the last top of epoch 10
-  EXPECT_EQ(scheduler->rate(at_iteration(10 * 80 + 10, 80)), 0.01);  // the first top of epoch 11
+  EXPECT_EQ(scheduler->rate(at_iteration(9 * 80 + 70, 80)), 0.1);    // the last peak of epoch 10
+  EXPECT_EQ(scheduler->rate(at_iteration(10 * 80 + 10, 80)), 0.01);  // the first peak of epoch 11
   EXPECT_DOUBLE_EQ(scheduler->rate(at_iteration(10 * 80 + 15, 80)), 0.0055);
 }
 
@@ -96,12 +96,12 @@ TEST(SuperFineTuning, StaysBetweenTheBaseAndTheMaximumAndReachesBoth) {
   }
 }
 
-TEST(SuperFineTuning, HasNoFirstPhaseOfZeroEpochs) {
+TEST(SuperFineTuning, SkipsAFirstPhaseOfZeroEpochs) {
   const FakeParams params{"phase_1_epochs = 0"};
   EXPECT_EQ(make<Scheduler>(params)->rate(at_iteration(10, 80)), 0.01);
 }
 
-TEST(SuperFineTuning, RefusesRatesThatDoNotIncrease) {
+TEST(SuperFineTuning, RefusesRatesThatDecrease) {
   for (const char* recipe : {"base = 0.05", "maximum_1 = 0.005", "base = 0.2\nmaximum_2 = 0.2"}) {
     const FakeParams params{recipe};
     EXPECT_THROW(make<Scheduler>(params), backstop::Error) << recipe;
