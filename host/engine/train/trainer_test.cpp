@@ -298,37 +298,47 @@ TEST(TrainingSetCopy, RefusesWhatDoesNotFit) {
   EXPECT_THROW(static_cast<void>(editor.record()), Error) << "the same position twice";
 }
 
+Threat to_class(std::int64_t target) {
+  Threat threat;
+  threat.target = target;
+  threat.classes = 2;
+  return threat;
+}
+
 TEST(TrainingSetCopy, RestoresItsRecord) {
   const ImageStore data = bright_and_dark(10);
   at::Generator generator = make_generator(5);
   TrainingSetCopy editor(data), again(data);
   editor.write(at::tensor({7, 2}, at::kLong), at::rand({2, 3, 8, 8}, generator),
-               at::tensor({0, 1}, at::kLong), Role::poison);
+               at::tensor({0, 0}, at::kLong), Role::poison);
   editor.write(at::tensor({4}, at::kLong), at::rand({1, 3, 8, 8}, generator),
                at::tensor({0}, at::kLong), Role::cover);
   const NamedTensors record = editor.record();
-  again.restore(record, "x.attack.safetensors");
+  again.restore(record, to_class(0), "x.attack.safetensors");
   const NamedTensors restored = again.record();
   for (std::size_t i = 0; i < record.size(); ++i)
     EXPECT_TRUE(restored[i].second.equal(record[i].second)) << record[i].first;
 }
 
-TEST(TrainingSetCopy, RefusesARecordOfOtherData) {
+TEST(TrainingSetCopy, RefusesARecordOfOtherDataOrAnotherTarget) {
   const ImageStore data = bright_and_dark(10), fewer = bright_and_dark(5);
   TrainingSetCopy editor(data);
   editor.write(at::tensor({7}, at::kLong), at::ones({1, 3, 8, 8}), at::tensor({0}, at::kLong),
                Role::poison);
   const NamedTensors record = editor.record();
-  const auto refused = [&](const ImageStore& set, const NamedTensors& given) {
+  const auto refused = [&](const ImageStore& set, const NamedTensors& given,
+                           std::int64_t target = 0) {
     TrainingSetCopy copy(set);
     try {
-      copy.restore(given, "x.attack.safetensors");
+      copy.restore(given, to_class(target), "x.attack.safetensors");
     } catch (const base::HostError& e) {
       return e.code() == base::ExitCode::environment;
     }
     return false;
   };
+  EXPECT_FALSE(refused(data, record));
   EXPECT_TRUE(refused(fewer, record));
+  EXPECT_TRUE(refused(data, record, 1));
   for (std::size_t i = 0; i < record.size(); ++i) {
     NamedTensors changed = record;
     changed[i].second = at::zeros({2}, record[i].second.options());
