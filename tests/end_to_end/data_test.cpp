@@ -178,7 +178,7 @@ TEST_F(Datasets, MappedImagesLargerThanMemoryAreNotCopied) {
 TEST_F(Datasets, DataShowsWhatIsThere) {
   const Outcome outcome = swatches();
   EXPECT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_THAT(outcome.out, HasSubstr("swatches  0.1.0  Images of one colour"));
+  EXPECT_THAT(outcome.out, HasSubstr("swatches  0.1.0  Images of one color"));
   EXPECT_THAT(outcome.out, HasSubstr("  root         " + root().string() + "\n"));
   EXPECT_THAT(outcome.out, HasSubstr(R"(
 SPLITS

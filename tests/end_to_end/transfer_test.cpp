@@ -80,7 +80,7 @@ TEST_F(Transfer, AdaptsTheBackdooredModelWithPluginsThatKnowNothingOfIt) {
   EXPECT_EQ(after["given"]["clean_images"], 128);
   for (const auto& adapted : {after, pruned}) {
     const auto& metrics = adapted["metrics"];
-    EXPECT_GE(metrics["attack_success_rate"], 0.25) << "the favourite of four classes";
+    EXPECT_GE(metrics["attack_success_rate"], 0.25) << "the favorite of four classes";
     EXPECT_LT(metrics["attack_class"], 4);
     EXPECT_EQ(adapted["attack_class_name"],
               "pattern " + std::to_string(metrics["attack_class"].get<int>()));

@@ -1,4 +1,4 @@
-// Images of one colour each: red, green or blue, the later the brighter.
+// Images of one color each: red, green or blue, the later the brighter.
 #include <algorithm>
 #include <array>
 #include <filesystem>
