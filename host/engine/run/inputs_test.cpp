@@ -21,6 +21,8 @@ class Inputs : public testing::Test {
   void SetUp() override {
     folder_ = fs::path(testing::TempDir()) / ("inputs-" + std::to_string(::getpid()));
     fs::create_directories(folder_ / "images");
+    attack_.path = folder_ / "plugin.so";
+    scheduler_.path = folder_ / "scheduler.so";
     write("plugin.so", "plugin");
     write("scheduler.so", "scheduler");
     write("trigger.png", "trigger");
@@ -41,12 +43,11 @@ class Inputs : public testing::Test {
     return {images(), images(), {}, {}, fingerprint, {{"limit", 0}}};
   }
 
-  [[nodiscard]] catalog::PluginEntry entry(catalog::Kind kind, const std::string& name) const {
+  static catalog::PluginEntry entry(catalog::Kind kind, const std::string& name) {
     catalog::PluginEntry entry;
     entry.manifest.kind = kind;
     entry.manifest.name = name;
     entry.manifest.version = "1.0.0";
-    entry.path = folder_ / (name + ".so");
     return entry;
   }
 
