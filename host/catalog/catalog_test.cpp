@@ -141,7 +141,7 @@ TEST_F(CatalogTest, RefusesBadManifestsWithLines) {
   EXPECT_THAT(refusal_of_bad_plugin("broken-manifest"), testing::StartsWith("manifest:2: "));
   EXPECT_EQ(refusal_of_bad_plugin("invalid-manifest"),
             "manifest:6: unknown key `sumary`; did you mean `summary`?\n"
-            "manifest:9: `parameters.rate.default` must be at least 0, got -1");
+            "manifest:9: `parameters.rate.default` must be at least 0, got -1.0");
 }
 
 TEST_F(CatalogTest, ReadsTheManifestOfAnIncompatiblePlugin) {

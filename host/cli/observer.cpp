@@ -121,7 +121,7 @@ void ConsoleObserver::progress(std::int64_t done, std::int64_t total, const std:
   if (now - last_shown_ < pause) return;
   last_shown_ = now;
   std::string text = fmt::format("{}{} {}", base::grouped(done),
-                                 total > 0 ? "/" + base::grouped(total) : "", what);
+                                 total > 0 ? fmt::format("/{}", base::grouped(total)) : "", what);
   const double seconds = std::chrono::duration<double>(now - counting_since_).count();
   if (done > 0 && total > done && seconds >= 1)
     text += fmt::format(", {} left", base::duration(seconds * static_cast<double>(total - done) /
@@ -138,7 +138,7 @@ void ConsoleObserver::draw_bar(std::int64_t done, std::int64_t total, const std:
   if (total > 0) {
     const auto full =
         static_cast<std::size_t>(std::clamp(done, std::int64_t{0}, total) * kCells / total);
-    line += "[" + std::string(full, '#') + std::string(kCells - full, '.') + "]  ";
+    line += fmt::format("[{}{}]  ", std::string(full, '#'), std::string(kCells - full, '.'));
   }
   line += base::printable(text);
   // A line that wraps cannot be erased.

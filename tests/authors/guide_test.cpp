@@ -87,11 +87,10 @@ TEST(Guide, ShowsNoCodeThatIsNotCompiled) {
 
 TEST(Guide, NamesEveryTypeOfParameter) {
   const std::string text = read(guide());
-  for (const auto type : {schema::ParameterType::boolean, schema::ParameterType::integer,
-                          schema::ParameterType::floating, schema::ParameterType::string,
-                          schema::ParameterType::choice, schema::ParameterType::path,
-                          schema::ParameterType::scheduler, schema::ParameterType::optimizer})
-    EXPECT_THAT(text, HasSubstr("`" + std::string(to_string(type)) + "`"));
+  for (const auto type : {ParameterType::boolean, ParameterType::integer, ParameterType::floating,
+                          ParameterType::string, ParameterType::choice, ParameterType::path,
+                          ParameterType::scheduler, ParameterType::optimizer})
+    EXPECT_THAT(text, HasSubstr("`" + std::string(backstop::schema::to_string(type)) + "`"));
 }
 
 TEST(Guide, LinksToFilesThatAreThere) {

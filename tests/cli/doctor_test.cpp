@@ -76,7 +76,7 @@ TEST_F(Doctor, WritesJson) {
 TEST_F(Doctor, WithoutAnEngineShowsTheRestAndFails) {
   const auto outcome = Process(alone({"doctor"})).wait();
   EXPECT_EQ(outcome.code, 4);
-  EXPECT_THAT(outcome.out, AllOf(HasSubstr("  loads  no: the engine `" + engine() + "` is"),
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("  loads  no: the engine `" + engine() + "` does not exist"),
                                  HasSubstr("MACHINE\n  cores   "),
                                  HasSubstr("\nPROBLEMS\n  error: the engine `")));
   EXPECT_THAT(outcome.err,

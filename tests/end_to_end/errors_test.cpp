@@ -30,13 +30,13 @@ TEST_F(RunErrors, RecipeProblemsEndBeforeAnythingIsWritten) {
 TEST_F(RunErrors, TargetOutsideTheClasses) {
   const Outcome outcome = run({"--set", "attack.target=4"});
   EXPECT_EQ(outcome.code, 2);
-  EXPECT_THAT(outcome.err, HasSubstr("attack.target is 4, the dataset has 4 classes"));
+  EXPECT_THAT(outcome.err, HasSubstr("attack.target is 4, but the dataset has 4 classes"));
 }
 
 TEST_F(RunErrors, MoreCleanImagesThanThereAre) {
   const Outcome outcome = run({"--set", "defense.1.clean_images=1000"});
   EXPECT_EQ(outcome.code, 2);
-  EXPECT_THAT(outcome.err, HasSubstr("asks for 1000 clean images, the training set has 256"));
+  EXPECT_THAT(outcome.err, HasSubstr("asks for 1000 clean images, but the training set has 256"));
 }
 
 TEST_F(RunErrors, MissingDatasetFolder) {
@@ -91,7 +91,7 @@ TEST_F(RunErrors, FullDiskLeavesNothingHalfWritten) {
   const Outcome outcome = run();
   EXPECT_EQ(outcome.code, 4) << outcome.err;
   EXPECT_THAT(outcome.err, HasSubstr("No space left on device"));
-  EXPECT_THAT(outcome.err, HasSubstr("hint: free space"));
+  EXPECT_THAT(outcome.err, HasSubstr("hint: free some space"));
   expect_no_half_written_file(out());
   ::umount(out().c_str());
 }

@@ -181,11 +181,6 @@ TEST_F(Stale, AModelKeepsTheConstantsThatItWasTrainedWith) {
 
 using Draw = std::mt19937_64;
 
-template <std::size_t n>
-std::string one_of(Draw& draw, const char* const (&choices)[n]) {
-  return choices[std::uniform_int_distribution<std::size_t>(0, n - 1)(draw)];
-}
-
 /// The settings of a small recipe, by what they decide.
 using Settings = std::map<std::string, std::string>;
 
@@ -204,7 +199,7 @@ const std::map<std::string, std::vector<std::string>>& choices() {
       {"attack.labels", {"all-to-one", "all-to-all"}},
       {"attack.poison_ratio", {"0.2", "0.3"}},
       {"attack.training.epochs", {"1", "2"}},
-      {"files", {"none", "none", "model", "both"}},
+      {"files", {"none", "none", "none", "none", "model", "both"}},
       {"defense.0.plugin", {"fine-tuning", "clp", "activation-clustering"}},
       {"defense.0.name", {"plain", "SFT 0.1", "SFT-0.1"}},
       {"defense.0.measure_every", {"1", "0"}},
@@ -283,6 +278,9 @@ class AnyRecipe : public Stale, public ::testing::WithParamInterface<int> {
     if (settings["scenario"] == "standalone") {
       settings.erase("pretraining.dataset.classes");
     } else {
+      // Whoever adapts a model has no poison to look for.
+      if (settings["defense.0.plugin"] == "activation-clustering")
+        settings["defense.0.plugin"] = "fine-tuning";
       for (const char* setting :
            {"plugin=synthetic", "train_images=64", "test_images=32", "seed=2"})
         arguments.push_back(std::string("pretraining.dataset.") + setting);
@@ -303,12 +301,13 @@ class AnyRecipe : public Stale, public ::testing::WithParamInterface<int> {
     return arguments;
   }
 
-  /// What models and attacks from files are: those of a run with these settings.
-  void make_files(const Settings& settings) {
-    auto plain = settings;
-    plain["files"] = "none";
-    const Outcome outcome = run_into("origin", as_arguments(plain));
-    if (outcome.code != 0) return;
+  /// What models and attacks from files are: those of a run with settings like these.
+  void make_files(Draw& draw) {
+    Settings settings = drawn(draw);
+    settings["files"] = "none";
+    settings["defense.1.name"] = "second";
+    const Outcome outcome = run_into("origin", as_arguments(settings));
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
     const fs::path models = last_run("origin") / "models";
     fs::copy_file(models / "no-defense.safetensors", folder_ / "model.safetensors");
     fs::copy_file(models / "no-defense.attack.safetensors", folder_ / "attack.safetensors");
@@ -327,9 +326,10 @@ TEST_P(AnyRecipe, GivesTheSameAfterAnyOther) {
                        "--image", "1/0=" + (folder_ / "two.png").string()},
                       {{"HOME", folder_.string()}, {"BACKSTOP_PLUGIN_PATH", ""}}};
   ASSERT_EQ(Process(picture).wait().code, 0);
-  make_files(drawn(draw));
+  ASSERT_NO_FATAL_FAILURE(make_files(draw));
   int compared = 0;
-  for (int pair = 0; pair < pairs / kBlocks; ++pair) {
+  // Some recipes are refused; then both runs refuse them, and another pair is drawn.
+  for (int tries = 0; compared < pairs / kBlocks && tries < 10 * pairs; ++tries) {
     const Settings first = drawn(draw), second = near_to(first, draw);
     for (const char* name : {"shared", "fresh"}) fs::remove_all(folder_ / name);
     const Outcome before = run_into("shared", as_arguments(first));
@@ -346,7 +346,7 @@ TEST_P(AnyRecipe, GivesTheSameAfterAnyOther) {
     ASSERT_EQ(numbers(last_run("shared")), numbers(last_run("fresh"))) << what;
     ASSERT_EQ(models_of(last_run("shared")), models_of(last_run("fresh"))) << what;
   }
-  EXPECT_GT(compared, pairs / kBlocks / 4) << "most recipes were refused";
+  EXPECT_EQ(compared, pairs / kBlocks) << "nearly all recipes were refused";
 }
 
 INSTANTIATE_TEST_SUITE_P(Blocks, AnyRecipe, ::testing::Range(0, 5));

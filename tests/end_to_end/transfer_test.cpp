@@ -113,7 +113,7 @@ TEST_F(Transfer, ImagesThatDoNotFitAreFoundBeforeTraining) {
   EXPECT_EQ(outcome.code, 2);
   EXPECT_THAT(outcome.err,
               AllOf(HasSubstr("error: the images of [pretraining.dataset] `synthetic` are 3x16x16, "
-                              "those of [dataset] `synthetic` 1x16x16"),
+                              "those of [dataset] `synthetic` are 1x16x16"),
                     Not(HasSubstr("[attack]"))));
 }
 
@@ -205,8 +205,18 @@ TEST_F(EncoderScenario, ATargetThatTheTaskLacksIsFoundBeforeTraining) {
   write_recipe(kEncoder);
   const Outcome outcome = run({"--set", "attack.target=4"});
   EXPECT_EQ(outcome.code, 2);
-  EXPECT_THAT(outcome.err, AllOf(HasSubstr("attack.target is 4, the dataset has 4 classes"),
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("attack.target is 4, but the dataset has 4 classes"),
                                  Not(HasSubstr("images trained"))));
+}
+
+TEST_F(EncoderScenario, PoisonNeedsItsLabelInTheEncodersTrainingSet) {
+  write_recipe(kEncoder);
+  for (const char* setting : {"attack.target=3", "attack.labels=all-to-all"}) {
+    const Outcome outcome = run({"--set", "attack.plugin=badnets", "--set", "defense=[]", "--set",
+                                 "pretraining.dataset.classes=3", "--set", setting});
+    EXPECT_EQ(outcome.code, 2) << setting;
+    EXPECT_THAT(outcome.err, HasSubstr("up to 3, but [pretraining.dataset] has only 3 classes"));
+  }
 }
 
 TEST_F(EncoderScenario, AReferenceThatIsMissingIsFoundBeforeTraining) {
@@ -225,12 +235,13 @@ TEST_F(EncoderScenario, StartsFromACleanEncoderInAFile) {
   const Outcome outcome = run({"--set", "attack.clean_encoder=" + file});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const auto encoder = row(numbers(runs().at(1)), "no defense");
-  // The injection alone: each batch of 64 clean, triggered, and with the reference.
-  EXPECT_EQ(encoder["cost"]["samples_seen"], 40 * 8 * (2 * 64 + 1));
+  // The injection alone: each batch has 64 clean and 64 triggered images, 64 augmented references,
+  // and the plain one.
+  EXPECT_EQ(encoder["cost"]["samples_seen"], 40 * 8 * (3 * 64 + 1));
   EXPECT_GT(encoder["extra"]["clean_as_before"], 0.9);
   const Outcome other = run({"--set", "attack.clean_encoder=" + file, "--set", "model.width=8"});
-  EXPECT_EQ(other.code, 4);
-  EXPECT_THAT(other.err, HasSubstr("does not fit small-cnn of width 8"));
+  EXPECT_EQ(other.code, 2);
+  EXPECT_THAT(other.err, HasSubstr("holds another model: width 16 instead of 8"));
 }
 
 }  // namespace

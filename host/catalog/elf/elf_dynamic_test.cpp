@@ -103,7 +103,7 @@ TEST_F(ElfDynamic, FindsNothingWrongWithPlugins) {
 TEST_F(ElfDynamic, RefusesSegmentsThatCannotBeLoaded) {
   EXPECT_THAT(
       refusal_after([&] { change_segment(PT_LOAD, [](auto& segment) { segment.p_memsz = 1; }); }),
-      MatchesRegex("file is damaged: a segment of [0-9]+ bytes is to lie in 1 bytes of "
+      MatchesRegex("file is damaged: a segment of [0-9]+ bytes would occupy 1 bytes of "
                    "memory at 0x0"));
   EXPECT_THAT(refusal_after([&] {
                 change_segment(PT_LOAD, [](auto& segment) { segment.p_memsz = 1 << 30; });
@@ -134,7 +134,7 @@ TEST_F(ElfDynamic, RefusesTablesThatPointNowhere) {
                   " points to address 0x7000000, where nothing of the file is loaded");
   }
   EXPECT_EQ(refusal_with(DT_SYMTAB, kNowhere),
-            "file is damaged: DT_SYMTAB is 0x7000000, where no section .dynsym lies");
+            "file is damaged: DT_SYMTAB is 0x7000000, where there is no section .dynsym");
 }
 
 TEST_F(ElfDynamic, RefusesTablesOfImpossibleSize) {
@@ -146,7 +146,7 @@ TEST_F(ElfDynamic, RefusesTablesOfImpossibleSize) {
   EXPECT_EQ(refusal_with(DT_PLTREL, DT_REL), "file is damaged: DT_PLTREL is 17, expected 7");
   EXPECT_EQ(refusal_with(DT_STRSZ, 1), "file is damaged: DT_NEEDED is string " +
                                            std::to_string(table(DT_NEEDED)) +
-                                           ", the string table has 1 bytes");
+                                           ", but the string table has only 1 bytes");
 }
 
 TEST_F(ElfDynamic, RefusesIncompleteDynamicSections) {
@@ -166,7 +166,7 @@ TEST_F(ElfDynamic, RefusesStringsWithoutAnEnd) {
 
 TEST_F(ElfDynamic, RefusesSymbolsThatPointNowhere) {
   EXPECT_THAT(refusal_after([&] { put<Elf64_Word>(bytes_, table(DT_SYMTAB) + 24, 1 << 20); }),
-              StartsWith("file is damaged: a symbol is string 1048576, the string table has "));
+              StartsWith("file is damaged: a symbol is string 1048576, but the string table has only "));
 }
 
 TEST_F(ElfDynamic, RefusesInconsistentHashTables) {
@@ -182,9 +182,9 @@ TEST_F(ElfDynamic, RefusesInconsistentHashTables) {
 
 TEST_F(ElfDynamic, RefusesVersionsWithoutAName) {
   EXPECT_THAT(refusal_after([&] { put<Elf64_Half>(bytes_, table(DT_VERSYM) + 2, 99); }),
-              StartsWith("file is damaged: DT_VERSYM names version 99, the last one is "));
+              StartsWith("file is damaged: DT_VERSYM names version 99, but the last one is "));
   EXPECT_THAT(refusal_after([&] { put<Elf64_Word>(bytes_, table(DT_VERNEED) + 4, 0); }),
-              HasSubstr("DT_VERNEED names library ``, which no DT_NEEDED does"));
+              HasSubstr("DT_VERNEED names library ``, but no DT_NEEDED does"));
 }
 
 TEST_F(ElfDynamic, RefusesRelocationsThatPointNowhere) {

@@ -206,7 +206,7 @@ TEST_F(ElfNote, RefusesTwoPluginsInOneLibrary) {
   };
   EXPECT_EQ(
       refusal_after_note_section(second_becomes_first),
-      "file is damaged: .note.backstop holds the build's facts twice, a library is one plugin");
+      "file is damaged: .note.backstop holds the build's facts twice, but a library is one plugin");
 }
 
 TEST_F(ElfNote, SkipsNotesOfOtherOwners) {

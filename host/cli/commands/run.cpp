@@ -55,7 +55,7 @@ base::ExitCode run(const Invocation& invocation) {
 
   observer.end();
   if (!json && observer.finished().size() > 1)
-    print("\n" + report::summary_table(observer.finished(), invocation.color_out));
+    print(std::string("\n") + report::summary_table(observer.finished(), invocation.color_out));
   for (const auto& folder : outcome.runs)
     spdlog::info("wrote {}", base::printable(folder.string()));
   if (outcome.code == base::ExitCode::bug)

@@ -177,6 +177,16 @@ Threat Run::threat() const {
                           fmt::format("attack.target is {}, but the dataset has {} classes",
                                       threat.target, threat.classes),
                           fmt::format("choose a target in 0 .. {}", threat.classes - 1));
+  // Poison is labeled with classes of the task; the encoder's own training set must have them.
+  const std::int64_t known = source().data.train.classes();
+  const std::int64_t needed = threat.all_to_all != 0 ? threat.classes : threat.target + 1;
+  if (recipe_.attack.use.plugin->manifest.poisons && needed > known)
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("attack `{}` labels poisoned images with classes of [dataset], up to {}, but "
+                    "[pretraining.dataset] has only {} classes",
+                    recipe_.attack.use.name(), needed - 1, known),
+        "choose a lower target, or `labels = \"all-to-one\"`");
   return threat;
 }
 

@@ -77,7 +77,7 @@ constexpr const char* kWhereFrom =
 constexpr std::int64_t kTrain = 39209, kTest = 12630;
 
 std::string two_digits(std::int64_t label) {
-  return (label < 10 ? "0" : "") + std::to_string(label);
+  return std::string(label < 10 ? "0" : "") + std::to_string(label);
 }
 
 class Finder {

@@ -37,8 +37,10 @@ bool equal(const Batch& a, const Batch& b) {
 
 std::string text(std::span<const std::int64_t> labels) {
   std::string joined;
-  for (const std::int64_t label : labels)
-    joined += (joined.empty() ? "" : " ") + std::to_string(label);
+  for (const std::int64_t label : labels) {
+    if (!joined.empty()) joined += ' ';
+    joined += std::to_string(label);
+  }
   return joined;
 }
 

@@ -144,8 +144,8 @@ CacheWriter::CacheWriter(std::filesystem::path file, const CacheKey& key)
   std::error_code error;
   std::filesystem::create_directories(file_.parent_path(), error);
   if (error) fail("needs a folder that cannot be created", error.value());
-  temporary_ = (file_.parent_path() /
-                ("." + file_.filename().string() + "." + std::to_string(std::random_device()())))
+  temporary_ = (file_.parent_path() / (std::string(".") + file_.filename().string() + "." +
+                                       std::to_string(std::random_device()())))
                    .string();
   descriptor_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail("cannot be created", errno);
