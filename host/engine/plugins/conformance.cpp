@@ -235,6 +235,15 @@ class Exercise {
     call(other, "load", context_, [&] { other.as<Attack>().load(context_, threat, state); });
     if (!apply(other, clean).equal(triggered))
       fail("after save() and load(), apply() returns other images");
+    // The host saves what it loaded when a run starts from an attack's file.
+    TensorState again;
+    call(other, "save", context_, [&] { other.as<Attack>().save(again); });
+    const NamedTensors &first = state.tensors(), &second = again.tensors();
+    if (!std::equal(first.begin(), first.end(), second.begin(), second.end(),
+                    [](const auto& a, const auto& b) {
+                      return a.first == b.first && a.second.equal(b.second);
+                    }))
+      fail("after load(), save() writes another state than the one that was loaded");
   }
 
   void defend(const PluginObject& plugin) {
