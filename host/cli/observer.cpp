@@ -81,7 +81,7 @@ void ConsoleObserver::tell(const nlohmann::json& event) {
   } else if (type == "stage_started") {
     stage_ = stage_name(event);
     what_.clear();
-    say(event.value("reused", false) ? "already there" : "started");
+    say(event.value("reused", false) ? "cached" : "started");
   } else if (type == "epoch") {
     say(epoch_line(event));
   } else if (type == "stage_finished") {

@@ -37,7 +37,7 @@ void guarded(const std::atomic<int>* interrupted, Outcome& outcome, const char* 
     fail(outcome, e.code(), e.what(), e.hint());
   } catch (const std::bad_alloc&) {
     fail(outcome, base::ExitCode::environment, "out of memory",
-         "a smaller batch_size, width or dataset needs less");
+         "a smaller batch_size, width or dataset needs less memory");
   } catch (const c10::Error& e) {
     fail(outcome, base::ExitCode::bug, std::string("LibTorch: ") + e.what_without_backtrace(), {});
   } catch (const std::exception& e) {
@@ -59,9 +59,11 @@ void run_all(const RunRequest& request, RunOutcome& outcome) {
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
     const RunRequest& request, RunOutcome& outcome) {
-  guarded(request.interrupted, outcome,
-          "finished stages and epochs are kept; the same command goes on from there",
-          [&] { run_all(request, outcome); });
+  guarded(
+      request.interrupted, outcome,
+      "finished stages are kept, and the same command continues from there; the training that was "
+      "interrupted starts again at its first epoch",
+      [&] { run_all(request, outcome); });
 }
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_data(

@@ -119,16 +119,17 @@ class Expansion {
       combinations_ = 1;
       return;
     }
+    std::reverse(axes.begin(), axes.end());
     std::string group;
-    for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
-      auto& values = *axis->values;
+    for (const Axis& axis : axes) {
+      auto& values = *axis.values;
       toml::node& value = *values.get(index % values.size());
       index /= values.size();
-      if (values.size() > 1 && axis->path != Path{"seed"} && axis->path != Path{"name"})
-        group = fmt::format("{} = {}{}{}", path_text(axis->path), schema::value_text(value),
+      if (values.size() > 1 && axis.path != Path{"seed"} && axis.path != Path{"name"})
+        group = fmt::format("{} = {}{}{}", path_text(axis.path), schema::value_text(value),
                             group.empty() ? "" : ", ", group);
-      if (auto problem = set_value(recipe, axis->path, std::move(value), changes))
-        report(axis->place, std::move(*problem));
+      if (auto problem = set_value(recipe, axis.path, std::move(value), changes))
+        report(axis.place, std::move(*problem));
     }
     std::vector<Diagnostic> found;
     toml::table resolved = resolve(recipe, changes, file_, catalog_, found);

@@ -364,12 +364,13 @@ TEST_F(Recipes, DefaultCropPaddingFollowsTheImageSize) {
 
 TEST_F(Recipes, AdaptingAModelGivesNoPoisonedTrainingSetAndNoDrop) {
   for (const std::string scenario : {"transfer", "encoder"})
-    EXPECT_THAT(problems_of(edited(kFirstDefense, "[[defense]]\nplugin = \"filter\"\n"),
-                            {"scenario=" + scenario, "pretraining.dataset.plugin=shapes"}),
-                AllOf(HasSubstr("defense `filter` needs the poisoned training set, which is not "
-                                "available to whoever adapts a model"),
-                      HasSubstr("`clean_accuracy_drop` does not exist in the scenario \"" + scenario +
-                                "\": \"no defense\" is not measured on the same dataset")));
+    EXPECT_THAT(
+        problems_of(edited(kFirstDefense, "[[defense]]\nplugin = \"filter\"\n"),
+                    {"scenario=" + scenario, "pretraining.dataset.plugin=shapes"}),
+        AllOf(HasSubstr("defense `filter` needs the poisoned training set, which is not "
+                        "available to whoever adapts a model"),
+              HasSubstr("`clean_accuracy_drop` does not exist in the scenario \"" + scenario +
+                        "\": \"no defense\" is not measured on the same dataset")));
 }
 
 TEST_F(Recipes, AnEncoderHasNoMetricsToExpect) {

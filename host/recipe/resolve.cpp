@@ -448,8 +448,8 @@ void Checker::needs_of_model(const catalog::Manifest& manifest, const toml::sour
   for (const schema::ModelTrait& trait : schema::model_traits()) {
     if (needs(manifest, trait.need) && !(architecture->*trait.offered))
       report(region,
-             "defense `" + manifest.name + "` needs " + std::string(trait.text) +
-                 ", which a model of architecture " + in_quotes(architecture_) + " does not offer",
+             fmt::format("defense `{}` needs {}, which a model of architecture {} does not offer",
+                         manifest.name, trait.text, in_quotes(architecture_)),
              "choose another defense, or another [model] architecture");
   }
 }
@@ -571,22 +571,24 @@ toml::table Checker::metrics(const toml::table& given, const Scope& scope) {
   for (const report::Metric* metric : report::expectable_metrics(scenario_))
     known.emplace_back(metric->key);
   if (given.empty())
-    report(scope.header, scope.label + " has no metric", "metrics: " + list_of(known, ticked));
+    report(scope.header, fmt::format("{} has no metric", scope.label),
+           fmt::format("metrics: {}", list_of(known, ticked)));
   toml::table resolved;
   for (const auto& [key, node] : given) {
     const std::string name(key.str());
     const report::Metric* metric = report::find_metric(name);
     if (metric == nullptr || !metric->in_expect) {
       const auto near = base::nearest(name, known);
-      report(key.source(), "there is no metric `" + name + '`',
-             near ? "did you mean `" + *near + "`?" : "metrics: " + list_of(known, ticked));
+      report(key.source(), fmt::format("there is no metric `{}`", name),
+             near ? fmt::format("did you mean `{}`?", *near)
+                  : fmt::format("metrics: {}", list_of(known, ticked)));
       continue;
     }
     if (std::find(known.begin(), known.end(), name) == known.end())
       report(key.source(),
              fmt::format("`{}` does not exist in the scenario {}: {}", name, in_quotes(scenario_),
                          metric->why_not),
-             "metrics: " + list_of(known, ticked));
+             fmt::format("metrics: {}", list_of(known, ticked)));
     const Scope within = inner(scope, name, ticked(name), &node);
     const bool signed_metric = metric->range == report::Range::difference;
     if (const auto* table = node.as_table())
@@ -707,8 +709,9 @@ toml::table Checker::recipe(const toml::table& given) {
   const auto* chosen = given["model"]["architecture"].node();
   if (network != nullptr && adapts() && !network->replaceable_head)
     report(chosen != nullptr ? place_of(*chosen, top) : top.header,
-           "scenario " + in_quotes(scenario_) + " replaces the head of the model, and " +
-               in_quotes(architecture_) + " has none that can be replaced",
+           fmt::format("scenario {} replaces the head of the model, but {} has no head that can be "
+                       "replaced",
+                       in_quotes(scenario_), in_quotes(architecture_)),
            "choose another [model] architecture");
   resolved.insert(ordered_key("model", index++), std::move(model));
   resolved.insert(

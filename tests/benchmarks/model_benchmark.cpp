@@ -252,7 +252,7 @@ BENCHMARK(augmentation)
 void triggering(benchmark::State& state, const char* plugin) {
   const engine::Compute compute = settings(true, false);
   const auto catalog = catalog::Catalog::scan({{BACKSTOP_PLUGIN_FOLDER, true, false}});
-  const engine::Complaints none{[](void*, const std::string&) {}, nullptr};
+  const engine::WarningSink none{[](void*, const std::string&) {}, nullptr};
   const catalog::PluginEntry* entry = catalog.find(catalog::Kind::attack, plugin);
   if (entry == nullptr) return state.SkipWithError("no such plugin");
   const toml::table defaults = toml::parse(recipe::recipe_fragment(entry->manifest));

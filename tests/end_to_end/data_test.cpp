@@ -74,7 +74,7 @@ TEST_F(Datasets, LabelsChooseLikeNames) {
   ASSERT_EQ(run_with("classes = [2, 0], image_size = 16").code, 0);
   EXPECT_EQ(dataset()["classes"], (nlohmann::json{"blue", "red"}));
   const Outcome outcome = run_with("classes = [\"blue\", \"red\"], image_size = 16");
-  EXPECT_THAT(outcome.err, HasSubstr("[attack] badnets: already there"));
+  EXPECT_THAT(outcome.err, HasSubstr("[attack] badnets: cached"));
 }
 
 TEST_F(Datasets, PerClassThenLimit) {
@@ -91,7 +91,7 @@ TEST_F(Datasets, SameFilesGiveTheSameFingerprintAndOthersAnother) {
   const std::string before = dataset()["fingerprint"];
   const Outcome again = run_with("");
   EXPECT_EQ(dataset()["fingerprint"], before);
-  EXPECT_THAT(again.err, HasSubstr("[attack] badnets: already there"));
+  EXPECT_THAT(again.err, HasSubstr("[attack] badnets: cached"));
   write("train.txt", "112012012012012012012012012012");
   const Outcome changed = run_with("");
   EXPECT_NE(dataset()["fingerprint"], before);

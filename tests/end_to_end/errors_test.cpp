@@ -101,7 +101,7 @@ TEST_F(RunErrors, DamagedModelFile) {
   std::ofstream(file) << "this is no model";
   const Outcome outcome = run({"--set", "model.file=" + file.string()});
   EXPECT_EQ(outcome.code, 4);
-  EXPECT_THAT(outcome.err, HasSubstr("suspect.safetensors is no safetensors file"));
+  EXPECT_THAT(outcome.err, HasSubstr("suspect.safetensors is not a safetensors file"));
 }
 
 TEST_F(RunErrors, ModelFileOfAnotherWidth) {

@@ -120,7 +120,7 @@ TEST_F(WholeRun, FreshRunGivesIdenticalNumbers) {
   const std::string metrics = read(runs().at(0) / "metrics.jsonl");
   const Outcome again = run({"--fresh"});
   ASSERT_EQ(again.code, 0) << again.err;
-  EXPECT_THAT(again.err, Not(HasSubstr("already there")));
+  EXPECT_THAT(again.err, Not(HasSubstr("cached")));
   EXPECT_EQ(numbers(runs().at(1)), before);
   EXPECT_EQ(read(runs().at(1) / "metrics.jsonl"), metrics);
 }
@@ -185,16 +185,16 @@ TEST_F(WholeRun, ChangingADefenseKeepsTheBackdooredModel) {
   ASSERT_EQ(run().code, 0);
   const Outcome outcome = run({"--set", "defense.0.epochs=1"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_THAT(outcome.err, HasSubstr("[attack] badnets: already there"));
+  EXPECT_THAT(outcome.err, HasSubstr("[attack] badnets: cached"));
   EXPECT_THAT(outcome.err, HasSubstr("[defense] plain: started"));
-  EXPECT_THAT(outcome.err, HasSubstr("[defense] super: already there"));
+  EXPECT_THAT(outcome.err, HasSubstr("[defense] super: cached"));
 }
 
 TEST_F(WholeRun, RenamingADefenseTrainsNothing) {
   ASSERT_EQ(run().code, 0);
   const Outcome outcome = run({"--set", "defense.0.name=renamed"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_THAT(outcome.err, HasSubstr("[defense] renamed: already there"));
+  EXPECT_THAT(outcome.err, HasSubstr("[defense] renamed: cached"));
   EXPECT_THAT(read(runs().at(1) / "metrics.jsonl"), Not(HasSubstr("\"plain\"")));
 }
 
@@ -356,7 +356,7 @@ TEST_F(WholeRun, InterruptInADefenseKeepsTheBackdooredModel) {
   EXPECT_EQ(results["rows"].size(), 1u) << "what was finished is in the results";
   const Outcome again = run();
   EXPECT_EQ(again.code, 0);
-  EXPECT_THAT(again.err, HasSubstr("[attack] badnets: already there"));
+  EXPECT_THAT(again.err, HasSubstr("[attack] badnets: cached"));
 }
 
 }  // namespace

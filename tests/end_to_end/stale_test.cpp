@@ -73,8 +73,8 @@ TEST_F(Stale, ADefenseWithANewHeadIsAnotherStageThanOneWithout) {
   write_recipe(kRecipe + std::string(kAdapted));
   const Outcome outcome = run_into("shared", {"scenario=transfer"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_THAT(outcome.err, AllOf(HasSubstr("[attack] badnets: already there"),
-                                 HasSubstr("[defense] plain: started")));
+  EXPECT_THAT(outcome.err,
+              AllOf(HasSubstr("[attack] badnets: cached"), HasSubstr("[defense] plain: started")));
 }
 
 TEST_F(Stale, TheClassesOfAnEncodersTaskDecideItsPoison) {
@@ -152,7 +152,7 @@ TEST_F(Stale, WhoeverRewritesAModelInARunsFolderChangesNoLaterRun) {
     std::fstream(entry.path(), std::ios::in | std::ios::out) << "rewritten in place";
   const Outcome outcome = run_into("a");
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_THAT(outcome.err, HasSubstr("[attack] badnets: already there"));
+  EXPECT_THAT(outcome.err, HasSubstr("[attack] badnets: cached"));
   EXPECT_EQ(models_of(last_run("a")), before);
 }
 

@@ -97,8 +97,8 @@ TEST_F(Transfer, KeepsTheBackdooredModelForOtherTasks) {
   ASSERT_EQ(transfer().code, 0);
   const Outcome other = transfer({"--set", "dataset.classes=3"});
   ASSERT_EQ(other.code, 0) << other.err;
-  EXPECT_THAT(other.err, AllOf(HasSubstr("[attack] badnets: already there"),
-                               HasSubstr("[defense] plain: started")));
+  EXPECT_THAT(other.err,
+              AllOf(HasSubstr("[attack] badnets: cached"), HasSubstr("[defense] plain: started")));
 }
 
 TEST_F(Transfer, ResolvedRecipeGivesTheSameNumbersAgain) {

@@ -99,7 +99,7 @@ class Report {
         compute_(resolve_compute({"cpu", "float32", 0, true}, 1)),
         name_(request.dataset->name()),
         ctx_({"data", name_}, 0, compute_, {}, request.observer, request.interrupted),
-        plugin_(*request.dataset, ctx_.complaints()) {}
+        plugin_(*request.dataset, ctx_.warnings()) {}
 
   json make();
 

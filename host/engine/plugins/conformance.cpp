@@ -105,7 +105,7 @@ class Exercise {
         defend(plugin);
         break;
       case catalog::Kind::scheduler:
-        schedule({std::move(plugin), context_.complaints()});
+        schedule({std::move(plugin), context_.warnings()});
         break;
       case catalog::Kind::dataset:
         load(plugin);
@@ -118,9 +118,7 @@ class Exercise {
     return std::move(result_);
   }
 
-  PluginObject make(const recipe::Recipe& recipe) {
-    return {use_of(recipe), context_.complaints()};
-  }
+  PluginObject make(const recipe::Recipe& recipe) { return {use_of(recipe), context_.warnings()}; }
 
  private:
   static constexpr std::uint64_t kSeed = 1;
@@ -253,7 +251,7 @@ class Exercise {
     const auto given = [&](const char* what, const ImageStore& set) {
       return std::find(needs.begin(), needs.end(), what) != needs.end() ? &set : nullptr;
     };
-    const GivenData data(given("clean-data", clean), given("training-data", training));
+    const HostDefenderData data(given("clean-data", clean), given("training-data", training));
     Classifier model = make_model();
     BrokenModel broken(model);
     call(plugin, "run", context_, [&] {

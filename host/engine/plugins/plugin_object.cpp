@@ -4,6 +4,8 @@
 #include <new>
 
 #include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "backstop/error.hpp"
 #include "host/engine/plugins/torch_state.hpp"
@@ -14,14 +16,15 @@ namespace backstop::engine {
 namespace {
 
 std::string name_of(const catalog::PluginEntry& plugin) {
-  return std::string(to_string(plugin.manifest.kind)) + " `" + plugin.manifest.name + "`";
+  return fmt::format("{} `{}`", to_string(plugin.manifest.kind), plugin.manifest.name);
 }
 
 [[noreturn]] void plugin_failed(const catalog::PluginEntry& plugin, std::string_view call,
                                 const std::string& message, const std::string& hint = {}) {
   throw base::HostError(
-      base::ExitCode::plugin, name_of(plugin) + " failed in " + std::string(call) + ": " + message,
-      hint.empty() ? "the plugin is " + plugin.path.string() + "; its author can help" : hint);
+      base::ExitCode::plugin, fmt::format("{} failed in {}: {}", name_of(plugin), call, message),
+      hint.empty() ? fmt::format("report it to the author of the plugin, {}", plugin.path.string())
+                   : hint);
 }
 
 }  // namespace
@@ -43,8 +46,8 @@ void rethrow_as_host_error(const catalog::PluginEntry& plugin, std::string_view 
     plugin_failed(plugin, call, e.what_without_backtrace());
   } catch (const std::bad_alloc&) {
     throw base::HostError(base::ExitCode::environment,
-                          name_of(plugin) + " ran out of memory in " + std::string(call),
-                          "a smaller batch_size, width or dataset needs less");
+                          fmt::format("{} ran out of memory in {}", name_of(plugin), call),
+                          "a smaller batch_size, width or dataset needs less memory");
   } catch (const std::exception& e) {
     plugin_failed(plugin, call, e.what());
   } catch (...) {
@@ -52,35 +55,35 @@ void rethrow_as_host_error(const catalog::PluginEntry& plugin, std::string_view 
   }
 }
 
-TorchStateGuard::TorchStateGuard(const catalog::PluginEntry& plugin, const Complaints& complaints)
+TorchStateGuard::TorchStateGuard(const catalog::PluginEntry& plugin, const WarningSink& warnings)
     : before_(std::make_unique<TorchState>(TorchState::now())),
       plugin_(plugin),
-      complaints_(complaints) {}
+      warnings_(warnings) {}
 
 TorchStateGuard::~TorchStateGuard() {
   const auto changed = before_->differences(TorchState::now());
   if (changed.empty()) return;
   before_->restore();
-  std::string names;
-  for (const auto& name : changed) names += (names.empty() ? "" : ", ") + name;
-  complaints_.say(name_of(plugin_) + " left changed: " + names + "; restored");
+  warnings_.warn(
+      fmt::format("{} left changed: {}; restored", name_of(plugin_), fmt::join(changed, ", ")));
 }
 
 double GuardedScheduler::rate(const TrainingPosition& position) const {
-  const double rate = call_plugin(plugin_->entry(), "rate", complaints_,
+  const double rate = call_plugin(plugin_->entry(), "rate", warnings_,
                                   [&] { return plugin_->as<Scheduler>().rate(position); });
   if (std::isfinite(rate) && rate >= 0) return rate;
   plugin_failed(plugin_->entry(), "rate",
-                "it gave a learning rate of " + std::to_string(rate) + " at iteration " +
-                    std::to_string(position.iteration) + ", a rate is finite and not negative");
+                fmt::format("it returned a learning rate of {} at iteration {}, but a rate must be "
+                            "finite and not negative",
+                            rate, position.iteration));
 }
 
-PluginObject::PluginObject(const recipe::PluginUse& use, const Complaints& complaints)
+PluginObject::PluginObject(const recipe::PluginUse& use, const WarningSink& warnings)
     : entry_(use.plugin) {
   // The library's static constructors are the plugin's code too.
-  const TorchStateGuard guard(*entry_, complaints);
+  const TorchStateGuard guard(*entry_, warnings);
   descriptor_ = &catalog::load_library(*entry_);
-  params_ = std::make_unique<RecipeParams>(use, complaints);
+  params_ = std::make_unique<RecipeParams>(use, warnings);
   backstop_error error{};
   error.struct_size = sizeof error;
   const Params* params = params_.get();
@@ -109,10 +112,10 @@ PluginObject::PluginObject(PluginObject&& other) noexcept
       params_(std::move(other.params_)),
       object_(std::exchange(other.object_, nullptr)) {}
 
-RecipeParams::RecipeParams(const recipe::PluginUse& use, const Complaints& complaints)
+RecipeParams::RecipeParams(const recipe::PluginUse& use, const WarningSink& warnings)
     : table_(use.parameters), plugin_(use.name()) {
   for (const auto& scheduler : use.schedulers)
-    schedulers_.try_emplace(scheduler.key, PluginObject(scheduler, complaints), complaints);
+    schedulers_.try_emplace(scheduler.key, PluginObject(scheduler, warnings), warnings);
   for (const schema::Parameter& parameter : use.plugin->manifest.parameters) {
     const toml::node* node = table_.get(parameter.key);
     if (node == nullptr || !parameter.list) continue;
@@ -127,8 +130,8 @@ RecipeParams::RecipeParams(const recipe::PluginUse& use, const Complaints& compl
 template <typename T>
 T RecipeParams::value(std::string_view key, const char* type) const {
   if (const auto value = table_[key].value<T>()) return *value;
-  throw Error("`" + plugin_ + "` asks for a parameter `" + std::string(key) + "` of type " + type +
-              ", which " + (has(key) ? "has another type" : "the recipe does not give"));
+  throw Error(fmt::format("`{}` asks for a parameter `{}` of type {}, which {}", plugin_, key, type,
+                          has(key) ? "has another type" : "the recipe does not give"));
 }
 
 bool RecipeParams::has(std::string_view key) const {
@@ -171,16 +174,16 @@ std::span<const std::string_view> RecipeParams::strings(std::string_view key) co
 const Scheduler& RecipeParams::scheduler(std::string_view key) const {
   const auto found = schedulers_.find(key);
   if (found == schedulers_.end())
-    throw Error("`" + plugin_ + "` asks for a scheduler `" + std::string(key) +
-                "`, which the recipe does not give");
+    throw Error(fmt::format("`{}` asks for a scheduler `{}`, which the recipe does not give",
+                            plugin_, key));
   return found->second;
 }
 
 OptimizerOptions RecipeParams::optimizer(std::string_view key) const {
   const auto* table = table_[key].as_table();
   if (table == nullptr)
-    throw Error("`" + plugin_ + "` asks for an optimizer `" + std::string(key) +
-                "`, which the recipe does not give");
+    throw Error(fmt::format("`{}` asks for an optimizer `{}`, which the recipe does not give",
+                            plugin_, key));
   return optimizer_options(recipe::optimizer_use(*table));
 }
 

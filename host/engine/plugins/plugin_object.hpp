@@ -1,5 +1,5 @@
-// Plugins' objects: made with the recipe's parameters, called so that their mistakes do not look
-// like ours.
+// The objects of plugins: created with the recipe's parameters, and called so that their errors name
+// the plugin.
 #pragma once
 
 #include <list>
@@ -20,23 +20,23 @@
 
 namespace backstop::engine {
 
-/// Turns the exception that is being handled into HostError, or Cancelled, and throws it: `plugin`
-/// did not survive `call`.
+/// Throws the exception that is being handled as HostError or Cancelled: it came out of `call` of
+/// `plugin`.
 [[noreturn]] void rethrow_as_host_error(const catalog::PluginEntry& plugin, std::string_view call);
 
-/// Where it is said what a plugin left changed; `user` is passed on.
-struct Complaints {
+/// Receives the warnings about what a plugin left changed; `user` is passed on.
+struct WarningSink {
   void (*report)(void* user, const std::string& message);
   void* user;
-  void say(const std::string& message) const { report(user, message); }
+  void warn(const std::string& message) const { report(user, message); }
 };
 
 class TorchState;
 
-/// Puts all global state back as it was when it is destroyed; says what had been changed.
+/// When it is destroyed, restores all global state and warns of what had been changed.
 class TorchStateGuard {
  public:
-  TorchStateGuard(const catalog::PluginEntry& plugin, const Complaints& complaints);
+  TorchStateGuard(const catalog::PluginEntry& plugin, const WarningSink& warnings);
   ~TorchStateGuard();
   TorchStateGuard(const TorchStateGuard&) = delete;
   TorchStateGuard& operator=(const TorchStateGuard&) = delete;
@@ -44,14 +44,14 @@ class TorchStateGuard {
  private:
   std::unique_ptr<TorchState> before_;
   const catalog::PluginEntry& plugin_;
-  Complaints complaints_;
+  WarningSink warnings_;
 };
 
 /// Calls `function`, on behalf of `plugin`, under a TorchStateGuard.
 template <typename Function>
 decltype(auto) call_plugin(const catalog::PluginEntry& plugin, std::string_view call,
-                           const Complaints& complaints, Function&& function) {
-  const TorchStateGuard guard(plugin, complaints);
+                           const WarningSink& warnings, Function&& function) {
+  const TorchStateGuard guard(plugin, warnings);
   try {
     return std::forward<Function>(function)();
   } catch (...) {
@@ -65,7 +65,7 @@ class RecipeParams;
 class PluginObject {
  public:
   /// Makes the plugin's object with the parameters that it is used with. Throws HostError.
-  PluginObject(const recipe::PluginUse& use, const Complaints& complaints);
+  PluginObject(const recipe::PluginUse& use, const WarningSink& warnings);
   ~PluginObject();
   PluginObject(PluginObject&&) noexcept;
   PluginObject& operator=(PluginObject&&) = delete;
@@ -83,23 +83,23 @@ class PluginObject {
   void* object_ = nullptr;
 };
 
-/// A scheduler's plugin, called so that what goes wrong is said to be its own.
+/// A scheduler plugin whose errors name the plugin.
 class GuardedScheduler final : public Scheduler {
  public:
-  GuardedScheduler(PluginObject plugin, const Complaints& complaints)
-      : plugin_(std::make_unique<PluginObject>(std::move(plugin))), complaints_(complaints) {}
+  GuardedScheduler(PluginObject plugin, const WarningSink& warnings)
+      : plugin_(std::make_unique<PluginObject>(std::move(plugin))), warnings_(warnings) {}
   double rate(const TrainingPosition& position) const override;
   void* query(std::string_view id) noexcept override { return plugin_->as<Scheduler>().query(id); }
 
  private:
   std::unique_ptr<PluginObject> plugin_;
-  Complaints complaints_;
+  WarningSink warnings_;
 };
 
 /// The parameters of a resolved recipe's table.
 class RecipeParams final : public Params {
  public:
-  RecipeParams(const recipe::PluginUse& use, const Complaints& complaints);
+  RecipeParams(const recipe::PluginUse& use, const WarningSink& warnings);
 
   bool has(std::string_view key) const override;
   bool boolean(std::string_view key) const override;

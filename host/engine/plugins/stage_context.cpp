@@ -1,6 +1,7 @@
 #include "host/engine/plugins/stage_context.hpp"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/store/model_file.hpp"
@@ -93,12 +94,12 @@ Model& StageContext::load_model(std::string_view path) {
 
 void StageContext::picture(std::string_view name, const at::Tensor& images) {
   if (images.dim() != 4 || images.size(1) != architecture_.channels)
-    throw Error("the picture `" + std::string(name) + "` needs images [k, C, H, W] with " +
-                std::to_string(architecture_.channels) + " channels");
+    throw Error(fmt::format("the picture `{}` needs images [k, C, H, W] with {} channels", name,
+                            architecture_.channels));
   pictures_.emplace_back(name, to_8_bits(images.detach()).to(at::kCPU));
 }
 
-Complaints StageContext::complaints() {
+WarningSink StageContext::warnings() {
   const auto report = [](void* user, const std::string& message) {
     static_cast<StageContext*>(user)->log(LogLevel::warning, message);
   };
@@ -113,16 +114,18 @@ void TrainingSetCopy::write(const at::Tensor& positions, const at::Tensor& image
                     images.size(1) == clean_.channels() && images.size(2) == clean_.height() &&
                     images.size(3) == clean_.width() && labels.numel() == m;
   if (!fits)
-    throw Error("write() got images or labels that do not fit its " + std::to_string(m) +
-                " positions and the training set's images");
+    throw Error(
+        fmt::format("write() got images or labels that do not fit its {} positions and the "
+                    "images of the training set",
+                    m));
   if (m == 0) return;
   if (p.min().item<std::int64_t>() < 0 || p.max().item<std::int64_t>() >= clean_.size())
-    throw Error("write() got a position outside the training set's " +
-                std::to_string(clean_.size()));
+    throw Error(fmt::format("write() got a position outside the {} images of the training set",
+                            clean_.size()));
   const at::Tensor l = labels.detach().to(at::kCPU, at::kLong).flatten();
   if (l.min().item<std::int64_t>() < 0 || l.max().item<std::int64_t>() >= clean_.classes())
-    throw Error("write() got a label outside the dataset's " + std::to_string(clean_.classes()) +
-                " classes");
+    throw Error(
+        fmt::format("write() got a label outside the {} classes of the dataset", clean_.classes()));
   positions_.push_back(p);
   images_.push_back(to_8_bits(images).to(at::kCPU));
   labels_.push_back(l);
@@ -159,7 +162,7 @@ void TrainingSetCopy::restore(const NamedTensors& record, const Threat& threat,
                      images.size(0) == positions.size(0) &&
                      roles.ge(static_cast<std::int64_t>(Role::poison)).all().item<bool>() &&
                      roles.le(static_cast<std::int64_t>(Role::cover)).all().item<bool>();
-  if (!sound) throw Error("positions, images, labels and roles do not fit each other");
+  if (!sound) throw Error("positions, images, labels and roles do not match");
   for (const Role role : {Role::poison, Role::cover}) {
     const at::Tensor rows = roles.eq(static_cast<std::int64_t>(role)).nonzero().squeeze(1);
     const at::Tensor at = positions.index_select(0, rows), given = labels.index_select(0, rows);
@@ -172,8 +175,8 @@ void TrainingSetCopy::restore(const NamedTensors& record, const Threat& threat,
 } catch (const Error& e) {
   throw base::HostError(
       base::ExitCode::environment,
-      file + " does not fit the training set: " + std::string(e.what()),
-      "it must come from a run on the same dataset, with the same choice of images");
+      fmt::format("{} does not fit the training set: {}", file, e.what()),
+      "it must come from a run on the same dataset, with the same selection of images");
 }
 
 ImageStore with_poison(const ImageStore& clean, const NamedTensors& record) {
@@ -182,7 +185,7 @@ ImageStore with_poison(const ImageStore& clean, const NamedTensors& record) {
 }
 
 void TensorState::tensor(std::string_view name, const at::Tensor& value) {
-  if (has(name)) throw Error("a tensor `" + std::string(name) + "` was saved already");
+  if (has(name)) throw Error(fmt::format("a tensor `{}` was saved already", name));
   tensors_.emplace_back(name, value.detach().to(at::kCPU).contiguous().clone());
 }
 
@@ -193,21 +196,21 @@ bool TensorState::has(std::string_view name) const {
 }
 
 at::Tensor TensorState::tensor(std::string_view name) const {
-  if (!has(name)) throw Error("the saved state has no tensor `" + std::string(name) + "`");
+  if (!has(name)) throw Error(fmt::format("the saved state has no tensor `{}`", name));
   return tensor_named(tensors_, name);
 }
 
-const ImageSet& GivenData::clean() const {
+const ImageSet& HostDefenderData::clean() const {
   if (clean_ == nullptr)
     throw Error("this defense was not given clean data",
-                "name \"clean-data\" among the manifest's needs");
+                "add \"clean-data\" to `needs` in the manifest");
   return *clean_;
 }
 
-const ImageSet& GivenData::training() const {
+const ImageSet& HostDefenderData::training() const {
   if (training_ == nullptr)
     throw Error("this defense was not given the training data",
-                "name \"training-data\" among the manifest's needs");
+                "add \"training-data\" to `needs` in the manifest");
   return *training_;
 }
 
@@ -215,7 +218,7 @@ const at::Tensor& tensor_named(const NamedTensors& tensors, std::string_view nam
   for (const auto& item : tensors)
     if (item.first == name) return item.second;
   throw base::HostError(base::ExitCode::environment,
-                        "a stage's file lacks the tensor `" + std::string(name) + "`",
+                        fmt::format("a cached file lacks the tensor `{}`", name),
                         "run again with --fresh");
 }
 

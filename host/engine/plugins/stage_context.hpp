@@ -60,7 +60,7 @@ class StageContext final : public Context {
   /// What flag_poison got; undefined when it was not called.
   [[nodiscard]] const at::Tensor& flagged() const { return flagged_; }
   /// Says them as warnings of the stage; valid as long as the context.
-  [[nodiscard]] Complaints complaints();
+  [[nodiscard]] WarningSink warnings();
   /// What the plugin's own models, and the classes of its own image sets, are like.
   void set_model(const Architecture& architecture, const Normalization& normalization) {
     architecture_ = architecture;
@@ -88,7 +88,7 @@ class StageContext final : public Context {
 template <typename Function>
 decltype(auto) call(const PluginObject& plugin, std::string_view what, StageContext& ctx,
                     Function&& function) {
-  return call_plugin(plugin.entry(), what, ctx.complaints(), std::forward<Function>(function));
+  return call_plugin(plugin.entry(), what, ctx.warnings(), std::forward<Function>(function));
 }
 
 /// The training set while an attack has it; afterwards, what it did.
@@ -133,10 +133,10 @@ class TensorState final : public StateWriter, public StateReader {
 };
 
 /// What a defense is given, and what it asked for.
-class GivenData final : public DefenderData {
+class HostDefenderData final : public DefenderData {
  public:
   /// Null: not given.
-  GivenData(const ImageStore* clean, const ImageStore* training)
+  HostDefenderData(const ImageStore* clean, const ImageStore* training)
       : clean_(clean), training_(training) {}
   const ImageSet& clean() const override;
   const ImageSet& training() const override;

@@ -48,8 +48,8 @@ void make_trigger(const PluginObject& attack, const AttackInputs& inputs, StageC
 /// The attack's own training, under the recipe's schedule.
 void train(const PluginObject& attack, const AttackInputs& inputs, StageContext& ctx,
            Classifier& model, const ImageStore& poisoned, TrainingSetCopy& editor) {
-  const GuardedScheduler scheduler(PluginObject(inputs.scheduler.use, ctx.complaints()),
-                                   ctx.complaints());
+  const GuardedScheduler scheduler(PluginObject(inputs.scheduler.use, ctx.warnings()),
+                                   ctx.warnings());
   TrainingOptions options;
   options.epochs = inputs.training.epochs;
   options.batch_size = inputs.training.batch_size;
@@ -73,7 +73,7 @@ Stage train_attack(const AttackInputs& inputs, const StageServices& services) {
   StageContext ctx(services.label, seed_for(inputs.seed, "attack"), inputs.compute,
                    source.augmentation, services.observer, services.interrupted);
   ctx.set_model(inputs.architecture, inputs.normalization);
-  const PluginObject attack(inputs.attack.use, ctx.complaints());
+  const PluginObject attack(inputs.attack.use, ctx.warnings());
   at::Generator generator = engine::make_generator(seed_for(inputs.seed, "model"));
   Classifier model(inputs.architecture, inputs.normalization, inputs.compute, generator);
   TrainingSetCopy editor(source.data.train);
@@ -133,7 +133,7 @@ TriggeredSet trigger_of(const Stage& stage, const AttackInputs& inputs, const Da
   StageContext ctx(services.label, seed_for(inputs.seed, "attack/load"), inputs.compute, {},
                    services.observer, services.interrupted);
   ctx.set_model(inputs.architecture, inputs.normalization);
-  const PluginObject attack(inputs.attack.use, ctx.complaints());
+  const PluginObject attack(inputs.attack.use, ctx.warnings());
   const TensorState state(stage.state);
   call(attack, "load", ctx, [&] { attack.as<Attack>().load(ctx, inputs.threat, state); });
   return triggered_set(attack, task, own_classes ? &inputs.threat : nullptr, ctx);

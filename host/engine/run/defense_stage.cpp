@@ -41,13 +41,13 @@ Stage defend(const DefenseInputs& inputs, const StageServices& services) {
   Architecture architecture = inputs.architecture;
   architecture.classes = train.classes();
   ctx.set_model(architecture, inputs.normalization);
-  const PluginObject defense(inputs.defense.use, ctx.complaints());
+  const PluginObject defense(inputs.defense.use, ctx.warnings());
   Classifier model = model_to_defend(inputs);
   std::optional<ImageStore> clean, training;
   if (inputs.clean_images > 0) clean = clean_images(inputs);
   if (inputs.defense.use.needs("training-data"))
     training = with_poison(train, inputs.attacked->poison);
-  const GivenData given(clean ? &*clean : nullptr, training ? &*training : nullptr);
+  const HostDefenderData given(clean ? &*clean : nullptr, training ? &*training : nullptr);
 
   Measurements measurements(ctx, services.observer, inputs.task->data.test,
                             [&] { return inputs.triggered; });

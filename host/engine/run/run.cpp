@@ -124,7 +124,7 @@ DatasetInput Run::load(const recipe::DatasetUse& use) {
   directory_.event(event);
   StageContext ctx(label, seed_for(recipe_.seed, "data"), compute_, {}, &directory_,
                    request_.interrupted);
-  const PluginObject plugin(use.use, ctx.complaints());
+  const PluginObject plugin(use.use, ctx.warnings());
   DatasetInput dataset{label.name,
                        load_data(plugin, use, recipe_.seed, ctx, compute_.device),
                        {use.crop_padding, use.horizontal_flip}};

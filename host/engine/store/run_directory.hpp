@@ -1,4 +1,4 @@
-// One run on disk: written as the run goes, so that whatever was finished is there when it ends
+// One run on disk. It is written as the run proceeds, so that finished work is there if the run ends
 // early.
 #pragma once
 
@@ -26,13 +26,13 @@ class RunDirectory final : public RunObserver {
   void event(const nlohmann::json& event) override;
   void progress(std::int64_t done, std::int64_t total, const std::string& what) override;
 
-  /// run.json; `facts` is merged into what was said before.
+  /// Writes run.json; `facts` is merged into the earlier facts.
   void describe(const nlohmann::json& facts);
-  /// results.json, results.csv and report.html, anew.
+  /// Writes results.json, results.csv and report.html again.
   void write_results(const nlohmann::json& results);
-  /// models/ROW.safetensors and artifacts/ROW.safetensors from the store.
+  /// Copies models/ROW.safetensors and artifacts/ROW.safetensors out of the store.
   void keep_stage(const std::string& row, const std::filesystem::path& stage_folder);
-  /// models/ROW.attack.safetensors: what the attack has learnt and poisoned.
+  /// Copies models/ROW.attack.safetensors: what the attack has learned and poisoned.
   void keep_attack(const std::string& row, const std::filesystem::path& stage_folder);
   /// triggers/NAME.png.
   void write_trigger(const std::string& name, const std::string& title, const at::Tensor& clean,

@@ -70,9 +70,9 @@ class Reader {
  private:
   [[noreturn]] void fail(const std::string& problem) const {
     throw base::HostError(
-        base::ExitCode::environment, path_.string() + " is no safetensors file: " + problem,
-        "expected a file as Python's safetensors.torch.save_file writes it; the file may be "
-        "cut short");
+        base::ExitCode::environment, path_.string() + " is not a safetensors file: " + problem,
+        "expected a file that Python's safetensors.torch.save_file writes; this one may be "
+        "truncated");
   }
 
   void bytes(void* to, std::uint64_t count) {
@@ -100,7 +100,8 @@ class Reader {
     std::vector<std::int64_t> shape;
     std::uint64_t size = c10::elementSize(type->type), strides = 1;
     for (const auto& extent : d["shape"]) {
-      if (!extent.is_number_unsigned()) fail("tensor `" + name + "` has an odd shape");
+      if (!extent.is_number_unsigned())
+        fail("tensor `" + name + "` has a shape that is not a list of sizes");
       const auto n = extent.get<std::uint64_t>();
       // A tensor without elements may have other extents of any size: they bound its strides.
       constexpr std::uint64_t kMostStrides = std::uint64_t{1} << 40;

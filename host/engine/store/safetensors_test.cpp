@@ -111,7 +111,7 @@ TEST_F(Safetensors, SaysWhatIsWrong) {
   write_header(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", "00000000");
   expect_problem("needs 8 bytes by its shape and has 4");
   write_header(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", "0000");
-  expect_problem("tensor `a` has an odd shape");
+  expect_problem("tensor `a` has a shape that is not a list of sizes");
   write_header(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", "");
   expect_problem("tensor `a` has a shape larger than the file");
 }

@@ -4,6 +4,8 @@
 
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include "host/base/error.hpp"
 #include "host/base/files.hpp"
 #include "host/base/hash.hpp"
@@ -61,9 +63,8 @@ AttackFile read_attack_file(const fs::path& path) {
     else
       throw base::HostError(
           base::ExitCode::environment,
-          path.string() + " holds `" + name +
-              "`, which is neither what an attack has learnt nor what it poisoned",
-          "a run leaves such a file as models/no-defense.attack.safetensors");
+          fmt::format("{} holds a tensor `{}`, which no attack file has", path.string(), name),
+          "a run leaves an attack file as models/no-defense.attack.safetensors");
   }
   return file;
 }
@@ -115,9 +116,10 @@ void StageStore::save(const fs::path& folder, const nlohmann::json& key, const S
     fs::rename(unfinished, folder);
   } catch (const fs::filesystem_error& e) {
     fs::remove_all(unfinished, error);
-    throw base::HostError(base::ExitCode::environment,
-                          "cannot keep the stage " + folder.string() + ": " + e.code().message(),
-                          "choose a folder that you may write to with --out");
+    throw base::HostError(
+        base::ExitCode::environment,
+        fmt::format("cannot keep the stage {}: {}", folder.string(), e.code().message()),
+        "choose a folder that you may write to with --out");
   } catch (...) {
     fs::remove_all(unfinished, error);
     throw;
