@@ -108,7 +108,7 @@ INSTANTIATE_TEST_SUITE_P(
                health.folders_error = "bad path";
                health.folders_hint = "correct it";
              }}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& tested) { return std::string(tested.param.name); });
 
 TEST(Health, AGpuThatIsUsedIsNotAProblem) {
   Health health = healthy();
