@@ -61,7 +61,7 @@ std::string failed_attack(const nlohmann::json& row) {
   const double difference = *success - *clean;
   if (difference >= kSmallestEffect && difference > kStandardErrors * error) return {};
   return fmt::format(
-      "attack success rate {:.3f} is near that of a clean model ({:.3f} without the trigger)",
+      "attack success rate {:.3f} is not clearly above {:.3f}, its value without the trigger",
       *success, *clean);
 }
 

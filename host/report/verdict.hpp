@@ -14,7 +14,7 @@ namespace backstop::report {
 /// defense, and its training set was poisoned.
 ///
 ///   "collapsed: ..."             some logits are not finite; or at least 90 % of the clean test
-///                                images are classified as one class, which less than half of them
+///                                images are classified as one class, which fewer than half of them
 ///                                belong to; or clean accuracy is no more than three standard
 ///                                errors (of a binomial proportion) above 1 / classes
 ///   "attack did not take: ..."   `attacked`, and the attack success rate exceeds the share of the

@@ -112,8 +112,8 @@ TEST(Verdict, LogitsThatAreNotFiniteAreACollapse) {
 
 TEST(Verdict, AnAttackThatDidNotTakeIsNamed) {
   EXPECT_THAT(verdict(with_attack(0.013, 0.011, 9000), 10, kAttacked),
-              Optional(std::string("attack did not take: attack success rate 0.013 is near that of "
-                                   "a clean model (0.011 without the trigger)")));
+              Optional(std::string("attack did not take: attack success rate 0.013 is not clearly "
+                                   "above 0.011, its value without the trigger")));
   EXPECT_NE(verdict(with_attack(0.01, 0.2, 9000), 10, kAttacked), std::nullopt);
 }
 

@@ -39,8 +39,8 @@ std::vector<std::string> names_of_architectures() {
 std::string summary_of_architectures() {
   std::string text;
   for (const ArchitectureInfo& architecture : architectures())
-    text += fmt::format("{}{} ({})", text.empty() ? "" : ", ", architecture.name,
-                        architecture.summary);
+    text +=
+        fmt::format("{}{} ({})", text.empty() ? "" : ", ", architecture.name, architecture.summary);
   return text;
 }
 
@@ -136,8 +136,8 @@ Sections make_sections() {
        .type = floating,
        .list = true,
        .optional = true,
-       .minimum = 0,
-       .minimum_exclusive = true,
+       .minimum = 1e-6,
+       .maximum = 1e6,
        .help = "The standard deviation that goes with `mean`"},
   };
   sections.attack = {

@@ -250,7 +250,7 @@ Stage Run::stage(const StageLabel& label, const std::string& row, const json& ke
   const auto folder = store_.folder_of(label.stage, key);
   std::optional<Stage> kept;
   std::string damage;
-  if (!request_.fresh) kept = store_.load(folder, damage);
+  if (!request_.fresh) kept = store_.load(folder, key, damage);
   if (!damage.empty())
     warn(label, fmt::format("{} was changed or damaged after it was kept; the stage is made again",
                             damage));
@@ -266,7 +266,7 @@ Stage Run::stage(const StageLabel& label, const std::string& row, const json& ke
     }
   } else {
     store_.save(folder, key, make());
-    kept = store_.load(folder, damage);  // a reused stage and a new one take the same way
+    kept = store_.load(folder, key, damage);  // a reused stage and a new one take the same way
     if (!kept)
       throw base::HostError(base::ExitCode::environment,
                             damage.empty() ? "the stage " + folder.string() + " disappeared"

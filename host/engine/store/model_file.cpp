@@ -37,7 +37,10 @@ std::optional<std::int64_t> integer_in(const Record& record, const std::string& 
   return value.get<std::int64_t>();
 }
 
-/// One or three finite numbers, for three channels.
+/// Constants for pixels in [0, 1] are never near this, and float32 can divide by its inverse.
+constexpr double kLargest = 1e6;
+
+/// One or three numbers, for three channels.
 std::optional<std::array<double, 3>> constants_in(const Record& record, const std::string& key,
                                                   const std::filesystem::path& path) {
   const auto entry = record.find(key);
@@ -49,7 +52,8 @@ std::optional<std::array<double, 3>> constants_in(const Record& record, const st
   for (std::size_t c = 0; c < constants.size(); ++c) {
     const json& number = value[value.size() == 1 ? 0 : c];
     if (!number.is_number() || !std::isfinite(number.get<double>()) ||
-        (key == "deviation" && number.get<double>() <= 0))
+        std::abs(number.get<double>()) > kLargest ||
+        (key == "deviation" && number.get<double>() < 1 / kLargest))
       damaged(path, key, entry->second);
     constants[c] = number.get<double>();
   }
@@ -66,14 +70,18 @@ ModelFile read_model_file(const std::filesystem::path& path) {
   TensorFile file = read_safetensors(path);
   ModelFile model{std::move(file.tensors), {}};
   const Record& record = file.metadata;
-  // Other programs write metadata, too: only the whole record is ours.
-  if (!record.contains("architecture")) return model;
-  model.facts.architecture = record.at("architecture");
+  // Files of other programs may have any metadata; one of these three keys makes it a record.
+  if (!record.contains("architecture") && !record.contains("mean") && !record.contains("deviation"))
+    return model;
+  if (const auto name = record.find("architecture"); name != record.end())
+    model.facts.architecture = name->second;
   model.facts.width = integer_in(record, "width", path);
   model.facts.channels = integer_in(record, "channels", path);
   model.facts.classes = integer_in(record, "classes", path);
   const auto mean = constants_in(record, "mean", path);
   const auto deviation = constants_in(record, "deviation", path);
+  if (mean.has_value() != deviation.has_value())
+    damaged(path, mean ? "mean" : "deviation", record.at(mean ? "mean" : "deviation"));
   if (mean && deviation) model.facts.normalization = Normalization{*mean, *deviation};
   return model;
 }

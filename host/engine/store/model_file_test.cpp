@@ -86,6 +86,9 @@ TEST_F(ModelFiles, ARecordThatIsNoneIsNamed) {
               HasSubstr("records `width` = \"-1\""));
   EXPECT_THAT(problem({{"architecture", "mlp"}, {"classes", "ten"}}), HasSubstr("`classes`"));
   EXPECT_THAT(problem({{"architecture", "mlp"}, {"mean", "[0,1]"}}), HasSubstr("`mean`"));
+  EXPECT_THAT(problem({{"mean", "[0.1]"}}), HasSubstr("`mean`")) << "and no deviation";
+  EXPECT_THAT(problem({{"mean", "[0.1]"}, {"deviation", "[1e-300]"}}), HasSubstr("`deviation`"));
+  EXPECT_EQ(problem({{"mean", "[0.1]"}, {"deviation", "[0.2]"}}), "none");
   EXPECT_THAT(problem({{"architecture", "mlp"}, {"deviation", "[0,1,1]"}}),
               HasSubstr("`deviation`"));
 }

@@ -75,10 +75,14 @@ fs::path StageStore::folder_of(const std::string& kind, const nlohmann::json& ke
   return root_ / (kind + "-" + base::sha256_of_text(key.dump()).substr(0, 24));
 }
 
-std::optional<Stage> StageStore::load(const fs::path& folder, std::string& damage) const {
+std::optional<Stage> StageStore::load(const fs::path& folder, const nlohmann::json& key,
+                                      std::string& damage) const {
   damage.clear();
   if (!fs::exists(folder / kSumsFile)) return std::nullopt;  // written last
   damage = damaged_file(folder);
+  // A stage that was moved here is sound, but it is not the one that was asked for.
+  if (damage.empty() && nlohmann::json::parse(base::read_file(folder / kKeyFile)) != key)
+    damage = (folder / kKeyFile).string();
   if (!damage.empty()) return std::nullopt;
   const auto record = nlohmann::json::parse(base::read_file(folder / kRecordFile));
   Stage stage;

@@ -36,9 +36,9 @@ class StageStore {
   [[nodiscard]] std::filesystem::path folder_of(const std::string& kind,
                                                 const nlohmann::json& key) const;
   /// Empty when there is no finished stage there. So it is when a file of the stage is not what it
-  /// was when the stage was saved; then `damage` says which.
+  /// was when the stage was saved, or the stage has another key; then `damage` names the file.
   [[nodiscard]] std::optional<Stage> load(const std::filesystem::path& folder,
-                                          std::string& damage) const;
+                                          const nlohmann::json& key, std::string& damage) const;
   /// Written beside, then renamed into place as a whole; replaces what is there.
   void save(const std::filesystem::path& folder, const nlohmann::json& key,
             const Stage& stage) const;

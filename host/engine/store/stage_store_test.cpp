@@ -39,7 +39,7 @@ class Store : public testing::Test {
 
 TEST_F(Store, GivesBackWhatWasKept) {
   std::string damage;
-  const auto kept = StageStore(root_).load(folder_, damage);
+  const auto kept = StageStore(root_).load(folder_, key_, damage);
   ASSERT_TRUE(kept) << damage;
   EXPECT_EQ(kept->row, stage_.row);
   EXPECT_EQ(kept->epochs, stage_.epochs);
@@ -59,21 +59,27 @@ TEST_F(Store, AFlippedBitInAnyFileMakesTheStageAbsent) {
     flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 1);
     std::ofstream(entry.path(), std::ios::binary | std::ios::trunc) << flipped;
     std::string damage;
-    EXPECT_FALSE(StageStore(root_).load(folder_, damage));
+    EXPECT_FALSE(StageStore(root_).load(folder_, key_, damage));
     EXPECT_EQ(damage, entry.path().string());
     std::ofstream(entry.path(), std::ios::binary | std::ios::trunc) << text;
-    EXPECT_TRUE(StageStore(root_).load(folder_, damage)) << damage;
+    EXPECT_TRUE(StageStore(root_).load(folder_, key_, damage)) << damage;
   }
 }
 
 TEST_F(Store, AMissingFileMakesTheStageAbsent) {
   fs::remove(folder_ / kModelFile);
   std::string damage;
-  EXPECT_FALSE(StageStore(root_).load(folder_, damage));
+  EXPECT_FALSE(StageStore(root_).load(folder_, key_, damage));
   EXPECT_EQ(damage, (folder_ / kModelFile).string());
   fs::remove(folder_ / kSumsFile);
-  EXPECT_FALSE(StageStore(root_).load(folder_, damage));
+  EXPECT_FALSE(StageStore(root_).load(folder_, key_, damage));
   EXPECT_EQ(damage, "") << "without its last file a stage was never finished";
+}
+
+TEST_F(Store, AStageOfAnotherKeyIsNotTheOneThatWasAskedFor) {
+  std::string damage;
+  EXPECT_FALSE(StageStore(root_).load(folder_, {{"seed", 2}}, damage));
+  EXPECT_EQ(damage, (folder_ / "key.json").string());
 }
 
 TEST_F(Store, OtherKeysHaveOtherFolders) {
