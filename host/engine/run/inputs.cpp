@@ -26,14 +26,6 @@ const std::string& build_hash() {
   return hash;
 }
 
-/// A plugin's file, which stays loaded, is read once in a process.
-const std::string& hash_of_plugin(const fs::path& file) {
-  static std::map<fs::path, std::string> hashes;
-  const auto known = hashes.find(file);
-  return known != hashes.end() ? known->second
-                               : hashes.emplace(file, base::sha256_of_file(file)).first->second;
-}
-
 json to_json(const toml::table& table) {
   std::ostringstream text;
   text << toml::json_formatter(table);
@@ -126,6 +118,13 @@ json with_build(json key) {
 }
 
 }  // namespace
+
+const std::string& hash_of_plugin(const fs::path& file) {
+  static std::map<fs::path, std::string> hashes;
+  const auto known = hashes.find(file);
+  return known != hashes.end() ? known->second
+                               : hashes.emplace(file, base::sha256_of_file(file)).first->second;
+}
 
 PluginInput plugin_input(const recipe::PluginUse& use) {
   return {use, key_of(use)};

@@ -45,6 +45,9 @@ struct PluginInput {
 /// Throws HostError(environment) when a file cannot be read.
 PluginInput plugin_input(const recipe::PluginUse& use);
 
+/// SHA-256 of a plugin's file, which stays loaded: it is read once in a process.
+const std::string& hash_of_plugin(const std::filesystem::path& file);
+
 /// A file that a stage reads.
 struct FileInput {
   std::filesystem::path path;  ///< not part of the key

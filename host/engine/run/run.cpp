@@ -57,6 +57,12 @@ class Run {
   void show_trigger();
   /// A defense's pictures, below the true trigger.
   void show(const std::string& row, const NamedTensors& pictures);
+  /// Every plugin that the run uses, schedulers of schedulers included.
+  template <typename Function>
+  void for_each_plugin(Function&& function) const;
+  /// Throws HostError(environment) if a plugin needs a GPU and the run has none.
+  void require_device() const;
+  /// For run.json.
   [[nodiscard]] json plugins() const;
   [[nodiscard]] StageServices services(const StageLabel& label) {
     return {label, &directory_, request_.interrupted};
@@ -327,11 +333,6 @@ DefenseInputs Run::defense_inputs(const recipe::DefenseUse& defense) const {
 
 void Run::defend(const recipe::DefenseUse& use) {
   const StageLabel label{"defense", use.name};
-  if (use.use.needs("cuda") && !compute_.device.is_cuda())
-    throw base::HostError(base::ExitCode::environment,
-                          fmt::format("defense `{}` needs a GPU, but this run computes on the {}",
-                                      use.name, compute_.device.str()),
-                          "run on a machine with a GPU, with `device = \"cuda\"`");
   const DefenseInputs inputs = defense_inputs(use);
   const Stage defended = stage(label, use.name, key_of(inputs),
                                [&] { return engine::defend(inputs, services(label)); });
@@ -386,27 +387,45 @@ void Run::show(const std::string& row, const NamedTensors& pictures) {
   directory_.write_picture(row, rows);
 }
 
-/// Every plugin that the run uses, schedulers of schedulers included.
+template <typename Function>
+void Run::for_each_plugin(Function&& function) const {
+  const auto visit = [&](const auto& self, const recipe::PluginUse& use) -> void {
+    function(use);
+    for (const auto& scheduler : use.schedulers) self(self, scheduler);
+  };
+  visit(visit, recipe_.dataset.use);
+  if (recipe_.pretraining) visit(visit, recipe_.pretraining->use);
+  visit(visit, recipe_.attack.use);
+  visit(visit, recipe_.attack.training.scheduler);
+  for (const auto& defense : recipe_.defenses) visit(visit, defense.use);
+}
+
+void Run::require_device() const {
+  for_each_plugin([this](const recipe::PluginUse& use) {
+    if (use.needs("cuda") && !compute_.device.is_cuda())
+      throw base::HostError(
+          base::ExitCode::environment,
+          fmt::format("{} `{}` needs a GPU, but this run computes on the {}",
+                      to_string(use.plugin->manifest.kind), use.name(), compute_.device.str()),
+          "run on a machine with a GPU, with `device = \"cuda\"`");
+  });
+}
+
 json Run::plugins() const {
   json list = json::array();
-  const auto add = [&](const auto& self, const recipe::PluginUse& use) -> void {
+  for_each_plugin([&](const recipe::PluginUse& use) {
     const auto& manifest = use.plugin->manifest;
     list.push_back({{"kind", to_string(manifest.kind)},
                     {"name", manifest.name},
                     {"version", manifest.version},
                     {"path", use.plugin->path.string()},
-                    {"sha256", base::sha256_of_file(use.plugin->path)}});
-    for (const auto& scheduler : use.schedulers) self(self, scheduler);
-  };
-  add(add, recipe_.dataset.use);
-  if (recipe_.pretraining) add(add, recipe_.pretraining->use);
-  add(add, recipe_.attack.use);
-  add(add, recipe_.attack.training.scheduler);
-  for (const auto& defense : recipe_.defenses) add(add, defense.use);
+                    {"sha256", hash_of_plugin(use.plugin->path)}});
+  });
   return list;
 }
 
 json Run::execute() try {
+  require_device();
   load_datasets();
   directory_.describe({{"plugins", plugins()}});
   attack();
