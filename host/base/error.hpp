@@ -14,9 +14,15 @@ enum class ExitCode : int {
   plugin = 3,       ///< missing, does not fit, or failed
   environment = 4,  ///< data missing, disk full, no permission, no GPU
   bug = 5,          ///< an internal error
-  interrupted = 130,
-  terminated = 143,
+  hung_up = 129,      ///< SIGHUP: the terminal went away
+  interrupted = 130,  ///< SIGINT: Ctrl-C
+  terminated = 143,   ///< SIGTERM
 };
+
+/// As shells count: 128 and the signal's number.
+constexpr ExitCode exit_code_of_signal(int number) {
+  return static_cast<ExitCode>(128 + number);
+}
 
 /// The message is lower case, without a final stop, and names the thing, the value and the limit.
 class HostError : public std::runtime_error {

@@ -1,15 +1,18 @@
 #include "host/base/files.hpp"
 
 #include <cerrno>
-#include <iterator>
+#include <random>
 #include <system_error>
 #include <utility>
+#include <vector>
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
 
 #include "host/base/error.hpp"
+#include "host/base/interrupt.hpp"
 
 namespace backstop::base {
 
@@ -27,6 +30,10 @@ std::string reason(int error) {
                   "free some space or choose another folder with --out; finished work is kept");
 }
 
+[[noreturn]] void cannot_read(const fs::path& path, const std::string& why) {
+  throw HostError(ExitCode::environment, fmt::format("cannot read {}: {}", path.string(), why));
+}
+
 }  // namespace
 
 void make_folder(const fs::path& folder) {
@@ -40,45 +47,87 @@ void make_folder(const fs::path& folder) {
 }
 
 void write_file(const fs::path& path, const std::function<void(std::ostream&)>& write) {
-  const fs::path unfinished =
-      path.parent_path() / fmt::format(".{}.tmp{}", path.filename().string(), ::getpid());
+  // Not longer than the file's own name can be.
+  const fs::path unfinished = path.parent_path() / (std::string(kUnfinishedFile) + unique_name());
+  std::error_code error;
   errno = 0;
   std::ofstream stream(unfinished, std::ios::binary | std::ios::trunc);
-  if (stream) write(stream);
+  try {
+    if (stream) write(stream);
+  } catch (...) {
+    fs::remove(unfinished, error);
+    throw;
+  }
   stream.close();
   if (!stream) {
-    const int error = errno;
-    std::error_code ignored;
-    fs::remove(unfinished, ignored);
-    cannot_write(path, error);
+    const int why = errno;
+    fs::remove(unfinished, error);
+    cannot_write(path, why);
   }
-  std::error_code error;
   fs::rename(unfinished, path, error);
-  if (error) cannot_write(path, error.value());
+  if (error) {
+    const int why = error.value();
+    fs::remove(unfinished, error);
+    cannot_write(path, why);
+  }
 }
 
 void write_file(const fs::path& path, std::string_view text) {
   write_file(path, [text](std::ostream& out) { out << text; });
 }
 
-std::string read_file(const fs::path& path) {
+void require_regular_file(const fs::path& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) cannot_read(path, error.message());
+  if (!fs::is_regular_file(status)) cannot_read(path, "not a regular file");
+}
+
+void read_blocks(const fs::path& path, const std::function<void(std::string_view)>& take) {
+  require_regular_file(path);
   errno = 0;
   std::ifstream stream(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
-  if (!stream)
-    throw HostError(ExitCode::environment,
-                    fmt::format("cannot read {}: {}", path.string(), reason(errno)));
+  if (!stream) cannot_read(path, reason(errno));
+  std::vector<char> block(std::size_t{1} << 20);
+  while (stream) {
+    stop_if_interrupted();
+    stream.read(block.data(), static_cast<std::streamsize>(block.size()));
+    if (stream.gcount() > 0) take({block.data(), static_cast<std::size_t>(stream.gcount())});
+  }
+  if (stream.bad()) cannot_read(path, reason(errno));
+}
+
+std::string read_file(const fs::path& path, std::uintmax_t most) {
+  std::string text;
+  read_blocks(path, [&](std::string_view block) {
+    if (block.size() > most - text.size())
+      cannot_read(path, fmt::format("it has more than {} bytes", most));
+    text += block;
+  });
   return text;
 }
 
 void copy_file(const fs::path& from, const fs::path& to) {
-  std::ifstream stream(from, std::ios::binary);
-  if (!stream)
-    throw HostError(ExitCode::environment,
-                    fmt::format("cannot read {}: {}", from.string(), reason(errno)));
   write_file(to, [&](std::ostream& out) {
-    if (stream.peek() != std::ifstream::traits_type::eof()) out << stream.rdbuf();
+    read_blocks(from, [&](std::string_view block) { out << block; });
   });
+}
+
+void sync(const fs::path& path) {
+  if (fs::is_directory(fs::symlink_status(path)))
+    for (const auto& entry : fs::directory_iterator(path))
+      if (entry.is_directory() || entry.is_regular_file()) sync(entry.path());
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) cannot_write(path, errno);
+  const int error = ::fsync(descriptor) == 0 ? 0 : errno;
+  ::close(descriptor);
+  // Some network file systems cannot sync a folder; they have nothing to lose there.
+  if (error != 0 && error != EINVAL && error != ENOTSUP) cannot_write(path, error);
+}
+
+std::string unique_name() {
+  std::random_device random;  // the system's; each call gives 32 bits
+  return fmt::format("{:08x}{:08x}", random(), random());
 }
 
 LineFile::LineFile(fs::path path) : path_(std::move(path)), stream_(path_, std::ios::app) {

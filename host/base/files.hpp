@@ -2,9 +2,11 @@
 // ever sees half of one.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <limits>
 #include <ostream>
 #include <string>
 #include <string_view>
@@ -19,10 +21,28 @@ void make_folder(const std::filesystem::path& folder);
 void write_file(const std::filesystem::path& path, const std::function<void(std::ostream&)>& write);
 void write_file(const std::filesystem::path& path, std::string_view text);
 
-std::string read_file(const std::filesystem::path& path);
+/// Throws HostError(environment) that names the file when there is something else than a regular
+/// file (opening a FIFO would wait for its writer, and a device may never end), or when it is
+/// larger than `most` bytes.
+std::string read_file(const std::filesystem::path& path,
+                      std::uintmax_t most = std::numeric_limits<std::uintmax_t>::max());
+/// The same for a file of any size, in blocks of at most a megabyte; Ctrl-C ends it.
+void read_blocks(const std::filesystem::path& path,
+                 const std::function<void(std::string_view)>& take);
+/// Throws HostError(environment) "cannot read FILE: ..." unless it is a regular file.
+void require_regular_file(const std::filesystem::path& path);
 
 /// Copies a file; what was at `to` stays until the copy is whole.
 void copy_file(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// Returns when the file, or the folder with all that it holds, would survive a loss of power.
+/// Throws HostError(environment).
+void sync(const std::filesystem::path& path);
+
+/// 16 hexadecimal digits that no other process draws, on whatever host or in whatever container.
+std::string unique_name();
+/// What the names of unfinished files begin with.
+inline constexpr std::string_view kUnfinishedFile = ".tmp-";
 
 /// Appends whole lines. Each has reached the system (not necessarily the disk) when write()
 /// returns.

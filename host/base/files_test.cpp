@@ -1,11 +1,17 @@
 #include "host/base/files.hpp"
 
+#include <atomic>
+#include <csignal>
 #include <cstdlib>
+#include <stdexcept>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include "backstop/error.hpp"
 #include "host/base/error.hpp"
+#include "host/base/interrupt.hpp"
 
 namespace backstop::base {
 namespace {
@@ -64,6 +70,33 @@ TEST_F(FilesTest, LinesCanBeReadAtOnce) {
   EXPECT_EQ(read_file(folder_ / "log"), "first\n");
   LineFile(folder_ / "log").write("second");
   EXPECT_EQ(read_file(folder_ / "log"), "first\nsecond\n");
+}
+
+TEST_F(FilesTest, AFailureInTheMiddleLeavesNothing) {
+  EXPECT_THROW(write_file(folder_ / "f", [](std::ostream&) { throw std::runtime_error("stop"); }),
+               std::runtime_error);
+  fs::create_directory(folder_ / "taken");
+  EXPECT_THROW(write_file(folder_ / "taken", "text"), HostError);
+  EXPECT_EQ(count(), 1);
+}
+
+TEST_F(FilesTest, ReadsOnlyRegularFilesUpToALimit) {
+  const fs::path fifo = folder_ / "fifo";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  for (const fs::path& path : {fifo, folder_, fs::path("/dev/zero"), folder_ / "none"})
+    EXPECT_THROW((void)read_file(path), HostError) << path;
+  write_file(folder_ / "f", "12345");
+  EXPECT_EQ(read_file(folder_ / "f", 5), "12345");
+  EXPECT_THROW((void)read_file(folder_ / "f", 4), HostError);
+}
+
+TEST_F(FilesTest, ReadingAFileEndsWithCtrlC) {
+  write_file(folder_ / "f", "text");
+  const std::atomic<int> signal_number{SIGINT};
+  watch_for_interrupt(&signal_number);
+  EXPECT_THROW((void)read_file(folder_ / "f"), Cancelled);
+  watch_for_interrupt(nullptr);
+  EXPECT_EQ(read_file(folder_ / "f"), "text");
 }
 
 }  // namespace

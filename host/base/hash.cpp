@@ -1,16 +1,13 @@
 #include "host/base/hash.hpp"
 
 #include <array>
-#include <cerrno>
-#include <fstream>
 #include <memory>
-#include <system_error>
-#include <vector>
 
 #include <fmt/format.h>
 #include <openssl/evp.h>
 
 #include "host/base/error.hpp"
+#include "host/base/files.hpp"
 
 namespace backstop::base {
 
@@ -45,33 +42,21 @@ class Hash {
                                                                    &EVP_MD_CTX_free};
 };
 
-std::string hash_of_file(Hash hash, const fs::path& path, std::size_t block,
+std::string hash_of_file(Hash hash, const fs::path& path,
                          const std::function<void(std::int64_t)>& report) {
-  const auto fail = [&](const std::string& why) {
-    throw HostError(ExitCode::environment, fmt::format("cannot read {}: {}", path.string(), why));
-  };
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  // Opening a FIFO would wait for its writer.
-  if (fs::exists(status) && !fs::is_regular_file(status)) fail("not a regular file");
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail(std::generic_category().message(errno));
-  std::vector<char> buffer(block);
   std::int64_t done = 0;
-  while (file) {
-    file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
-    hash.update({buffer.data(), static_cast<std::size_t>(file.gcount())});
-    done += file.gcount();
+  read_blocks(path, [&](std::string_view block) {
+    hash.update(block);
+    done += static_cast<std::int64_t>(block.size());
     if (report) report(done);
-  }
-  if (file.bad()) fail("reading failed");
+  });
   return hash.finish();
 }
 
 }  // namespace
 
 std::string sha256_of_file(const fs::path& path) {
-  return hash_of_file(Hash(EVP_sha256(), "SHA-256"), path, 64 * 1024, {});
+  return hash_of_file(Hash(EVP_sha256(), "SHA-256"), path, {});
 }
 
 std::string sha256_of_text(std::string_view text) {
@@ -81,7 +66,7 @@ std::string sha256_of_text(std::string_view text) {
 }
 
 std::string md5_of_file(const fs::path& path, const std::function<void(std::int64_t)>& report) {
-  return hash_of_file(Hash(EVP_md5(), "MD5"), path, std::size_t{4} << 20, report);
+  return hash_of_file(Hash(EVP_md5(), "MD5"), path, report);
 }
 
 }  // namespace backstop::base

@@ -187,7 +187,7 @@ std::span<const Explanation> exit_statuses() {
       Explanation{"3", "a plugin is missing, is incompatible, or failed"},
       Explanation{"4", "problem with the environment: data missing, disk full, no permission"},
       Explanation{"5", "internal error (please report it)"},
-      Explanation{"130, 143", "interrupted or terminated; the work done so far is kept"},
+      Explanation{"129, 130, 143", "ended by SIGHUP, Ctrl-C or SIGTERM; finished stages are kept"},
   };
   return kStatuses;
 }

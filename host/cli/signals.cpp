@@ -21,7 +21,12 @@ const std::atomic<int>& catch_signals() {
   struct sigaction action {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
-  for (const int number : {SIGINT, SIGTERM}) sigaction(number, &action, nullptr);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction before {};
+    sigaction(number, nullptr, &before);
+    const bool under_nohup = number == SIGHUP && before.sa_handler == SIG_IGN;
+    if (!under_nohup) sigaction(number, &action, nullptr);
+  }
   std::signal(SIGXFSZ, SIG_IGN);
   return interrupted;
 }

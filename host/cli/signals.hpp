@@ -5,9 +5,10 @@
 
 namespace backstop::cli {
 
-/// From now on the first SIGINT or SIGTERM only stores its number in the returned variable; a
-/// second one ends the program at once. SIGXFSZ is ignored, so that a file beyond the size limit is
-/// an error like a full disk.
+/// From now on the first SIGINT, SIGTERM or SIGHUP only stores its number in the returned variable; a
+/// second one ends the program at once. SIGHUP stays ignored where the caller ignores it, as
+/// `nohup` does. SIGXFSZ is ignored, so that a file beyond the size limit is an error like a full
+/// disk.
 const std::atomic<int>& catch_signals();
 
 }  // namespace backstop::cli

@@ -6,6 +6,7 @@
 #include <c10/util/Exception.h>
 
 #include "backstop/error.hpp"
+#include "host/base/interrupt.hpp"
 #include "host/engine/compute.hpp"
 #include "host/engine/data/data_report.hpp"
 #include "host/engine/plugins/conformance.hpp"
@@ -26,13 +27,14 @@ void fail(Outcome& outcome, base::ExitCode code, const std::string& error,
 template <typename Function>
 void guarded(const std::atomic<int>* interrupted, Outcome& outcome, const char* after_interrupt,
              Function&& function) {
+  base::watch_for_interrupt(interrupted);
   try {
     tune_process();
     function();
   } catch (const Cancelled&) {
-    const bool terminated = interrupted != nullptr && interrupted->load() == SIGTERM;
-    fail(outcome, terminated ? base::ExitCode::terminated : base::ExitCode::interrupted,
-         terminated ? "terminated" : "interrupted", after_interrupt);
+    const int signal_number = interrupted != nullptr ? interrupted->load() : SIGINT;
+    fail(outcome, base::exit_code_of_signal(signal_number),
+         signal_number == SIGINT ? "interrupted" : "terminated", after_interrupt);
   } catch (const base::HostError& e) {
     fail(outcome, e.code(), e.what(), e.hint());
   } catch (const std::bad_alloc&) {
