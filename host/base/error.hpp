@@ -9,11 +9,11 @@ namespace backstop::base {
 
 enum class ExitCode : int {
   done = 0,
-  failed = 1,       ///< ran, but a job or an expectation failed
-  usage = 2,        ///< command line or recipe: edit and try again
-  plugin = 3,       ///< missing, does not fit, or failed
-  environment = 4,  ///< data missing, disk full, no permission, no GPU
-  bug = 5,          ///< an internal error
+  failed = 1,         ///< ran, but a job or an expectation failed
+  usage = 2,          ///< command line or recipe: edit and try again
+  plugin = 3,         ///< missing, does not fit, or failed
+  environment = 4,    ///< data missing, disk full, no permission, no GPU
+  bug = 5,            ///< an internal error
   hung_up = 129,      ///< SIGHUP: the terminal went away
   interrupted = 130,  ///< SIGINT: Ctrl-C
   terminated = 143,   ///< SIGTERM

@@ -114,15 +114,18 @@ void copy_file(const fs::path& from, const fs::path& to) {
 }
 
 void sync(const fs::path& path) {
-  if (fs::is_directory(fs::symlink_status(path)))
-    for (const auto& entry : fs::directory_iterator(path))
-      if (entry.is_directory() || entry.is_regular_file()) sync(entry.path());
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) cannot_write(path, errno);
   const int error = ::fsync(descriptor) == 0 ? 0 : errno;
   ::close(descriptor);
   // Some network file systems cannot sync a folder; they have nothing to lose there.
   if (error != 0 && error != EINVAL && error != ENOTSUP) cannot_write(path, error);
+}
+
+void sync_tree(const fs::path& folder) {
+  for (const auto& entry : fs::recursive_directory_iterator(folder))
+    if (entry.is_directory() || entry.is_regular_file()) sync(entry.path());
+  sync(folder);
 }
 
 std::string unique_name() {

@@ -35,9 +35,11 @@ void require_regular_file(const std::filesystem::path& path);
 /// Copies a file; what was at `to` stays until the copy is whole.
 void copy_file(const std::filesystem::path& from, const std::filesystem::path& to);
 
-/// Returns when the file, or the folder with all that it holds, would survive a loss of power.
-/// Throws HostError(environment).
+/// Returns when the file's content, or the list of names in the folder, would survive a loss of
+/// power. Throws HostError(environment).
 void sync(const std::filesystem::path& path);
+/// The same for a folder with all that it holds.
+void sync_tree(const std::filesystem::path& folder);
 
 /// 16 hexadecimal digits that no other process draws, on whatever host or in whatever container.
 std::string unique_name();

@@ -4,6 +4,7 @@
 #include <new>
 
 #include <c10/util/Exception.h>
+#include <fmt/format.h>
 
 #include "backstop/error.hpp"
 #include "host/base/interrupt.hpp"
@@ -11,6 +12,7 @@
 #include "host/engine/data/data_report.hpp"
 #include "host/engine/plugins/conformance.hpp"
 #include "host/engine/run/run.hpp"
+#include "host/engine/store/run_directory.hpp"
 
 namespace backstop::engine {
 
@@ -25,8 +27,7 @@ void fail(Outcome& outcome, base::ExitCode code, const std::string& error,
 
 /// Calls `function` and turns whatever it throws into an outcome.
 template <typename Function>
-void guarded(const std::atomic<int>* interrupted, Outcome& outcome, const char* after_interrupt,
-             Function&& function) {
+void guarded(const std::atomic<int>* interrupted, Outcome& outcome, Function&& function) {
   base::watch_for_interrupt(interrupted);
   try {
     tune_process();
@@ -34,7 +35,7 @@ void guarded(const std::atomic<int>* interrupted, Outcome& outcome, const char* 
   } catch (const Cancelled&) {
     const int signal_number = interrupted != nullptr ? interrupted->load() : SIGINT;
     fail(outcome, base::exit_code_of_signal(signal_number),
-         signal_number == SIGINT ? "interrupted" : "terminated", after_interrupt);
+         signal_number == SIGINT ? "interrupted" : "terminated", std::string(outcome.hint));
   } catch (const base::HostError& e) {
     fail(outcome, e.code(), e.what(), e.hint());
   } catch (const std::bad_alloc&) {
@@ -49,28 +50,54 @@ void guarded(const std::atomic<int>* interrupted, Outcome& outcome, const char* 
   }
 }
 
-void run_all(const RunRequest& request, RunOutcome& outcome) {
-  for (const recipe::Recipe& recipe : *request.recipes) {
+void run_one(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& outcome) {
+  guarded(request.interrupted, outcome, [&] {
     const nlohmann::json results = run_recipe(recipe, request, outcome);
     for (const auto& expectation : results["expectations"])
       if (!expectation["met"].get<bool>()) outcome.code = base::ExitCode::failed;
+  });
+}
+
+/// A run that fails does not end the others, unless it could not even begin or was interrupted.
+void run_all(const RunRequest& request, RunOutcome& outcome) {
+  std::size_t failed = 0;
+  for (const recipe::Recipe& recipe : *request.recipes) {
+    RunOutcome run;
+    run_one(recipe, request, run);
+    outcome.runs.insert(outcome.runs.end(), run.runs.begin(), run.runs.end());
+    const bool interrupted = run.code >= base::ExitCode::hung_up;
+    if (interrupted || run.code == base::ExitCode::bug || run.runs.empty()) {
+      static_cast<Outcome&>(outcome) = run;
+      return;
+    }
+    if (run.code != base::ExitCode::done) outcome.code = base::ExitCode::failed;
+    if (run.error.empty()) continue;
+    ++failed;
+    request.observer->event({{"event", "log"},
+                             {"level", "warning"},
+                             {"stage", "run"},
+                             {"name", recipe.name},
+                             {"message", fmt::format("failed: {}", run.error)}});
   }
+  if (failed == 0) return;
+  outcome.error = fmt::format("{} of {} runs failed", failed, request.recipes->size());
+  outcome.hint = "their rows in the tables and `error` in their run.json say why";
 }
 
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
     const RunRequest& request, RunOutcome& outcome) {
-  guarded(
-      request.interrupted, outcome,
-      "finished stages are kept, and the same command continues from there; the training that was "
-      "interrupted starts again at its first epoch",
-      [&] { run_all(request, outcome); });
+  close_dead_runs(request.out);
+  if (request.recipes->size() == 1)
+    run_one(request.recipes->front(), request, outcome);
+  else
+    guarded(request.interrupted, outcome, [&] { run_all(request, outcome); });
 }
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_data(
     const DataRequest& request, DataOutcome& outcome) {
-  guarded(request.interrupted, outcome, "", [&] { outcome.report = report_on_data(request); });
+  guarded(request.interrupted, outcome, [&] { outcome.report = report_on_data(request); });
   if (outcome.code == base::ExitCode::done && !outcome.report["problems"].empty())
     outcome.code = base::ExitCode::environment;
 }
@@ -78,7 +105,7 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_data(
 extern "C" __attribute__((visibility("default"))) void backstop_engine_check_plugin(
     const ConformanceRequest& request, ConformanceOutcome& outcome) {
   Outcome failure;
-  guarded(nullptr, failure, "", [&] { outcome = check_conformance(request); });
+  guarded(nullptr, failure, [&] { outcome = check_conformance(request); });
   if (failure.code != base::ExitCode::done) outcome = {false, failure.error, failure.hint};
 }
 

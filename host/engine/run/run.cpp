@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -31,6 +32,7 @@ using recipe::Scenario;
 class Run {
  public:
   Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& outcome);
+  /// Returns the results. Throws the first failure, after everything else that can be done is.
   json execute();
 
  private:
@@ -52,6 +54,10 @@ class Run {
   Stage stage(const StageLabel& label, const std::string& row, const json& key, Make&& make);
   void attack();
   void defend(const recipe::DefenseUse& use);
+  /// A row that says why there is none of this name.
+  void add_failed_row(const std::string& name, const json& plugin, const std::string& error);
+  /// The same for every row that the run did not come to, the first of them because of `error`.
+  void add_missing_rows(std::string error);
   void add_row(const StageLabel& label, const std::string& name, const DatasetInput& measured_on,
                const Stage& stage);
   void show_trigger();
@@ -61,16 +67,18 @@ class Run {
   template <typename Function>
   void for_each_plugin(Function&& function) const;
   /// Throws HostError(environment) if a plugin needs a GPU and the run has none.
-  void require_device() const;
+  void choose_device();
   /// For run.json.
   [[nodiscard]] json plugins() const;
   [[nodiscard]] StageServices services(const StageLabel& label) {
     return {label, &directory_, request_.interrupted};
   }
-  void warn(const StageLabel& label, const std::string& message);
+  void log(const StageLabel& label, const char* level, const std::string& message);
+  void warn(const StageLabel& label, const std::string& message) { log(label, "warning", message); }
 
   const recipe::Recipe& recipe_;
   const RunRequest& request_;
+  RunOutcome& outcome_;
   RunDirectory directory_;
   StageStore store_;
   Compute compute_;
@@ -80,25 +88,47 @@ class Run {
   std::optional<Stage> attacked_;
   std::optional<TriggeredSet> triggered_;  ///< on the task's test images
   json results_;
+  bool locks_missed_ = false;  ///< and the user was told
 };
+
+template <typename Function>
+void Run::for_each_plugin(Function&& function) const {
+  const auto visit = [&](const auto& self, const recipe::PluginUse& use) -> void {
+    function(use);
+    for (const auto& scheduler : use.schedulers) self(self, scheduler);
+  };
+  visit(visit, recipe_.dataset.use);
+  if (recipe_.pretraining) visit(visit, recipe_.pretraining->use);
+  visit(visit, recipe_.attack.use);
+  visit(visit, recipe_.attack.training.scheduler);
+  for (const auto& defense : recipe_.defenses) visit(visit, defense.use);
+}
 
 Run::Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& outcome)
     : recipe_(recipe),
       request_(request),
+      outcome_(outcome),
       directory_(request.out, recipe.name, to_toml(recipe), request.observer),
       store_(request.out / ".stages") {
+  store_.remove_leftovers();
   outcome.runs.push_back(directory_.path());
-  compute_ = resolve_compute(recipe.compute, recipe.model.width);
   results_ = {{"schema", 1},           {"name", recipe.name},
               {"seed", recipe.seed},   {"recipe_sha256", base::sha256_of_text(to_toml(recipe))},
               {"rows", json::array()}, {"expectations", json::array()}};
   directory_.describe(
       {{"backstop", {{"version", BACKSTOP_VERSION}, {"abi", catalog::own_build_facts().abi}}},
-       {"status", "running"},
+       {"status", "unfinished"},
        {"started", utc_now()},
        {"seed", recipe.seed},
-       {"recipe_sha256", results_["recipe_sha256"]},
-       {"hardware", describe_hardware(compute_)},
+       {"recipe_sha256", results_["recipe_sha256"]}});
+  directory_.event(
+      {{"event", "run_started"}, {"run", directory_.path().string()}, {"seed", recipe.seed}});
+}
+
+void Run::choose_device() {
+  compute_ = resolve_compute(recipe_.compute, recipe_.model.width);
+  directory_.describe(
+      {{"hardware", describe_hardware(compute_)},
        {"compute",
         {{"device", compute_.device.str()},
          {"precision", compute_.bfloat16 ? "bfloat16" : "float32"},
@@ -109,13 +139,19 @@ Run::Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& ou
             ? "some CUDA kernels (index and atomic additions) may differ in the last "
               "bits from run to run"
             : "the same recipe, build and number of threads give the same bits"}});
-  directory_.event(
-      {{"event", "run_started"}, {"run", directory_.path().string()}, {"seed", recipe.seed}});
+  for_each_plugin([this](const recipe::PluginUse& use) {
+    if (use.needs("cuda") && !compute_.device.is_cuda())
+      throw base::HostError(
+          base::ExitCode::environment,
+          fmt::format("{} `{}` needs a GPU, but this run computes on the {}",
+                      to_string(use.plugin->manifest.kind), use.name(), compute_.device.str()),
+          "run on a machine with a GPU, with `device = \"cuda\"`");
+  });
 }
 
-void Run::warn(const StageLabel& label, const std::string& message) {
+void Run::log(const StageLabel& label, const char* level, const std::string& message) {
   directory_.event({{"event", "log"},
-                    {"level", "warning"},
+                    {"level", level},
                     {"stage", label.stage},
                     {"name", label.name},
                     {"message", message}});
@@ -254,37 +290,52 @@ AttackInputs Run::attack_inputs() {
 template <typename Make>
 Stage Run::stage(const StageLabel& label, const std::string& row, const json& key, Make&& make) {
   const auto folder = store_.folder_of(label.stage, key);
+  const auto before = store_.kept_at(folder);
   std::optional<Stage> kept;
   std::string damage;
   if (!request_.fresh) kept = store_.load(folder, key, damage);
-  if (!damage.empty())
-    warn(label, fmt::format("{} was changed or damaged after it was kept; the stage is made again",
-                            damage));
-  const bool reused = kept.has_value();
-  directory_.event({{"event", "stage_started"},
-                    {"stage", label.stage},
-                    {"name", label.name},
-                    {"reused", reused}});
-  if (reused) {
+  if (!damage.empty()) warn(label, fmt::format("{}; the stage is made again", damage));
+  bool reused = kept.has_value();
+  const auto start = [&] {
+    directory_.event({{"event", "stage_started"},
+                      {"stage", label.stage},
+                      {"name", label.name},
+                      {"reused", reused}});
+  };
+  if (!reused) {
+    const base::FileLock claim = store_.claim(folder, [&](const std::string& maker) {
+      log(label, "info", fmt::format("waiting for {}, which is making the same stage", maker));
+    });
+    if (!claim.supported() && !std::exchange(locks_missed_, true))
+      warn(label, fmt::format("the file system of {} has no locks: processes that share it may "
+                              "train the same model twice",
+                              request_.out.string()));
+    // Another process may have made it since, for `--fresh` too.
+    reused = store_.kept_at(folder) != before && (kept = store_.load(folder, key, damage));
+    start();
+    if (!reused) {
+      store_.save(folder, key, make());
+      kept = store_.load(folder, key, damage);  // a reused stage and a new one take the same way
+      if (!kept)
+        throw base::HostError(
+            base::ExitCode::environment,
+            damage.empty() ? fmt::format("the stage {} disappeared", folder.string()) : damage);
+    }
+  } else {
+    start();
+  }
+  if (reused)
     for (json event : kept->epochs) {  // under this recipe's name for the row
       event["name"] = label.name;
       directory_.event(event);
     }
-  } else {
-    store_.save(folder, key, make());
-    kept = store_.load(folder, key, damage);  // a reused stage and a new one take the same way
-    if (!kept)
-      throw base::HostError(base::ExitCode::environment,
-                            damage.empty() ? "the stage " + folder.string() + " disappeared"
-                                           : damage + " was changed while it was written");
-  }
-  directory_.keep_stage(row, folder);
+  directory_.keep_stage(row, *kept);
   directory_.event({{"event", "stage_finished"},
                     {"stage", label.stage},
                     {"name", label.name},
                     {"wall_seconds", kept->row["cost"]["wall_seconds"]},
                     {"reused", reused}});
-  return *kept;
+  return std::move(*kept);
 }
 
 void Run::attack() {
@@ -293,7 +344,7 @@ void Run::attack() {
   attack_key_ = key_of(*attack_inputs_);
   attacked_ = stage(label, kUndefended, attack_key_,
                     [&] { return train_attack(*attack_inputs_, services(label)); });
-  directory_.keep_attack(kUndefended, store_.folder_of(label.stage, attack_key_));
+  directory_.keep_attack(kUndefended, *attacked_);
   // Also in the run that trained it: what comes after the attack depends on its files alone.
   const bool own_classes = recipe_.scenario != Scenario::transfer;
   triggered_.emplace(trigger_of(*attacked_, *attack_inputs_, *task_, own_classes, services(label)));
@@ -387,30 +438,6 @@ void Run::show(const std::string& row, const NamedTensors& pictures) {
   directory_.write_picture(row, rows);
 }
 
-template <typename Function>
-void Run::for_each_plugin(Function&& function) const {
-  const auto visit = [&](const auto& self, const recipe::PluginUse& use) -> void {
-    function(use);
-    for (const auto& scheduler : use.schedulers) self(self, scheduler);
-  };
-  visit(visit, recipe_.dataset.use);
-  if (recipe_.pretraining) visit(visit, recipe_.pretraining->use);
-  visit(visit, recipe_.attack.use);
-  visit(visit, recipe_.attack.training.scheduler);
-  for (const auto& defense : recipe_.defenses) visit(visit, defense.use);
-}
-
-void Run::require_device() const {
-  for_each_plugin([this](const recipe::PluginUse& use) {
-    if (use.needs("cuda") && !compute_.device.is_cuda())
-      throw base::HostError(
-          base::ExitCode::environment,
-          fmt::format("{} `{}` needs a GPU, but this run computes on the {}",
-                      to_string(use.plugin->manifest.kind), use.name(), compute_.device.str()),
-          "run on a machine with a GPU, with `device = \"cuda\"`");
-  });
-}
-
 json Run::plugins() const {
   json list = json::array();
   for_each_plugin([&](const recipe::PluginUse& use) {
@@ -424,27 +451,66 @@ json Run::plugins() const {
   return list;
 }
 
-json Run::execute() try {
-  require_device();
-  load_datasets();
-  directory_.describe({{"plugins", plugins()}});
-  attack();
-  for (const auto& defense : recipe_.defenses) defend(defense);
-  results_["expectations"] = report::check_expectations(results_["rows"], recipe_.expectations);
-  directory_.describe({{"status", "finished"}, {"finished", utc_now()}});
-  directory_.write_results(results_);
-  directory_.event(
-      {{"event", "run_finished"}, {"run", directory_.path().string()}, {"results", results_}});
-  return results_;
-} catch (const Cancelled&) {
-  directory_.describe({{"status", "interrupted"}, {"finished", utc_now()}});
-  throw;
-} catch (const std::exception& e) {
+void Run::add_failed_row(const std::string& name, const json& plugin, const std::string& error) {
+  results_["rows"].push_back(
+      {{"name", name}, {"plugin", plugin}, {"error", error}, {"warning", "failed: " + error}});
+}
+
+void Run::add_missing_rows(std::string error) {
+  const json& rows = results_["rows"];
+  const auto add = [&](const std::string& name, const json& plugin) {
+    if (std::any_of(rows.begin(), rows.end(), [&](const json& row) { return row["name"] == name; }))
+      return;
+    add_failed_row(name, plugin, error);
+    error = "not run, because the run ended before";
+  };
+  add(kUndefended, nullptr);
+  for (const auto& defense : recipe_.defenses) add(defense.name, defense.use.name());
+}
+
+json Run::execute() {
+  std::exception_ptr failure;
+  std::string error;
   try {
-    directory_.describe({{"status", "failed"}, {"error", e.what()}, {"finished", utc_now()}});
-  } catch (const base::HostError&) {  // the disk is full: the first error is the one to report
+    choose_device();
+    load_datasets();
+    directory_.describe({{"plugins", plugins()}});
+    attack();
+    for (const auto& defense : recipe_.defenses) try {
+        defend(defense);
+      } catch (const base::HostError& e) {
+        // A full disk fails the others, too; what a plugin does is its own affair.
+        if (e.code() == base::ExitCode::environment) throw;
+        warn({"defense", defense.name}, fmt::format("failed: {}", e.what()));
+        add_failed_row(defense.name, defense.use.name(), e.what());
+        if (!failure) failure = std::current_exception();
+        error = e.what();
+      }
+  } catch (const Cancelled&) {
+    outcome_.hint = directory_.after_interrupt();
+    directory_.describe({{"status", "interrupted"}, {"finished", utc_now()}});
+    throw;
+  } catch (const std::exception& e) {
+    failure = std::current_exception();
+    error = e.what();
+    add_missing_rows(error);
   }
-  throw;
+  results_["expectations"] = report::check_expectations(results_["rows"], recipe_.expectations);
+  json facts = {{"status", failure ? "failed" : "finished"}, {"finished", utc_now()}};
+  if (failure) facts["error"] = error;
+  try {
+    directory_.finish(facts, results_);
+  } catch (const base::HostError&) {  // the disk is full: the first error is the one to report
+    if (!failure) throw;
+  }
+  // A table of rows that all failed says less than the error; but a summary counts them.
+  const bool measured = std::any_of(results_["rows"].begin(), results_["rows"].end(),
+                                    [](const json& row) { return !row.contains("error"); });
+  if (measured || request_.recipes->size() > 1)
+    directory_.event(
+        {{"event", "run_finished"}, {"run", directory_.path().string()}, {"results", results_}});
+  if (failure) std::rethrow_exception(failure);
+  return results_;
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 #include <chrono>
 #include <ctime>
 
+#include <fmt/format.h>
+
 #include "host/base/hash.hpp"
 #include "host/catalog/catalog.hpp"
 #include "host/recipe/recipe.hpp"
@@ -16,6 +18,9 @@ namespace backstop::engine {
 namespace fs = std::filesystem;
 
 namespace {
+
+constexpr const char* kLockFile = ".backstop.lock";
+constexpr const char* kFactsFile = "run.json";
 
 using Clock = std::chrono::system_clock;
 
@@ -63,7 +68,37 @@ fs::path new_run_folder(const fs::path& out, const std::string& name, const std:
   }
 }
 
+/// On disk as in events: bytes that are not UTF-8, of a path or from a plugin, are replaced.
+std::string text_of(const nlohmann::json& json) {
+  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+/// Needs the run's lock.
+void close_dead_run(const fs::path& run) {
+  std::vector<fs::path> unfinished;
+  for (const auto& entry : fs::recursive_directory_iterator(run))
+    if (entry.path().filename().string().starts_with(base::kUnfinishedFile))
+      unfinished.push_back(entry.path());
+  for (const fs::path& file : unfinished) fs::remove(file);
+  if (!fs::exists(run / kFactsFile)) return;
+  auto facts = nlohmann::json::parse(base::read_file(run / kFactsFile), nullptr, false);
+  if (!facts.is_object() || facts.value("status", "") != "unfinished") return;
+  facts["status"] = "killed";
+  base::write_file(run / kFactsFile, text_of(facts));
+}
+
 }  // namespace
+
+void close_dead_runs(const fs::path& out) {
+  std::error_code error;
+  for (const auto& recipe : fs::directory_iterator(out, error))
+    for (const auto& run : fs::directory_iterator(recipe.path(), error)) try {
+        if (!fs::exists(run.path() / kLockFile)) continue;
+        const auto lock = base::FileLock::try_lock(run.path() / kLockFile);
+        if (lock && lock->supported()) close_dead_run(run.path());
+      } catch (const std::exception&) {  // another user's, or removed at this moment
+      }
+}
 
 std::string utc_now() {
   return utc(Clock::now(), "%Y-%m-%dT%H:%M:%SZ");
@@ -71,15 +106,24 @@ std::string utc_now() {
 
 RunDirectory::RunDirectory(const fs::path& out, const std::string& name, const std::string& recipe,
                            RunObserver* next)
-    : path_(new_run_folder(out, name, recipe)), next_(next), recipe_(recipe) {
+    : path_(new_run_folder(out, name, recipe)),
+      lock_(base::FileLock::lock(path_ / kLockFile, [](const std::string&) {})),
+      next_(next),
+      recipe_(recipe) {
   base::write_file(path_ / "recipe.toml", recipe_);
   metrics_.emplace(path_ / "metrics.jsonl");
   log_.emplace(path_ / "log.txt");
 }
 
 void RunDirectory::event(const nlohmann::json& event) {
-  if (event["event"] == "epoch") metrics_->write(event.dump());
-  log_->write(utc_now() + " " + event.dump());
+  const std::string line = event.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  if (event["event"] == "epoch") {
+    metrics_->write(line);
+    epoch_ = event;
+  } else if (event["event"] != "log") {
+    epoch_ = nullptr;
+  }
+  log_->write(utc_now() + " " + line);
   if (next_ != nullptr) next_->event(event);
 }
 
@@ -89,11 +133,20 @@ void RunDirectory::progress(std::int64_t done, std::int64_t total, const std::st
 
 void RunDirectory::describe(const nlohmann::json& facts) {
   facts_.update(facts);
-  base::write_file(path_ / "run.json", facts_.dump(2) + "\n");
+  base::write_file(path_ / kFactsFile, text_of(facts_));
+}
+
+void RunDirectory::finish(const nlohmann::json& facts, const nlohmann::json& results) {
+  facts_.update(facts);
+  write_results(results);
+  base::sync_tree(path_);
+  describe({});
+  base::sync(path_ / kFactsFile);
+  base::sync(path_);
 }
 
 void RunDirectory::write_results(const nlohmann::json& results) {
-  base::write_file(path_ / "results.json", results.dump(2) + "\n");
+  base::write_file(path_ / "results.json", text_of(results));
   base::write_file(path_ / "results.csv", report::results_csv(results));
   report::ReportContent content;
   content.results = results;
@@ -105,18 +158,23 @@ void RunDirectory::write_results(const nlohmann::json& results) {
   base::write_file(path_ / "report.html", report::html_report(content));
 }
 
-void RunDirectory::keep_stage(const std::string& row, const fs::path& stage_folder) {
-  for (const auto& [folder, file] :
-       {std::pair{"models", kModelFile}, std::pair{"artifacts", kArtifactsFile}}) {
-    base::make_folder(path_ / folder);
-    base::copy_file(stage_folder / file,
-                    path_ / folder / (recipe::file_name_of(row) + ".safetensors"));
-  }
+std::string RunDirectory::after_interrupt() const {
+  const std::string kept = "finished stages are kept, and the same command continues from there";
+  if (epoch_.is_null() || epoch_["epoch"] == 0) return kept;
+  return fmt::format("{}; this training, whose epoch {} of {} was done, starts again at epoch 1",
+                     kept, epoch_["epoch"].dump(), epoch_["epochs"].dump());
 }
 
-void RunDirectory::keep_attack(const std::string& row, const fs::path& stage_folder) {
-  base::copy_file(stage_folder / kAttackFile,
-                  path_ / "models" / (recipe::file_name_of(row) + ".attack.safetensors"));
+void RunDirectory::keep_stage(const std::string& row, const Stage& stage) {
+  const std::string file = recipe::file_name_of(row) + ".safetensors";
+  base::make_folder(path_ / "models");
+  write_safetensors(path_ / "models" / file, stage.model.tensors, stage.model.metadata);
+  base::make_folder(path_ / "artifacts");
+  write_safetensors(path_ / "artifacts" / file, stage.artifacts);
+}
+
+void RunDirectory::keep_attack(const std::string& row, const Stage& stage) {
+  write_attack_file(path_ / "models" / (recipe::file_name_of(row) + ".attack.safetensors"), stage);
 }
 
 void RunDirectory::write_trigger(const std::string& name, const std::string& title,

@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "host/base/file_lock.hpp"
 #include "host/base/files.hpp"
 #include "host/engine/data/picture.hpp"
 #include "host/engine/engine.hpp"
@@ -17,7 +18,7 @@
 namespace backstop::engine {
 
 /// <out>/<recipe's name>/<time>-<hash of the recipe>/, and an observer that writes metrics.jsonl
-/// and log.txt on the way to the next observer.
+/// and log.txt on the way to the next observer. It is locked as long as the run lives.
 class RunDirectory final : public RunObserver {
  public:
   RunDirectory(const std::filesystem::path& out, const std::string& name, const std::string& recipe,
@@ -30,25 +31,36 @@ class RunDirectory final : public RunObserver {
   void describe(const nlohmann::json& facts);
   /// Writes results.json, results.csv and report.html again.
   void write_results(const nlohmann::json& results);
-  /// Copies models/ROW.safetensors and artifacts/ROW.safetensors out of the store.
-  void keep_stage(const std::string& row, const std::filesystem::path& stage_folder);
-  /// Copies models/ROW.attack.safetensors: what the attack has learned and poisoned.
-  void keep_attack(const std::string& row, const std::filesystem::path& stage_folder);
+  /// Writes the last results, then run.json with the last facts when all else is on disk.
+  void finish(const nlohmann::json& facts, const nlohmann::json& results);
+  /// Writes models/ROW.safetensors and artifacts/ROW.safetensors.
+  void keep_stage(const std::string& row, const Stage& stage);
+  /// Writes models/ROW.attack.safetensors: what the attack has learned and poisoned.
+  void keep_attack(const std::string& row, const Stage& stage);
   /// triggers/NAME.png.
   void write_trigger(const std::string& name, const std::string& title, const at::Tensor& clean,
                      const at::Tensor& triggered);
   /// pictures/ROW.png.
   void write_picture(const std::string& row, const std::vector<SheetRow>& rows);
 
+  /// What an interrupted run keeps, and what of it is to be done again.
+  [[nodiscard]] std::string after_interrupt() const;
+
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 
  private:
   std::filesystem::path path_;
+  base::FileLock lock_;
   RunObserver* next_;
   std::string recipe_;
   nlohmann::json facts_ = nlohmann::json::object();
   std::optional<base::LineFile> metrics_, log_;
+  nlohmann::json epoch_;  ///< the last event of a training that has not ended; or null
 };
+
+/// Says in run.json of every run below `out` whose process died that it was killed, and removes the
+/// files that it was writing.
+void close_dead_runs(const std::filesystem::path& out);
 
 /// "2026-11-21T10:04:11Z".
 std::string utc_now();

@@ -1,0 +1,111 @@
+#include "host/base/file_lock.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include "host/base/error.hpp"
+#include "host/base/interrupt.hpp"
+
+namespace backstop::base {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+int open_lock(const fs::path& file) {
+  constexpr int kFlags = O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+  const int descriptor = ::open(file.c_str(), O_RDWR | kFlags, 0666);
+  if (descriptor >= 0) return descriptor;
+  const int error = errno;
+  // Another user's file can be locked all the same.
+  const int readable = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (readable >= 0) return readable;
+  throw HostError(
+      ExitCode::environment,
+      fmt::format("cannot write {}: {}", file.string(), std::generic_category().message(error)),
+      "choose a folder that you may write to with --out");
+}
+
+/// Whether the file is still the one behind the descriptor, which an earlier holder removes.
+bool is_still_there(const fs::path& file, int descriptor) {
+  struct stat opened {
+  }, named{};
+  return ::fstat(descriptor, &opened) == 0 && ::stat(file.c_str(), &named) == 0 &&
+         opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
+}
+
+void write_holder(int descriptor) {
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  const std::string text = fmt::format("process {} on {}\n", ::getpid(), host.data());
+  // It is there to be shown; without it the lock is the same.
+  if (::ftruncate(descriptor, 0) == 0) (void)!::pwrite(descriptor, text.data(), text.size(), 0);
+}
+
+std::string holder_of(const fs::path& file) {
+  std::array<char, 400> text{};
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) return "another process";
+  const ssize_t size = ::read(descriptor, text.data(), text.size());
+  ::close(descriptor);
+  const std::string line(text.data(), static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
+  return line.empty() ? "another process" : line.substr(0, line.find('\n'));
+}
+
+}  // namespace
+
+std::optional<FileLock> FileLock::try_lock(const fs::path& file) {
+  for (;;) {
+    const int descriptor = open_lock(file);
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
+      const int error = errno;
+      if (error != EWOULDBLOCK && error != EINTR) return FileLock(file, descriptor, false);
+      ::close(descriptor);
+      if (error == EWOULDBLOCK) return std::nullopt;
+    } else if (is_still_there(file, descriptor)) {
+      write_holder(descriptor);
+      return FileLock(file, descriptor, true);
+    } else {
+      ::close(descriptor);
+    }
+  }
+}
+
+FileLock FileLock::lock(const fs::path& file,
+                        const std::function<void(const std::string& holder)>& wait) {
+  constexpr auto kPause = std::chrono::milliseconds(50), kMoment = std::chrono::milliseconds(500);
+  auto waited = std::chrono::milliseconds(0);
+  for (;;) {
+    if (std::optional<FileLock> lock = try_lock(file)) return std::move(*lock);
+    if (waited == kMoment) wait(holder_of(file));
+    stop_if_interrupted();
+    std::this_thread::sleep_for(kPause);
+    waited += kPause;
+  }
+}
+
+FileLock::FileLock(FileLock&& other) noexcept
+    : file_(std::move(other.file_)),
+      descriptor_(std::exchange(other.descriptor_, -1)),
+      supported_(other.supported_) {}
+
+FileLock::~FileLock() {
+  if (descriptor_ < 0) return;
+  // While it is still locked: who waits for it looks whether the file is still there.
+  ::unlink(file_.c_str());
+  ::close(descriptor_);
+}
+
+}  // namespace backstop::base
