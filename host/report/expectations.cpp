@@ -16,12 +16,25 @@ nlohmann::json number_or_null(std::optional<double> value) {
   return value ? nlohmann::json(*value) : nlohmann::json(nullptr);
 }
 
+/// Why there is no row; the defenses of an attack that failed are never run.
+std::string absence(const nlohmann::json& rows) {
+  return !rows.empty() && has_failed(rows[0]) ? objection_to_attack(rows) : "there is no such row";
+}
+
 /// Why the value does not count; empty when it does.
-std::string objection(const nlohmann::json& row, const Bounds& bounds, bool measured) {
+std::string objection(const nlohmann::json& rows, const nlohmann::json& row, const Bounds& bounds,
+                      bool measured) {
   const Metric* metric = find_metric(bounds.metric);
-  const bool void_after_collapse = metric != nullptr && metric->needs_working_model;
-  if (has_collapsed(row) && (!measured || void_after_collapse)) return warning_of(row);
-  return measured ? "" : fmt::format("`{}` was not measured for this row", bounds.metric);
+  const bool of_backdoor = metric != nullptr && metric->of_backdoor;
+  if (is_void(row) && (!measured || of_backdoor)) return warning_of(row);
+  if (of_backdoor && &row != &rows[0])
+    if (const std::string text = objection_to_attack(rows); !text.empty()) return text;
+  if (measured) return {};
+  // Of two models, and the other one is no measure.
+  if (bounds.metric == "clean_accuracy_drop" && is_void(rows[0])) return objection_to_attack(rows);
+  if (metric != nullptr && number_in(section_of(row, "counts"), metric->images) == 0.0)
+    return fmt::format("no test image counts for `{}` (n = 0)", bounds.metric);
+  return fmt::format("`{}` was not measured for this row", bounds.metric);
 }
 
 nlohmann::json check(const nlohmann::json& rows, const Bounds& bounds) {
@@ -29,10 +42,12 @@ nlohmann::json check(const nlohmann::json& rows, const Bounds& bounds) {
     return candidate.at("name") == bounds.row;
   });
   std::optional<double> value;
-  std::string reason = "there is no such row";
-  if (row != rows.end()) {
+  std::string reason;
+  if (row == rows.end()) {
+    reason = absence(rows);
+  } else {
     value = number_in(section_of(*row, "metrics"), bounds.metric);
-    reason = objection(*row, bounds, value.has_value());
+    reason = objection(rows, *row, bounds, value.has_value());
   }
   const bool within = value && (!bounds.minimum || *value >= *bounds.minimum) &&
                       (!bounds.maximum || *value <= *bounds.maximum);

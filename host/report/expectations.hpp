@@ -17,7 +17,9 @@ struct Bounds {
 
 /// results.json's `expectations`, in the order of `all`: {row, metric, value, minimum, maximum,
 /// met} each. Where the value does not count, the expectation is not met and there is a `reason`:
-/// the metric was not measured, or the model has collapsed and the metric says nothing.
+/// the stage failed, the metric was not measured, there was no image to count, or the metric says
+/// nothing because the model has collapsed or the attack did not take. The first row is that of "no
+/// defense".
 nlohmann::json check_expectations(const nlohmann::json& rows, const std::vector<Bounds>& all);
 
 }  // namespace backstop::report

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "host/report/metrics.hpp"
 #include "host/report/sample_results.hpp"
 
 namespace backstop::report {
@@ -84,6 +85,43 @@ TEST(Expectations, OfAnAttackThatDidNotTakeAreJudgedByTheirBounds) {
   json results = sample_results();
   results["rows"][0]["warning"] = "attack did not take: ...";
   EXPECT_TRUE(check(results, {"no defense", "attack_success_rate", 0.9, {}})["met"]);
+}
+
+TEST(Expectations, OfADefenseAgainstAnAttackThatDidNotTakeAreNotMet) {
+  json results = sample_results();
+  results["rows"][1]["metrics"]["robust_accuracy"] = 0.9;
+  for (const char* warning : {"attack did not take: ...", "collapsed: ..."}) {
+    results["rows"][0]["warning"] = warning;
+    for (const Bounds& bounds : {Bounds{"fine-tuning", "attack_success_rate", {}, 0.5},
+                                 Bounds{"fine-tuning", "attack_success_rate_all", {}, 0.5},
+                                 Bounds{"fine-tuning", "robust_accuracy", 0.5, {}}}) {
+      const auto entry = check(results, bounds);
+      EXPECT_FALSE(entry["met"]) << bounds.metric;
+      EXPECT_EQ(entry["reason"], "\"no defense\": " + std::string(warning)) << bounds.metric;
+    }
+    EXPECT_TRUE(check(results, {"fine-tuning", "clean_accuracy", 0.9, {}})["met"]);
+  }
+}
+
+TEST(Expectations, OfADropFromACollapsedModelAreNotMet) {
+  json results = sample_results();
+  results["rows"][0]["warning"] = "collapsed: ...";
+  for (json& row : results["rows"])
+    row["metrics"]["clean_accuracy_drop"] = clean_accuracy_drop(results["rows"][0], row);
+  for (const char* row : {"no defense", "fine-tuning"}) {
+    const auto entry = check(results, {row, "clean_accuracy_drop", {}, 1.0});
+    EXPECT_FALSE(entry["met"]) << row;
+    EXPECT_NE(entry["reason"].get<std::string>().find("collapsed: ..."), std::string::npos) << row;
+  }
+}
+
+TEST(Expectations, OfAShareOfNoImagesAreNotMet) {
+  json results = sample_results();
+  results["rows"][1]["metrics"]["attack_success_rate"] = nullptr;
+  results["rows"][1]["counts"]["triggered"] = 0;
+  const auto entry = check(results, {"fine-tuning", "attack_success_rate", {}, 0.1});
+  EXPECT_FALSE(entry["met"]);
+  EXPECT_EQ(entry["reason"], "no test image counts for `attack_success_rate` (n = 0)");
 }
 
 }  // namespace

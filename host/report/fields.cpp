@@ -1,5 +1,7 @@
 #include "host/report/fields.hpp"
 
+#include <cmath>
+
 #include <nlohmann/json.hpp>
 
 namespace backstop::report {
@@ -7,7 +9,8 @@ namespace backstop::report {
 std::optional<double> number_in(const nlohmann::json& object, std::string_view key) {
   const auto found = object.find(key);
   if (found == object.end() || !found->is_number()) return std::nullopt;
-  return found->get<double>();
+  const auto number = found->get<double>();
+  return std::isfinite(number) ? std::optional(number) : std::nullopt;
 }
 
 const nlohmann::json& section_of(const nlohmann::json& object, std::string_view section) {

@@ -8,7 +8,7 @@
 
 namespace backstop::report {
 
-/// The number under `key`; nothing where it is missing or null.
+/// The number under `key`; nothing where it is missing, null or not finite.
 std::optional<double> number_in(const nlohmann::json& object, std::string_view key);
 /// One level down: the object under `section`, empty where it is missing or null.
 const nlohmann::json& section_of(const nlohmann::json& object, std::string_view section);

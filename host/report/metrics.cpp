@@ -7,6 +7,7 @@
 
 #include "host/base/text.hpp"
 #include "host/report/fields.hpp"
+#include "host/report/verdict.hpp"
 
 namespace backstop::report {
 namespace {
@@ -39,7 +40,7 @@ std::vector<Metric> make_metrics() {
        .by_epoch = true,
        .in_summary = true,
        .in_expect = true,
-       .needs_working_model = true,
+       .of_backdoor = true,
        .definition = "triggered test images classified as their target, excluding images of the "
                      "target class",
        .images = "triggered"},
@@ -52,7 +53,7 @@ std::vector<Metric> make_metrics() {
        .format = Format::share,
        .in_table = true,
        .in_expect = true,
-       .needs_working_model = true,
+       .of_backdoor = true,
        .definition = "the same, including images of the target class",
        .images = "triggered_all"},
       {.section = "metrics",
@@ -64,7 +65,7 @@ std::vector<Metric> make_metrics() {
        .format = Format::share,
        .in_table = true,
        .in_expect = true,
-       .needs_working_model = true,
+       .of_backdoor = true,
        .definition = "triggered test images still classified as their true label, excluding images "
                      "of the target class",
        .images = "triggered"},
@@ -85,7 +86,7 @@ std::vector<Metric> make_metrics() {
        .better = Better::lower,
        .format = Format::share,
        .in_expect = true,
-       .needs_working_model = true,
+       .of_backdoor = true,
        .not_in = {"standalone", "encoder"},
        .why_not = "the attacker's target is a class of the dataset"},
       {.section = "counts", .key = "clean", .csv = "clean_test_images"},
@@ -210,7 +211,8 @@ nlohmann::json points_by_epoch(const nlohmann::json& events) {
 nlohmann::json clean_accuracy_drop(const nlohmann::json& undefended, const nlohmann::json& row) {
   const auto before = number_in(section_of(undefended, "metrics"), "clean_accuracy");
   const auto after = number_in(section_of(row, "metrics"), "clean_accuracy");
-  return before && after ? nlohmann::json(*before - *after) : nlohmann::json(nullptr);
+  return before && after && !is_void(undefended) ? nlohmann::json(*before - *after)
+                                                 : nlohmann::json(nullptr);
 }
 
 }  // namespace backstop::report

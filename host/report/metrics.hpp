@@ -32,8 +32,9 @@ struct Metric {
   bool by_epoch = false;    ///< in the epoch lines, in `by_epoch` and in the curves; a share
   bool in_summary = false;  ///< mean and spread over the runs of a [matrix]
   bool in_expect = false;   ///< [expect] may bound it
-  /// It says nothing about a model that has collapsed, which passes for cured or for backdoored.
-  bool needs_working_model = false;
+  /// What the trigger does to the model. It says nothing about one that has collapsed, which passes
+  /// for cured or for backdoored, nor about a defense where the attack did not take.
+  bool of_backdoor = false;
   std::string_view definition = {};  ///< below the table
   std::string_view images = {};      ///< the key in `counts` of the number of images behind it
   std::vector<std::string_view> not_in = {};  ///< scenarios in which it does not exist
@@ -56,7 +57,8 @@ std::string text_of(const Metric& metric, std::optional<double> value);
 
 /// The row's `by_epoch`, out of the `epoch` events of its stage.
 nlohmann::json points_by_epoch(const nlohmann::json& events);
-/// The clean accuracy of the undefended model less that of the row; null where either is missing.
+/// The clean accuracy of the undefended model less that of the row; null where either is missing,
+/// and where the undefended model has collapsed.
 nlohmann::json clean_accuracy_drop(const nlohmann::json& undefended, const nlohmann::json& row);
 
 }  // namespace backstop::report

@@ -1,5 +1,6 @@
 #include "host/report/metrics.hpp"
 
+#include <limits>
 #include <set>
 #include <string>
 
@@ -100,6 +101,17 @@ TEST(Metrics, TheDropIsWhatTheDefenseCosts) {
   broken["metrics"]["clean_accuracy"] = nullptr;
   EXPECT_TRUE(clean_accuracy_drop(before, broken).is_null());
   EXPECT_TRUE(clean_accuracy_drop(json::object(), before).is_null());
+  broken = before;
+  broken["warning"] = "collapsed: ...";
+  EXPECT_EQ(clean_accuracy_drop(before, broken), 0.0);
+  EXPECT_TRUE(clean_accuracy_drop(broken, before).is_null());
+}
+
+TEST(Metrics, ThatAreNotFiniteAreNotThere) {
+  json row = sample_row("tuned", std::numeric_limits<double>::quiet_NaN(),
+                        std::numeric_limits<double>::infinity());
+  for (const Metric* metric : metrics_with(&Metric::by_epoch))
+    EXPECT_EQ(text_of(*metric, value_of(row, *metric)), "-");
 }
 
 }  // namespace

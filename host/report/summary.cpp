@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "host/base/text.hpp"
+#include "host/report/fields.hpp"
 #include "host/report/metrics.hpp"
 #include "host/report/verdict.hpp"
 
@@ -17,11 +18,12 @@ namespace {
 struct Row {
   std::string name;
   std::vector<std::vector<double>> values;  ///< for each metric of the summary, of each run
-  std::size_t runs = 0, collapsed = 0;      ///< a collapsed model's numbers are not in `values`
+  std::size_t collapsed = 0, failed = 0;    ///< runs whose numbers are not in `values`
 };
 
 struct Group {
   std::string name;
+  std::size_t runs = 0;
   std::vector<Row> rows;
 };
 
@@ -34,14 +36,24 @@ Named& find_or_add(std::vector<Named>& all, const std::string& name) {
   return all.back();
 }
 
-std::string runs_text(const Row& row, std::size_t counted) {
-  if (row.collapsed == 0) return fmt::format("({})", counted);
-  return fmt::format("({} of {} seeds; {} collapsed)", counted, row.runs, row.collapsed);
+/// "(3)" or "(1 of 3 seeds; 1 collapsed, 1 failed)".
+std::string runs_text(const Row& row, std::size_t runs, std::size_t counted) {
+  if (counted == runs) return fmt::format("({})", counted);
+  std::string reasons;
+  const auto add = [&](std::size_t left_out, std::string_view reason) {
+    if (left_out > 0)
+      reasons += fmt::format("{}{} {}", reasons.empty() ? "" : ", ", left_out, reason);
+  };
+  add(row.collapsed, "collapsed");
+  add(row.failed, "failed");
+  add(runs - counted - row.collapsed - row.failed, "without a value");
+  return fmt::format("({} of {} seeds; {})", counted, runs, reasons);
 }
 
-std::string mean_and_spread(const Row& row, const std::vector<double>& values) {
-  const std::string runs = runs_text(row, values.size());
-  if (values.empty()) return row.collapsed == 0 ? "-" : "- " + runs;
+std::string mean_and_spread(const Row& row, std::size_t all, const std::vector<double>& values) {
+  const std::string runs = runs_text(row, all, values.size());
+  // An encoder is never measured.
+  if (values.empty()) return row.collapsed + row.failed == 0 ? "-" : "- " + runs;
   const auto n = static_cast<double>(values.size());
   const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
   if (values.size() == 1) return fmt::format("{} {}", base::fixed(mean, 3), runs);
@@ -53,12 +65,10 @@ std::string mean_and_spread(const Row& row, const std::vector<double>& values) {
 }
 
 void add(Row& row, const nlohmann::json& result, const std::vector<const Metric*>& metrics) {
-  ++row.runs;
   row.values.resize(metrics.size());
-  if (has_collapsed(result)) {
-    ++row.collapsed;
-    return;
-  }
+  if (has_collapsed(result)) ++row.collapsed;
+  if (has_failed(result)) ++row.failed;
+  if (is_void(result)) return;
   for (std::size_t m = 0; m < metrics.size(); ++m)
     if (const auto value = value_of(result, *metrics[m])) row.values[m].push_back(*value);
 }
@@ -69,9 +79,10 @@ std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
   const auto metrics = metrics_with(&Metric::in_summary);
   std::vector<Group> groups;
   for (const auto& run : runs) {
-    auto& rows = find_or_add(groups, run.group).rows;
-    for (const auto& result : run.results.at("rows"))
-      add(find_or_add(rows, result.at("name").get<std::string>()), result, metrics);
+    Group& group = find_or_add(groups, run.group);
+    ++group.runs;
+    for (const auto& result : section_of(run.results, "rows"))
+      add(find_or_add(group.rows, result.at("name").get<std::string>()), result, metrics);
   }
   std::string text;
   for (const auto& group : groups) {
@@ -82,8 +93,10 @@ std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
     for (const Metric* metric : metrics) lines[0].push_back({std::string(metric->title)});
     for (const auto& row : group.rows) {
       auto& line = lines.emplace_back(1, base::Cell{row.name});
-      for (const auto& values : row.values) line.push_back({mean_and_spread(row, values)});
+      for (const auto& values : row.values)
+        line.push_back({mean_and_spread(row, group.runs, values)});
     }
+    if (group.rows.empty()) lines.emplace_back(1, base::Cell{"no run got as far as a result"});
     text += base::columns(lines, "l" + std::string(metrics.size(), 'r')) + '\n';
   }
   return text + "mean ± sample standard deviation (number of runs)\n";

@@ -14,8 +14,9 @@ struct FinishedRun {
 };
 
 /// For each group and row name, in the order in which they first appear: mean, sample standard
-/// deviation and number of runs of each metric of the summary. Models that have collapsed are left
-/// out of these and counted: "0.900 ± 0.141 (2 of 3 seeds; 1 collapsed)".
+/// deviation and number of runs of each metric of the summary. What is left out is counted: "0.900 ±
+/// 0.141 (2 of 5 seeds; 1 collapsed, 1 failed, 1 without a value)". A run that ended before a row
+/// that other runs of its group have is without its values.
 std::string summary_table(const std::vector<FinishedRun>& runs, bool color);
 
 }  // namespace backstop::report

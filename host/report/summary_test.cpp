@@ -48,5 +48,24 @@ TEST(Summary, LeavesCollapsedModelsOutAndCountsThem) {
               HasSubstr("tuned    - (0 of 1 seeds; 1 collapsed)"));
 }
 
+TEST(Summary, CountsTheRunsThatEndedBeforeARow) {
+  const FinishedRun whole{"", {{"rows", {sample_row("tuned", 0.9, 0.2)}}}};
+  for (const json& ended : {json{{"rows", json::array()}}, json::object()})
+    EXPECT_THAT(summary_table({whole, {"", ended}}, false),
+                HasSubstr("tuned    0.900 (1 of 2 seeds; 1 without a value)"));
+  EXPECT_THAT(summary_table({{"a = 1", json::object()}}, false),
+              HasSubstr("a = 1\ndefense  clean accuracy  attack success\nno run got as far as a "
+                        "result\n"));
+}
+
+TEST(Summary, CountsTheRunsWithoutAValue) {
+  json unmeasured = sample_row("tuned", 0.94, 0.2);
+  unmeasured["metrics"]["attack_success_rate"] = nullptr;
+  EXPECT_THAT(summary_table({{"", {{"rows", {sample_row("tuned", 0.9, 0.2)}}}},
+                             {"", {{"rows", {unmeasured}}}}},
+                            false),
+              HasSubstr("tuned    0.920 ± 0.028 (2)  0.200 (1 of 2 seeds; 1 without a value)"));
+}
+
 }  // namespace
 }  // namespace backstop::report

@@ -57,9 +57,10 @@ std::vector<const Metric*> columns_of(const nlohmann::json& rows) {
 }
 
 /// The best value of the defenses, which are all rows but the first; a model that a warning marks
-/// does not compete. NaN where there is none.
+/// does not compete, and nobody removes best a backdoor that is not there. NaN where there is none.
 double best_of(const nlohmann::json& rows, const Metric& metric) {
   double best = std::numeric_limits<double>::quiet_NaN();
+  if (metric.of_backdoor && !objection_to_attack(rows).empty()) return best;
   for (std::size_t i = 1; i < rows.size(); ++i)
     if (const auto value = value_of(rows[i], metric); value && warning_of(rows[i]).empty())
       best = metric.better == Better::higher ? std::fmax(best, *value) : std::fmin(best, *value);
@@ -219,7 +220,7 @@ std::string trigger_text(const nlohmann::json& row) {
 
 ResultTable lay_out_results(const nlohmann::json& results) {
   ResultTable table;
-  const auto& rows = results.at("rows");
+  const auto& rows = section_of(results, "rows");
   const auto columns = columns_of(rows);
   table.header = {"defense"};
   std::vector<double> best;
@@ -247,7 +248,7 @@ ResultTable lay_out_results(const nlohmann::json& results) {
   if (!rows.empty()) {
     // An encoder is not measured before it is adapted.
     const auto measured = std::find_if(rows.begin(), rows.end(), [](const nlohmann::json& row) {
-      return !section_of(row, "counts").empty();
+      return number_in(section_of(row, "counts"), "clean").has_value();
     });
     if (measured != rows.end()) table.definitions = definitions(section_of(*measured, "counts"));
     if (const std::string text = trigger_text(rows[0]); !text.empty())

@@ -142,6 +142,26 @@ TEST(Table, ARowWithAWarningIsNeverTheBest) {
                     HasSubstr("\033[33mwarning:\033[0m pruned")));
 }
 
+TEST(Table, NoDefenseIsBestAgainstAnAttackThatDidNotTake) {
+  json results = sample_results();
+  results["rows"][0]["warning"] = "attack did not take: ...";
+  const auto table = lay_out_results(results);
+  EXPECT_TRUE(table.rows[1].best.at(1)) << "clean accuracy";
+  for (const auto& row : table.rows)
+    for (const std::size_t column : {2U, 3U, 4U}) EXPECT_FALSE(row.best.at(column));
+}
+
+TEST(Table, TakesTheNumberOfImagesFromTheFirstRowThatIsMeasured) {
+  json results = sample_results();
+  results["rows"][0]["counts"] = {{"not_finite_weights", 7}};
+  EXPECT_THAT(result_table(results, false), HasSubstr("correctly (n = 10,000)\n"));
+}
+
+TEST(Table, ShowsNothingWhereThereIsNothing) {
+  EXPECT_TRUE(lay_out_results({{"rows", json::array()}}).rows.empty());
+  EXPECT_TRUE(lay_out_results(json::object()).rows.empty());
+}
+
 TEST(Table, SaysWhyAnExpectationIsNotMet) {
   json measured = sample_results();
   measured["expectations"][0].update({{"value", nullptr}, {"reason", "it was not measured"}});

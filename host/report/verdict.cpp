@@ -1,5 +1,6 @@
 #include "host/report/verdict.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -14,7 +15,7 @@ constexpr double kStandardErrors = 3;
 constexpr double kOneClassShare = 0.9;
 constexpr double kDominatingClass = 0.5;  // from here on a healthy model may predict it that often
 constexpr double kSmallestEffect = 0.05;
-constexpr std::string_view kCollapsed = "collapsed: ";
+constexpr std::string_view kCollapsed = "collapsed: ", kFailed = "failed: ";
 
 double standard_error(double share, double images) {
   return std::sqrt(share * (1 - share) / images);
@@ -75,13 +76,36 @@ std::optional<std::string> verdict(const nlohmann::json& row, std::int64_t class
   return std::nullopt;
 }
 
+nlohmann::json failed_row(const std::string& name, const nlohmann::json& plugin,
+                          const std::string& message) {
+  std::string line = message;
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  return {{"name", name},
+          {"plugin", plugin},
+          {"error", message},
+          {"warning", std::string(kFailed) + line}};
+}
+
 std::string warning_of(const nlohmann::json& row) {
   const auto warning = row.find("warning");
   return warning != row.end() && warning->is_string() ? warning->get<std::string>() : "";
 }
 
+bool has_failed(const nlohmann::json& row) {
+  return warning_of(row).starts_with(kFailed);
+}
+
 bool has_collapsed(const nlohmann::json& row) {
   return warning_of(row).starts_with(kCollapsed);
+}
+
+bool is_void(const nlohmann::json& row) {
+  return has_failed(row) || has_collapsed(row);
+}
+
+std::string objection_to_attack(const nlohmann::json& rows) {
+  const std::string warning = rows.empty() ? "" : warning_of(rows[0]);
+  return warning.empty() ? "" : "\"no defense\": " + warning;
 }
 
 }  // namespace backstop::report

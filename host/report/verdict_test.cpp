@@ -159,8 +159,18 @@ TEST(Verdict, IsReadFromTheRow) {
   row["warning"] = "attack did not take: ...";
   EXPECT_EQ(warning_of(row), "attack did not take: ...");
   EXPECT_FALSE(has_collapsed(row));
+  EXPECT_FALSE(is_void(row));
   row["warning"] = "collapsed: ...";
   EXPECT_TRUE(has_collapsed(row));
+  EXPECT_FALSE(has_failed(row));
+  EXPECT_TRUE(is_void(row));
+}
+
+TEST(Verdict, OfNoDefenseSpeaksAgainstTheAttack) {
+  EXPECT_EQ(objection_to_attack(json::array()), "");
+  EXPECT_EQ(objection_to_attack({healthy(), {{"warning", "collapsed: ..."}}}), "");
+  EXPECT_EQ(objection_to_attack({{{"warning", "attack did not take: ..."}}, healthy()}),
+            "\"no defense\": attack did not take: ...");
 }
 
 }  // namespace
