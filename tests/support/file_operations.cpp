@@ -3,6 +3,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -17,7 +18,7 @@ namespace {
 // Only regular files and folders count: what goes to pipes and terminals depends on the machine.
 int kill_at = 0;
 std::vector<FileOperation>& operations() {
-  static std::vector<FileOperation> all;
+  static auto& all = *new std::vector<FileOperation>;  // for as long as the process lives
   return all;
 }
 
@@ -42,12 +43,19 @@ Function* real(const char* name) {
   return reinterpret_cast<Function*>(::dlsym(RTLD_NEXT, name));
 }
 
-/// In a program that loads this with LD_PRELOAD.
-const bool from_environment = [] {
-  const char* number = std::getenv("BACKSTOP_TEST_KILL_AT");
-  if (number != nullptr) kill_at = std::atoi(number);
-  return number != nullptr;
-}();
+/// For a program that loads this with LD_PRELOAD: BACKSTOP_TEST_KILL_AT is kill_at_operation()'s
+/// number, and BACKSTOP_TEST_COUNT a file that gets the number of operations at the end.
+struct FromEnvironment {
+  FromEnvironment() {
+    if (const char* number = std::getenv("BACKSTOP_TEST_KILL_AT")) kill_at = std::atoi(number);
+  }
+  ~FromEnvironment() {
+    const char* file = std::getenv("BACKSTOP_TEST_COUNT");
+    if (file == nullptr) return;
+    const auto count = operations().size();
+    std::ofstream(file) << count;
+  }
+} from_environment;
 
 }  // namespace
 

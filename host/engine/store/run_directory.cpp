@@ -140,7 +140,7 @@ void RunDirectory::finish(const nlohmann::json& facts, const nlohmann::json& res
   facts_.update(facts);
   write_results(results);
   base::sync_tree(path_);
-  describe({});
+  describe(nlohmann::json::object());
   base::sync(path_ / kFactsFile);
   base::sync(path_);
 }
