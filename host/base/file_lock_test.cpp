@@ -1,6 +1,7 @@
 #include "host/base/file_lock.hpp"
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdlib>
 #include <thread>
@@ -9,12 +10,27 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "backstop/error.hpp"
 #include "host/base/error.hpp"
 #include "host/base/files.hpp"
 #include "host/base/interrupt.hpp"
+
+namespace {
+
+bool file_system_has_locks = true;
+
+}  // namespace
+
+/// In the place of the C library's, for a file system without locks.
+extern "C" int flock(int descriptor, int operation) noexcept {
+  if (file_system_has_locks) return static_cast<int>(::syscall(SYS_flock, descriptor, operation));
+  errno = ENOLCK;
+  return -1;
+}
 
 namespace backstop::base {
 namespace {
@@ -94,6 +110,18 @@ TEST_F(FileLockTest, OnlyOneOfManyHoldsIt) {
     });
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(most, 1);
+}
+
+TEST_F(FileLockTest, SaysWhenTheFileSystemHasNoLocks) {
+  file_system_has_locks = false;
+  {
+    const auto lock = FileLock::try_lock(file_);
+    ASSERT_TRUE(lock);
+    EXPECT_FALSE(lock->supported());
+    EXPECT_TRUE(FileLock::try_lock(file_)) << "nobody is kept out";
+  }
+  file_system_has_locks = true;
+  EXPECT_FALSE(fs::exists(file_));
 }
 
 TEST_F(FileLockTest, NamesTheFileThatItCannotMake) {
