@@ -89,9 +89,9 @@ TEST_F(PngTest, SurvivesEveryFlippedByte) {
 TEST_F(PngTest, IsRefusedWhenItHoldsMoreThanItsPixels) {
   write_png(PNG_FORMAT_GRAY, 1, 2, {0, 51});
   const std::string png = bytes();
-  write_bytes(images::with_rows(png, std::string("\0\0\x33", 3)));
+  write_bytes(backstop::images::with_rows(png, std::string("\0\0\x33", 3)));
   EXPECT_NEAR(read_png(file(), 1)[0][0][1].item<float>(), 0.2, 1e-6);
-  write_bytes(images::with_rows(png, std::string(10'000, '\0')));
+  write_bytes(backstop::images::with_rows(png, std::string(10'000, '\0')));
   try {
     read_png(file(), 1);
     FAIL() << "accepted";
