@@ -21,7 +21,7 @@ struct Diagnostic {
   std::uint32_t length = 1;  ///< columns that the carets cover
 };
 
-/// Every diagnostic with its excerpt and carets, as compilers show them:
+/// Diagnostics with their excerpts and carets, as compilers show them:
 ///
 ///   error: unknown key `widht` in [model]
 ///     --> recipes/mine.toml:10:1
@@ -30,7 +30,7 @@ struct Diagnostic {
 ///      | ^^^^^
 ///   hint: did you mean `width`?
 ///
-/// `source` is the recipe's text; `color` adds ANSI colors.
+/// At most 20, errors before warnings, then "and N more". `source` is the recipe's text; `color` adds ANSI colors.
 std::string render(const std::vector<Diagnostic>& diagnostics, const std::string& source,
                    bool color);
 

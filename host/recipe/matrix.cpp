@@ -1,8 +1,6 @@
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <memory>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -12,6 +10,7 @@
 #include "host/base/text.hpp"
 #include "host/recipe/override.hpp"
 #include "host/recipe/recipe.hpp"
+#include "host/recipe/recipe_file.hpp"
 #include "host/recipe/resolve.hpp"
 #include "host/recipe/typed.hpp"
 #include "host/schema/toml_text.hpp"
@@ -19,24 +18,14 @@
 namespace backstop::recipe {
 namespace {
 
-constexpr std::size_t kMostRecipes = 10000;
+constexpr std::size_t kMostRecipes = 10'000;
+/// In all recipes of a [matrix]; they are all kept in memory.
+constexpr std::size_t kMostDefenses = 20'000;
+/// Each recipe of a [matrix] is parsed again.
+constexpr std::size_t kMostBytes = std::size_t{64} << 20;
+constexpr std::size_t kMostOverrides = 1'000;
 /// Each dot may be a level of nesting, and destroying a deep toml++ table exhausts the stack.
 constexpr std::ptrdiff_t kMostDots = 2000;
-
-std::string read(const std::string& file) {
-  const auto fail = [&](const std::string& why) -> std::string {
-    throw base::HostError(base::ExitCode::usage,
-                          fmt::format("cannot read recipe {}: {}", file, why));
-  };
-  std::ifstream in(file, std::ios::binary);
-  if (!in) return fail(std::strerror(errno));
-  std::string text;
-  char buffer[4096];
-  while (in.read(buffer, sizeof buffer) || in.gcount() > 0)
-    text.append(buffer, static_cast<std::size_t>(in.gcount()));
-  if (in.bad()) return fail(std::strerror(errno));
-  return text;
-}
 
 /// One line of [matrix].
 struct Axis {
@@ -61,11 +50,12 @@ class Expansion {
       if (auto parsed = Override::parse(text, problem))
         overrides_.push_back(std::move(*parsed));
       else
-        report(in_override(std::string(kOverrideLabel) + text), std::move(problem));
+        report(in_override(Override::label_of(text)), std::move(problem));
     }
     try {
       // Parsed again for each combination, because a copied node no longer knows its place.
-      for (std::size_t i = 0; i < combinations_; ++i) check(toml::parse(out_.source, file_), i);
+      for (std::size_t i = 0; i < combinations_ && out_.diagnostics.size() < kMostProblems; ++i)
+        check(toml::parse(out_.source, file_), i);
     } catch (const toml::parse_error& error) {
       std::string why(error.description());
       constexpr std::string_view kPrefix = "Error while ";
@@ -86,11 +76,8 @@ class Expansion {
 
   /// The recipes of a [matrix] share most of their problems.
   void add(Diagnostic diagnostic) {
-    const auto same = [&](const Diagnostic& d) {
-      return std::tie(d.line, d.column, d.file, d.message) ==
-             std::tie(diagnostic.line, diagnostic.column, diagnostic.file, diagnostic.message);
-    };
-    if (std::none_of(out_.diagnostics.begin(), out_.diagnostics.end(), same))
+    if (known_.emplace(diagnostic.line, diagnostic.column, diagnostic.file, diagnostic.message)
+            .second)
       out_.diagnostics.push_back(std::move(diagnostic));
   }
 
@@ -112,12 +99,10 @@ class Expansion {
     combinations_ = 1;
     for (const auto& axis : axes) {
       combinations_ *= axis.values->size();
-      if (combinations_ <= kMostRecipes) continue;
-      report(axis.place, {fmt::format("[matrix] expands to more than {} recipes",
-                                      base::grouped(static_cast<std::int64_t>(kMostRecipes))),
-                          "split it into several recipes"});
-      combinations_ = 1;
-      return;
+      if (combinations_ > kMostRecipes)
+        return too_many(axis.place, fmt::format("{} recipes", grouped(kMostRecipes)));
+      if (combinations_ * out_.source.size() > kMostBytes)
+        return too_many(axis.place, fmt::format("{} bytes of recipes", grouped(kMostBytes)));
     }
     std::reverse(axes.begin(), axes.end());
     std::string group;
@@ -137,6 +122,18 @@ class Expansion {
     if (out_.has_errors()) return;
     out_.recipes.push_back(typed(std::move(resolved), catalog_));
     out_.groups.push_back(std::move(group));
+    defenses_ += out_.recipes.back().defenses.size();
+    if (defenses_ > kMostDefenses)
+      too_many(axes.front().place, fmt::format("{} defenses", grouped(kMostDefenses)));
+  }
+
+  void too_many(const toml::source_region& place, const std::string& limit) {
+    report(place, {fmt::format("[matrix] expands to more than {}", limit),
+                   "split it into several recipes"});
+    combinations_ = 1;
+  }
+  static std::string grouped(std::size_t number) {
+    return base::grouped(static_cast<std::int64_t>(number));
   }
 
   toml::table take_matrix(toml::table& recipe) {
@@ -184,6 +181,9 @@ class Expansion {
   CheckedRecipe& out_;
   std::vector<Override> overrides_;
   std::size_t combinations_ = 1;
+  std::size_t defenses_ = 0;  ///< of the recipes so far
+  /// Line, column, file and message of each diagnostic.
+  std::set<std::tuple<std::uint32_t, std::uint32_t, std::string, std::string>> known_;
 };
 
 }  // namespace
@@ -196,7 +196,7 @@ bool CheckedRecipe::has_errors() const {
 
 CheckedRecipe check_recipe(const std::string& file, const std::vector<std::string>& overrides,
                            const catalog::Catalog& catalog) {
-  return check_recipe_text(read(file), file, overrides, catalog);
+  return check_recipe_text(read_recipe(file), file, overrides, catalog);
 }
 
 CheckedRecipe check_recipe_text(std::string text, const std::string& file,
@@ -204,6 +204,17 @@ CheckedRecipe check_recipe_text(std::string text, const std::string& file,
                                 const catalog::Catalog& catalog) {
   CheckedRecipe checked;
   checked.source = std::move(text);
+  if (checked.source.size() > kLongestRecipe)
+    throw base::HostError(base::ExitCode::usage,
+                          fmt::format("recipe {} has more than {} bytes", file,
+                                      base::grouped(static_cast<std::int64_t>(kLongestRecipe))),
+                          "is this the right file?");
+  if (overrides.size() > kMostOverrides)
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("--set is given {} times; at most {} are allowed", overrides.size(),
+                    base::grouped(static_cast<std::int64_t>(kMostOverrides))),
+        "write the values into the recipe");
   std::ptrdiff_t dots = std::count(checked.source.begin(), checked.source.end(), '.');
   for (const auto& setting : overrides) dots += std::count(setting.begin(), setting.end(), '.');
   if (dots > kMostDots)
@@ -225,7 +236,7 @@ CheckedRecipe check_dataset(const catalog::PluginEntry& plugin, toml::table give
     const auto failed = parsed ? parsed->apply(given, changes) : std::optional(problem);
     if (failed)
       checked.diagnostics.push_back(
-          diagnostic_at(in_override(std::string(kOverrideLabel) + text), {}, *failed));
+          diagnostic_at(in_override(Override::label_of(text)), {}, *failed));
   }
   const toml::table table =
       resolve_dataset(plugin.manifest, given, changes, catalog, checked.diagnostics);

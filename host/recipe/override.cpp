@@ -6,10 +6,14 @@
 
 #include <fmt/format.h>
 
+#include "host/base/text.hpp"
 #include "host/schema/toml_text.hpp"
 
 namespace backstop::recipe {
 namespace {
+
+/// Longest `--set`, in bytes.
+constexpr std::size_t kLongest = 65536;
 
 std::optional<std::size_t> index_from(const std::string& text) {
   std::size_t index = 0;
@@ -136,7 +140,16 @@ std::optional<schema::Problem> set_value(toml::table& recipe, const Path& path, 
   return {};
 }
 
+std::string Override::label_of(std::string_view text) {
+  return std::string(kOverrideLabel) + base::shortened(text, 200);
+}
+
 std::optional<Override> Override::parse(const std::string& text, schema::Problem& problem) {
+  if (text.size() > kLongest) {
+    problem = {fmt::format("it has {} bytes; at most {} are allowed", text.size(), kLongest),
+               "write the value into the recipe"};
+    return {};
+  }
   const auto equals = equals_sign(text);
   if (equals == std::string::npos) {
     problem = {fmt::format("`{}` has no `=`", text),
@@ -157,7 +170,7 @@ std::optional<Override> Override::parse(const std::string& text, schema::Problem
     problem = {fmt::format("the value of `{}` is not valid UTF-8", path_text(*path)), ""};
     return {};
   }
-  return Override{std::string(kOverrideLabel) + text, *path, std::move(value)};
+  return Override{label_of(text), *path, std::move(value)};
 }
 
 std::optional<schema::Problem> Override::apply(toml::table& recipe, Changes& changes) const {

@@ -34,10 +34,12 @@ std::optional<schema::Problem> set_value(toml::table& recipe, const Path& path, 
 
 /// One `--set`. Diagnostics name its `label` instead of a file.
 struct Override {
-  std::string label;  ///< "--set KEY=VALUE"
+  std::string label;  ///< see label_of()
   Path path;
   std::string value;  ///< as TOML
 
+  /// "--set KEY=VALUE", the beginning of it when it is long.
+  static std::string label_of(std::string_view text);
   /// Nothing, and a `problem`, when the text is not an override. Never throws.
   static std::optional<Override> parse(const std::string& text, schema::Problem& problem);
   std::optional<schema::Problem> apply(toml::table& recipe, Changes& changes) const;

@@ -127,7 +127,8 @@ struct CheckedRecipe {
 
 /// Reads `file`, applies `overrides` ("key.path=value", the value read as TOML, as a plain string
 /// where it is none; `defense.0.epochs` counts from 0), checks and resolves. All problems are found
-/// at once. Throws HostError(usage) only when the file cannot be read or holds thousands of dots.
+/// at once, up to 200. Throws HostError(usage) only when the file cannot be read or is beyond the
+/// bounds that docs/recipes.md states, which let every check end within seconds.
 /// A new `plugin` in an override or a matrix drops, with a warning, those of the table's keys that
 /// it does not know; a scheduler or optimizer table without `plugin` or `name` changes the default.
 CheckedRecipe check_recipe(const std::string& file, const std::vector<std::string>& overrides,

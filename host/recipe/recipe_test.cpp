@@ -258,7 +258,7 @@ device = "gpu"
 threads = 99999
 )"),
             R"(1:10+1 `schema` must be 1, got 2
-2:8+4 `name` must be a folder name of letters, digits, `.`, `_` and `-`, got ".." | the run's folder is named after it
+2:8+4 `name` must be a folder name of at most 200 letters, digits, `.`, `_` and `-` that begins with neither `.` nor `-`, got ".." | the run's folder is named after it
 3:10+1 `attack` must be a table, got 3 | write [attack] with a `plugin`
 4:8+3 `seed` must be an integer, got 1.5
 5:1+11 `dataset` must be a table, got an array of tables | write [dataset] with a `plugin`
@@ -468,8 +468,10 @@ TEST_F(Recipes, ReportsImpossibleDefenseNames) {
   EXPECT_EQ(problems_of(edited("\"super\"", "\"no defense\""), no_rows),
             "22:8+12 a defense cannot be called \"no defense\" | that is the row of the backdoored "
             "model itself; choose another `name`\n");
-  EXPECT_EQ(problems_of(edited("\"super\"", "\"a\\tb\""), no_rows),
-            "22:8+6 `name` must be a line of text without control characters, got \"a\\tb\"\n");
+  EXPECT_EQ(
+      problems_of(edited("\"super\"", "\"a\\tb\""), no_rows),
+      "22:8+6 `name` must not contain a control character: character 2 is U+0009 | it names a "
+      "row of the tables, and files\n");
 }
 
 TEST_F(Recipes, ReportsImpossibleExpectations) {

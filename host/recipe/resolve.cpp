@@ -4,12 +4,18 @@
 #include <cmath>
 #include <filesystem>
 #include <initializer_list>
+#include <map>
+#include <set>
 #include <utility>
+
+#include <sched.h>
+#include <unistd.h>
 
 #include <fmt/format.h>
 
 #include "host/base/text.hpp"
 #include "host/recipe/recipe.hpp"
+#include "host/recipe/row_name.hpp"
 #include "host/report/metrics.hpp"
 #include "host/schema/architectures.hpp"
 #include "host/schema/check_value.hpp"
@@ -55,6 +61,21 @@ bool is_clean_data_key(std::string_view key) {
   return key == "clean_images" || key == "clean_fraction";
 }
 
+struct TooManyProblems {};
+
+/// Most [[defense]]s of a recipe.
+constexpr std::size_t kMostDefenses = 256;
+/// A recipe may have been written for a larger machine, but nobody means many threads for each
+/// processor, which take turns and hardly get on.
+constexpr std::int64_t kMostThreadsPerProcessor = 16;
+
+std::int64_t processors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
+                                                     : sysconf(_SC_NPROCESSORS_ONLN);
+}
+
 class Checker {
  public:
   Checker(const Changes& changes, const std::string& file, const catalog::Catalog& catalog,
@@ -67,6 +88,7 @@ class Checker {
  private:
   Diagnostic& report(const toml::source_region& region, std::string message,
                      std::string hint = {}) {
+    if (diagnostics_.size() >= kMostProblems) throw TooManyProblems();
     return diagnostics_.emplace_back(
         diagnostic_at(region, file_, {std::move(message), std::move(hint)}));
   }
@@ -82,7 +104,7 @@ class Checker {
                    const toml::table* defaults = nullptr);
 
   toml::array value(const toml::node& node, const schema::Parameter& parameter, const Scope& scope);
-  void must_exist(const toml::node& path, const std::string& name, const Scope& scope);
+  void path(const toml::node& node, const std::string& name, bool must_exist, const Scope& scope);
   toml::table scheduler(const toml::table& given, const toml::table* defaults, Scope scope);
   toml::table optimizer(const toml::table& given, const toml::table* defaults, Scope scope);
 
@@ -101,6 +123,7 @@ class Checker {
                           const Scope& scope) const;
   void chosen_classes(const toml::table& given, const toml::table& resolved, const Scope& scope);
   void normalization(const toml::table& recipe, const toml::table& model, const Scope& top);
+  void threads(std::int64_t count, const toml::source_region& place);
   toml::array defenses(const toml::table& recipe, const Scope& top);
   toml::table defense(const toml::table& given, const Scope& scope);
   void add_row(const std::string& name, const toml::source_region& place);
@@ -114,8 +137,10 @@ class Checker {
   std::vector<Diagnostic>& diagnostics_;
   std::string architecture_;  ///< of [model]
   std::string scenario_;
-  std::string device_;                          ///< of [compute]
-  std::vector<std::string> rows_{kUndefended};  ///< what [expect] may name
+  std::string device_;                               ///< of [compute]
+  std::vector<std::string> rows_{kUndefended};       ///< what [expect] may name
+  std::map<std::string, std::string> files_;         ///< the defenses' names by their files'
+  std::set<const catalog::PluginEntry*> shadowing_;  ///< those that were warned of
 };
 
 /// `region` where it is a place in the recipe or in an override; the table's header for a
@@ -208,18 +233,33 @@ toml::array Checker::value(const toml::node& node, const schema::Parameter& para
       node, parameter, parameter.key, [&](const toml::node& at, schema::Problem problem) {
         report(place_of(at, scope), std::move(problem.message), std::move(problem.hint));
       });
-  if (!parameter.must_exist || checked.empty()) return checked;
+  if (parameter.type != schema::ParameterType::path || checked.empty()) return checked;
   const auto* paths = node.as_array();
-  if (!paths) must_exist(node, parameter.key, scope);
+  if (!paths) path(node, parameter.key, parameter.must_exist, scope);
   for (std::size_t i = 0; paths && i < paths->size(); ++i)
-    must_exist((*paths)[i], fmt::format("{}.{}", parameter.key, i), scope);
+    path((*paths)[i], fmt::format("{}.{}", parameter.key, i), parameter.must_exist, scope);
   return checked;
 }
 
-void Checker::must_exist(const toml::node& node, const std::string& name, const Scope& scope) {
+/// Opening a FIFO waits for its writer, and a device may never end: no plugin should get either.
+void Checker::path(const toml::node& node, const std::string& name, bool must_exist,
+                   const Scope& scope) {
   const std::filesystem::path path = node.ref<std::string>();
+  if (path.native().find('\0') != std::string::npos) {
+    report(place_of(node, scope),
+           fmt::format("`{}` must not contain a NUL, got {}", name, schema::short_text(node)));
+    return;
+  }
   std::error_code error;
-  if (std::filesystem::exists(path, error)) return;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (std::filesystem::is_regular_file(status) || std::filesystem::is_directory(status)) return;
+  if (std::filesystem::exists(status)) {
+    report(place_of(node, scope),
+           fmt::format("`{}` is {}, which is neither a file nor a folder", name, value_text(node)))
+        .environment = true;
+    return;
+  }
+  if (!must_exist) return;
   std::string hint;
   if (path.is_relative())
     hint = fmt::format("relative paths start from the folder that the command is run in, {}",
@@ -282,13 +322,10 @@ void Checker::warn_of_shadowing(const catalog::PluginEntry& entry,
                                 const toml::source_region& region) {
   const catalog::PluginEntry* shadowed = catalog_.shadowed_by(entry);
   if (!shadowed) return;
+  if (!shadowing_.insert(&entry).second) return;
   const std::string message = fmt::format(
       "{} `{}` is {}, not the {} {}", to_string(entry.manifest.kind), entry.manifest.name,
       entry.path.string(), shadowed->built_in ? "built-in" : "later", shadowed->path.string());
-  const bool known =
-      std::any_of(diagnostics_.begin(), diagnostics_.end(),
-                  [&](const Diagnostic& diagnostic) { return diagnostic.message == message; });
-  if (known) return;
   report(region, message, "remove or rename the former to use the latter").severity =
       Diagnostic::Severity::warning;
 }
@@ -374,12 +411,10 @@ void Checker::chosen_classes(const toml::table& given, const toml::table& resolv
   if (classes->size() < 2)
     report(place, fmt::format("`classes` must list at least 2 classes, got {}", classes->size()),
            "leave it out to use all classes");
-  std::vector<std::string> seen;
+  std::set<std::string> seen;
   for (const auto& element : *classes) {
     const std::string text = value_text(element);
-    if (std::find(seen.begin(), seen.end(), text) != seen.end())
-      report(place, fmt::format("`classes` lists {} twice", text));
-    seen.push_back(text);
+    if (!seen.insert(text).second) report(place, fmt::format("`classes` lists {} twice", text));
   }
 }
 
@@ -488,13 +523,13 @@ toml::table Checker::defense(const toml::table& given, const Scope& scope) {
   if (!name) return resolved;
   const std::string& text = name->get();
   const auto& place = place_of(*node, scope);
-  const auto control = [](char c) { return (c >= 0 && c < 0x20) || c == 0x7f; };
-  if (text.empty() || std::any_of(text.begin(), text.end(), control))
-    report(place, mismatch("name", "a line of text without control characters", *node));
+  if (auto problem = problem_of_name(text))
+    report(place, std::move(*problem), "it names a row of the tables, and files");
   else if (text == rows_.front())
     report(place, "a defense cannot be called \"no defense\"",
            "that is the row of the backdoored model itself; choose another `name`");
-  else if (std::find(rows_.begin(), rows_.end(), text) != rows_.end())
+  else if (const auto row = files_.find(file_name_of(text));
+           row != files_.end() && row->second == text)
     report(place, fmt::format("two defenses are called {}", in_quotes(text)),
            "give one of them another `name`");
   else
@@ -505,23 +540,18 @@ toml::table Checker::defense(const toml::table& given, const Scope& scope) {
 
 /// Two rows must not share a file in the run's folder, either.
 void Checker::add_row(const std::string& name, const toml::source_region& place) {
-  constexpr std::size_t kLongest = 200;  // bytes; file systems allow 255, with an extension
   const std::string file = file_name_of(name);
-  if (file.size() > kLongest)
-    report(place,
-           fmt::format("`name` has {} bytes; at most {} are allowed", file.size(), kLongest));
   const std::string undefended = file_name_of(kUndefended);
   if (file == undefended || file == undefended + ".attack")
     report(place,
            fmt::format("{} and \"no defense\" would share the file models/{}.safetensors",
                        in_quotes(name), file),
            "give the defense another `name`");
-  for (const auto& row : rows_)
-    if (row != kUndefended && file_name_of(row) == file)
-      report(place,
-             fmt::format("{} and {} would share the file models/{}.safetensors", in_quotes(name),
-                         in_quotes(row), file),
-             "spaces and signs become dashes in file names; give one of them another `name`");
+  if (const auto [row, added] = files_.emplace(file, name); !added)
+    report(place,
+           fmt::format("{} and {} would share the file models/{}.safetensors", in_quotes(name),
+                       in_quotes(row->second), file),
+           "spaces and signs become dashes in file names; give one of them another `name`");
   rows_.push_back(name);
 }
 
@@ -537,6 +567,13 @@ toml::array Checker::defenses(const toml::table& recipe, const Scope& top) {
   const auto* array = node->as_array();
   if (!array) {
     wrong(*node);
+    return resolved;
+  }
+  if (array->size() > kMostDefenses) {
+    report(
+        place_of(*array, all),
+        fmt::format("there are {} defenses; at most {} are allowed", array->size(), kMostDefenses),
+        "split the recipe into several");
     return resolved;
   }
   std::size_t index = 0;
@@ -614,7 +651,7 @@ toml::table Checker::expectations(const toml::table& recipe, const Scope& top) {
   for (const auto& [key, row] : *given) {
     const std::string name(key.str());
     if (std::find(rows_.begin(), rows_.end(), name) == rows_.end()) {
-      const auto near = base::nearest(name, rows_);
+      const auto near = base::nearest(base::shortened(name), rows_);
       report(key.source(), fmt::format("no defense is called {}", in_quotes(name)),
              near ? fmt::format("did you mean {}?", in_quotes(*near))
                   : fmt::format("known rows: {}", list_of(rows_, in_quotes)));
@@ -642,8 +679,8 @@ toml::table Checker::dataset(const catalog::Manifest& plugin, const toml::table&
 }
 
 bool is_folder_name(std::string_view text) {
-  return !text.empty() && text != "." && text != ".." &&
-         std::all_of(text.begin(), text.end(), [](char c) {
+  return !text.empty() && text.size() <= kLongestName && text.front() != '.' &&
+         text.front() != '-' && std::all_of(text.begin(), text.end(), [](char c) {
            return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
                   c == '.' || c == '_' || c == '-';
          });
@@ -655,6 +692,22 @@ bool is_device(std::string_view text) {
   text.remove_prefix(5);
   return !text.empty() && text.size() <= 3 &&
          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+void Checker::threads(std::int64_t count, const toml::source_region& place) {
+  const std::int64_t here = processors();
+  if (count <= here) return;
+  std::string message = fmt::format("`threads` is {}, but this machine gives the program {}", count,
+                                    base::count_of(static_cast<std::size_t>(here), "processor"));
+  if (count > kMostThreadsPerProcessor * here)
+    report(place, std::move(message),
+           fmt::format("at most {} are allowed here; 0 means one for each processor",
+                       kMostThreadsPerProcessor * here));
+  else
+    report(place, std::move(message),
+           "it will be slow; 0 means one for each processor, but then the numbers may differ in "
+           "their last digits")
+        .severity = Diagnostic::Severity::warning;
 }
 
 /// `mean` and `deviation` of [model].
@@ -691,8 +744,9 @@ toml::table Checker::recipe(const toml::table& given) {
   toml::table resolved = keys(given, own, top);
   if (const auto name = resolved["name"].value<std::string>(); name && !is_folder_name(*name))
     report(place_of(*given.get("name"), top),
-           fmt::format("`name` must be a folder name of letters, digits, `.`, `_` and `-`, got {}",
-                       in_quotes(*name)),
+           fmt::format("`name` must be a folder name of at most {} letters, digits, `.`, `_` and "
+                       "`-` that begins with neither `.` nor `-`, got {}",
+                       kLongestName, in_quotes(base::shortened(*name))),
            "the run's folder is named after it");
 
   std::size_t index = own.size();
@@ -727,19 +781,28 @@ toml::table Checker::recipe(const toml::table& given) {
     report(place_of(*given["compute"]["device"].node(), top),
            fmt::format("`device` must be \"auto\", \"cpu\", \"cuda\" or \"cuda:N\", got {}",
                        in_quotes(*device)));
+  if (const auto* node = given["compute"]["threads"].node())
+    threads(compute["threads"].value_or(std::int64_t{0}), place_of(*node, top));
   resolved.insert(ordered_key("compute", index++), std::move(compute));
   if (toml::table expect = expectations(given, top); !expect.empty())
     resolved.insert(ordered_key("expect", index++), std::move(expect));
   return resolved;
 }
 
+toml::table stop_checking(std::vector<Diagnostic>& diagnostics, const std::string& file) {
+  diagnostics.push_back(diagnostic_at(
+      {}, file, {fmt::format("checking stopped after {} problems", kMostProblems), ""}));
+  return {};
+}
+
 }  // namespace
 
 Diagnostic diagnostic_at(const toml::source_region& region, const std::string& file,
                          schema::Problem problem) {
+  constexpr std::size_t kLongest = 2000;  // bytes: keys and names may be of any length
   Diagnostic diagnostic;
-  diagnostic.message = std::move(problem.message);
-  diagnostic.hint = std::move(problem.hint);
+  diagnostic.message = base::shortened(problem.message, kLongest);
+  diagnostic.hint = base::shortened(problem.hint, kLongest);
   diagnostic.file = region.path ? *region.path : file;
   if (diagnostic.file.starts_with(kOverrideLabel)) return diagnostic;  // is its own excerpt
   diagnostic.line = region.begin.line;
@@ -751,14 +814,22 @@ Diagnostic diagnostic_at(const toml::source_region& region, const std::string& f
 
 toml::table resolve(const toml::table& recipe, const Changes& changes, const std::string& file,
                     const catalog::Catalog& catalog, std::vector<Diagnostic>& diagnostics) {
-  return Checker(changes, file, catalog, diagnostics).recipe(recipe);
+  try {
+    return Checker(changes, file, catalog, diagnostics).recipe(recipe);
+  } catch (const TooManyProblems&) {
+    return stop_checking(diagnostics, file);
+  }
 }
 
 toml::table resolve_dataset(const catalog::Manifest& plugin, const toml::table& given,
                             const Changes& changes, const catalog::Catalog& catalog,
                             std::vector<Diagnostic>& diagnostics) {
   const std::string no_file;
-  return Checker(changes, no_file, catalog, diagnostics).dataset(plugin, given);
+  try {
+    return Checker(changes, no_file, catalog, diagnostics).dataset(plugin, given);
+  } catch (const TooManyProblems&) {
+    return stop_checking(diagnostics, no_file);
+  }
 }
 
 }  // namespace backstop::recipe

@@ -17,6 +17,9 @@ namespace backstop::recipe {
 Diagnostic diagnostic_at(const toml::source_region& region, const std::string& file,
                          schema::Problem problem);
 
+/// Checking stops after so many problems.
+inline constexpr std::size_t kMostProblems = 200;
+
 /// The resolved form of `recipe`, which holds no [matrix]; valid only if no error was added to
 /// `diagnostics`. The source positions of its keys are their places in the documented order.
 toml::table resolve(const toml::table& recipe, const Changes& changes, const std::string& file,

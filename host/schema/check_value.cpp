@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 #include <tuple>
 #include <utility>
 
@@ -73,7 +75,11 @@ bool has_type(const toml::node& value, ParameterType type) {
   return false;
 }
 
-bool in_range(double value, const Parameter& parameter) {
+/// long double holds every integer of 64 bits exactly.
+static_assert(std::numeric_limits<long double>::digits >= 63);
+using Number = long double;
+
+bool in_range(Number value, const Parameter& parameter) {
   if (parameter.minimum &&
       (parameter.minimum_exclusive ? value <= *parameter.minimum : value < *parameter.minimum))
     return false;
@@ -96,20 +102,28 @@ std::string expected_range(const Parameter& parameter) {
   return text;
 }
 
+/// Readers of JSON, and plugins that take a list of integers as one of floats, hold integers up to
+/// this exactly.
+constexpr std::int64_t kLargestInteger = std::int64_t{1} << 53;
+
 /// The value is a number.
 toml::array check_number(const toml::node& value, const Parameter& parameter,
                          const std::string& name, const Report& report) {
-  const double number = *value.value<double>() + 0.0;  // no negative zero
-  if (!std::isfinite(number)) {
-    report(value, {mismatch(name, "finite", value), ""});
+  const auto* whole = value.as_integer();
+  const Number number = whole ? Number(whole->get()) : Number(value.as_floating_point()->get());
+  std::string expected;
+  if (!std::isfinite(number))
+    expected = "finite";
+  else if (!in_range(number, parameter))
+    expected = expected_range(parameter);
+  else if (whole != nullptr && std::abs(number) > kLargestInteger)
+    expected = fmt::format("an integer between -{0} and {0}", kLargestInteger);
+  if (!expected.empty()) {
+    report(value, {mismatch(name, expected, value), ""});
     return {};
   }
-  if (!in_range(number, parameter)) {
-    report(value, {mismatch(name, expected_range(parameter), value), ""});
-    return {};
-  }
-  if (parameter.type == ParameterType::integer) return toml::array{value.as_integer()->get()};
-  return toml::array{number};
+  if (parameter.type == ParameterType::integer) return toml::array{whole->get()};
+  return toml::array{static_cast<double>(number) + 0.0};  // no negative zero
 }
 
 /// What it expects is one value, even where the parameter is a list of them.
@@ -167,7 +181,7 @@ std::string mismatch(std::string_view name, std::string_view expected, const tom
 
 Problem unknown_key(std::string_view key, std::string_view where,
                     const std::vector<std::string>& known) {
-  const auto near = base::nearest(key, known);
+  const auto near = base::nearest(base::shortened(key), known);
   return {fmt::format("unknown key `{}`{}{}", key, where.empty() ? "" : " in ", where),
           near ? fmt::format("did you mean `{}`?", *near)
                : "known keys: " + base::list_of(known, base::ticked)};

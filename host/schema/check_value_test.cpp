@@ -45,6 +45,21 @@ TEST(CheckValue, SaysTheRange) {
   EXPECT_EQ(problem_of("inf", {.type = floating}), "`key` must be finite, got inf");
 }
 
+TEST(CheckValue, ComparesIntegersExactly) {
+  const Parameter seed = {.type = integer, .minimum = 0, .maximum = 9007199254740992};
+  EXPECT_EQ(problem_of("9007199254740992", seed), "");
+  EXPECT_EQ(problem_of("9007199254740993", seed),
+            "`key` must be between 0 and 9007199254740992, got 9007199254740993");
+  for (const ParameterType type : {integer, floating}) {
+    EXPECT_EQ(problem_of("-9007199254740992", {.type = type}), "");
+    for (const std::string value : {"9007199254740993", "-9223372036854775808"})
+      EXPECT_EQ(
+          problem_of(value, {.type = type}),
+          "`key` must be an integer between -9007199254740992 and 9007199254740992, got " + value);
+  }
+  EXPECT_EQ(problem_of("1e300", {.type = floating}), "");
+}
+
 TEST(CheckValue, NamesElementsByTheirIndex) {
   const Parameter list = {.type = integer, .list = true, .minimum = 1};
   EXPECT_EQ(problem_of("[1, 2]", list), "");

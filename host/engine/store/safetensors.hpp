@@ -1,5 +1,6 @@
 // The safetensors format, which Python users know: a JSON header and raw little-endian tensors.
-// Files may come from anywhere: everything in them is checked before it is used.
+// Files may come from anywhere: everything in them is checked before it is used, no two tensors may
+// share bytes, and so reading one never takes more memory than it has bytes.
 #pragma once
 
 #include <filesystem>
@@ -19,7 +20,8 @@ struct TensorFile {
   std::map<std::string, std::string> metadata;  ///< `__metadata__`
 };
 
-/// Throws HostError(environment) that names the file, what was found and what was expected.
+/// Throws HostError(environment) that names the file, what was found and what was expected. Ctrl-C
+/// ends it.
 TensorFile read_safetensors(const std::filesystem::path& path);
 
 /// Written whole and renamed into place.

@@ -1,5 +1,7 @@
 #include "host/engine/store/safetensors.hpp"
 
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <random>
@@ -7,10 +9,14 @@
 #include <unistd.h>
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include "backstop/error.hpp"
 #include "host/base/error.hpp"
 #include "host/base/files.hpp"
+#include "host/base/interrupt.hpp"
 
 namespace backstop::engine {
 namespace {
@@ -93,7 +99,7 @@ TEST_F(Safetensors, ReadsTheDocumentedLayout) {
 }
 
 TEST_F(Safetensors, SaysWhatIsWrong) {
-  EXPECT_NE(problem().find("it cannot be opened as a file"), std::string::npos);
+  EXPECT_NE(problem().find("model.safetensors: No such file or directory"), std::string::npos);
   write_raw("abc");
   expect_problem("it has 3 bytes, fewer than the 8 of a header's length");
   write_raw(std::string(8, '\xff') + "{}");
@@ -114,6 +120,86 @@ TEST_F(Safetensors, SaysWhatIsWrong) {
   expect_problem("tensor `a` has a shape that is not a list of sizes");
   write_header(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", "");
   expect_problem("tensor `a` has a shape larger than the file");
+}
+
+TEST_F(Safetensors, RefusesTensorsThatShareBytes) {
+  const auto tensor = [](const char* name, int begin, int end) {
+    return fmt::format(R"("{}":{{"dtype":"U8","shape":[{}],"data_offsets":[{},{}]}})", name,
+                       end - begin, begin, end);
+  };
+  const std::string data(8, 'x');
+  write_header("{" + tensor("b", 4, 8) + "," + tensor("a", 0, 5) + "}", data);
+  expect_problem("tensors `a` and `b` overlap: they lie at bytes 0 to 5 and 4 to 8");
+  write_header("{" + tensor("a", 0, 8) + "," + tensor("b", 0, 8) + "}", data);
+  expect_problem("overlap");
+  write_header("{" + tensor("b", 4, 8) + "," + tensor("a", 0, 4) + "," + tensor("c", 2, 2) + "}",
+               data);
+  EXPECT_EQ(read_safetensors(path()).tensors.size(), 3U);
+}
+
+TEST_F(Safetensors, RefusesKeysThatAreGivenTwiceOrUnknown) {
+  const std::string a = R"("a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
+  write_header("{" + a + "," + a + "}", "x");
+  expect_problem("its header has the key `a` twice");
+  write_header(R"({"__metadata__":{},"__metadata__":{}})", "");
+  expect_problem("its header has the key `__metadata__` twice");
+  write_header(R"({"__metadata__":{"k":"1","k":"1"}})", "");
+  expect_problem("the metadata has the key `k` twice");
+  write_header(R"({"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}})", "x");
+  expect_problem("a tensor has the key `dtype` twice");
+  write_header(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"k":1}})", "x");
+  expect_problem("tensor `a` has the unknown key `k`");
+}
+
+TEST_F(Safetensors, RefusesMetadataThatAreNotStrings) {
+  for (const char* value : {"1", "-1", "0.5", "null", "true", "[]", "{}"}) {
+    write_header(fmt::format(R"({{"__metadata__":{{"k":{}}}}})", value), "");
+    expect_problem("`k` in its metadata is not a string");
+  }
+  write_header(R"({"__metadata__":"k"})", "");
+  expect_problem("its metadata is not an object");
+}
+
+TEST_F(Safetensors, BoundsTensorsAndDimensions) {
+  std::string dimensions = "1";
+  for (int i = 0; i < 64; ++i) dimensions += ",1";
+  write_header(R"({"a":{"dtype":"U8","shape":[)" + dimensions + R"(],"data_offsets":[0,1]}})", "x");
+  expect_problem("tensor `a` has more than 64 dimensions");
+
+  std::string names = "{";
+  for (int i = 0; i <= 100'000; ++i)
+    names +=
+        fmt::format(R"({}"{}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}})", i ? "," : "", i);
+  write_header(names + "}", "");
+  expect_problem("it has more than 100000 tensors");
+}
+
+TEST_F(Safetensors, ReadsManyKeysInLinearTime) {
+  std::string metadata = R"({"__metadata__":{)";
+  for (int i = 0; i < 150'000; ++i) metadata += fmt::format(R"({}"{}":"")", i ? "," : "", i);
+  write_header(metadata + "}}", "");
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(read_safetensors(path()).metadata.size(), 150'000U);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+}
+
+TEST_F(Safetensors, RefusesWhatIsNoFileAtOnce) {
+  fs::create_directory(path());
+  expect_problem("model.safetensors: it is a folder");
+  fs::remove(path());
+  ASSERT_EQ(::mkfifo(path().c_str(), 0600), 0);
+  expect_problem("model.safetensors: it is not a regular file");
+  fs::remove(path());
+  fs::create_symlink("/dev/zero", path());
+  expect_problem("model.safetensors: it is not a regular file");
+}
+
+TEST_F(Safetensors, StopsReadingAfterCtrlC) {
+  write_safetensors(path(), {{"x", at::rand({4})}});
+  const std::atomic<int> signal_number{2};
+  base::watch_for_interrupt(&signal_number);
+  EXPECT_THROW(read_safetensors(path()), Cancelled);
+  base::watch_for_interrupt(nullptr);
 }
 
 TEST_F(Safetensors, SurvivesAnyDamage) {

@@ -20,6 +20,9 @@ namespace {
 namespace fs = std::filesystem;
 using files::refuse;
 
+// The largest official file has 47 MB. Empty gzip members, for example, could go on for ever.
+constexpr std::uint64_t kLargestFile = std::uint64_t{64} << 20;
+
 struct Close {
   void operator()(gzFile_s* file) const noexcept { gzclose_r(file); }
 };
@@ -62,6 +65,11 @@ void read_array(const files::File& source, std::span<const std::int64_t> shape, 
   const std::string unit = shape.size() == 1 ? " labels" : " (images x rows x columns)";
 
   const fs::path& path = source.path();
+  if (source.size() > kLargestFile)
+    refuse(path,
+           "has " + std::to_string(source.size()) + " bytes, expected at most " +
+               std::to_string(kLargestFile),
+           "is this the right file?");
   const int descriptor = dup(source.descriptor());  // closed by the stream
   if (descriptor < 0)
     refuse(path, "cannot be read: " + std::generic_category().message(errno), "close other files");

@@ -245,6 +245,11 @@ std::string mutate(std::string bytes, std::mt19937& random) {
   return bytes;
 }
 
+TEST_F(Idx, RefusesHugeFilesBeforeReadingThem) {
+  fs::resize_file(folder / kImages, (64 << 20) + 1);
+  expect_refused(kImages, "has 67108865 bytes, expected at most 67108864");
+}
+
 TEST_F(Idx, SurvivesMutatedFiles) {
   std::mt19937 random(1);
   int refused = 0;

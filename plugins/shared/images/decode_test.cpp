@@ -113,6 +113,19 @@ TEST(DecodePng, RefusesSizesBeyondTheLimits) {
   expect_refused(announce(4000, 4000), "is a damaged PNG");  // ends too early
 }
 
+TEST(DecodePng, StopsAtMoreImageDataThanItsSizeNeeds) {
+  const std::vector<std::uint8_t> gray = {5, 6, 7, 8};
+  for (const bool interlaced : {false, true}) {
+    const std::string file = png(4, 1, PNG_COLOR_TYPE_GRAY, 8, gray, interlaced);
+    // Three passes of one row each: columns 0, then 2, then 1 and 3.
+    const std::string rows =
+        interlaced ? std::string("\0\5\0\7\0\6\x8", 7) : std::string("\0\5\6\7\x8", 5);
+    expect_image(with_rows(file, rows), 4, 1, gray_as_rgb(gray));
+    expect_refused(with_rows(file, rows + std::string(200'000, '\0')),
+                   "is a damaged PNG (it has more image data than its size needs)");
+  }
+}
+
 TEST(DecodePng, RefusesChangedPixels) {
   std::string file = png(5, 3, 1);
   file[file.size() / 2] = static_cast<char>(file[file.size() / 2] ^ 1);

@@ -93,7 +93,8 @@ std::vector<Entry> list_folder(const std::filesystem::path& folder) {
   return entries;
 }
 
-std::vector<std::uint8_t> read_file(const std::filesystem::path& path, const Stamp* expected) {
+std::vector<std::uint8_t> read_file(const std::filesystem::path& path, const Stamp* expected,
+                                    std::int64_t most) {
   const File file(path);
   struct stat status {};
   if (fstat(file.descriptor(), &status) != 0) refuse_access(path, errno);
@@ -104,10 +105,9 @@ std::vector<std::uint8_t> read_file(const std::filesystem::path& path, const Sta
            "wait until the folder is complete, then run again");
   };
   if (expected && found != *expected) refuse_change();
-  if (found.size > kMaximumFile)
+  if (found.size > most)
     refuse(path.string(),
-           "has " + std::to_string(found.size) + " bytes, expected at most " +
-               std::to_string(kMaximumFile),
+           "has " + std::to_string(found.size) + " bytes, expected at most " + std::to_string(most),
            "is this the right file?");
   std::vector<std::uint8_t> bytes(static_cast<std::size_t>(found.size));
   for (std::size_t at = 0; at < bytes.size();) {

@@ -23,6 +23,9 @@ struct Entry {
   Stamp stamp;
 };
 
+/// Limits in bytes, of an image and of a text: a list of lines takes up to 40 times its text.
+inline constexpr std::int64_t kMaximumFile = 128 << 20, kMaximumText = 8 << 20;
+
 /// The entries of a folder, sorted by name; those that start with a dot have no stamp. Symbolic
 /// links are followed. Throws EnvironmentError for a folder or an entry that cannot be read, and
 /// for an entry that is neither a file nor a folder.
@@ -31,11 +34,11 @@ std::vector<Entry> list_folder(const std::filesystem::path& folder);
 [[nodiscard]] bool is_folder(const std::filesystem::path& path);
 [[nodiscard]] bool is_file(const std::filesystem::path& path);
 
-/// The bytes of a file. Throws EnvironmentError when it cannot be read, has more than kMaximumFile
+/// The bytes of a file. Throws EnvironmentError when it cannot be read, has more than `most`
 /// bytes, or no longer has the `expected` stamp.
 std::vector<std::uint8_t> read_file(const std::filesystem::path& file,
-                                    const Stamp* expected = nullptr);
-inline constexpr std::int64_t kMaximumFile = 128 << 20;
+                                    const Stamp* expected = nullptr,
+                                    std::int64_t most = kMaximumFile);
 
 struct Line {
   std::int64_t number = 0;  ///< from 1
@@ -48,10 +51,11 @@ std::vector<Line> lines_of(std::string_view text);
 /// The fields of a line: one more than there are separators.
 std::vector<std::string_view> fields_of(std::string_view line, char separator);
 
-/// A text file in memory.
+/// A text file of at most kMaximumText bytes in memory.
 class TextFile {
  public:
-  explicit TextFile(const std::filesystem::path& file) : bytes_(read_file(file)) {}
+  explicit TextFile(const std::filesystem::path& file)
+      : bytes_(read_file(file, nullptr, kMaximumText)) {}
   [[nodiscard]] std::string_view text() const {
     return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()};
   }

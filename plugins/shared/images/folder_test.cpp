@@ -79,6 +79,15 @@ TEST_F(ImagesFolder, RefusesHugeFiles) {
   files::write(folder / "a", "");
   fs::resize_file(folder / "a", kMaximumFile + 1);
   EXPECT_THROW(read_file(folder / "a"), EnvironmentError);
+  fs::resize_file(folder / "a", kMaximumText + 1);
+  EXPECT_EQ(read_file(folder / "a").size(), kMaximumText + 1U);
+  EXPECT_THROW(TextFile(folder / "a"), EnvironmentError);
+}
+
+TEST_F(ImagesFolder, RefusesToReadPipesAndDevicesAtOnce) {
+  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_THROW(read_file(folder / "pipe"), EnvironmentError);
+  EXPECT_THROW(read_file("/dev/zero"), EnvironmentError);
 }
 
 TEST(ImagesText, SplitsLinesWithEitherEnding) {

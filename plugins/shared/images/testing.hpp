@@ -11,6 +11,7 @@
 
 #include <png.h>
 #include <turbojpeg.h>
+#include <zlib.h>
 
 namespace backstop::images {
 
@@ -67,6 +68,25 @@ inline std::string png(std::uint32_t width, std::uint32_t height, int color_type
 }
 inline std::string png(std::uint32_t width, std::uint32_t height, unsigned seed) {
   return png(width, height, PNG_COLOR_TYPE_RGB, 8, pixels(width, height, seed));
+}
+
+/// `png` with these bytes, stored uncompressed, in the place of its rows.
+inline std::string with_rows(const std::string& png, const std::string& rows) {
+  const auto big_endian = [](std::size_t value) {
+    std::string bytes;
+    for (const int shift : {24, 16, 8, 0}) bytes += static_cast<char>(value >> shift & 0xff);
+    return bytes;
+  };
+  const auto* from = reinterpret_cast<const Bytef*>(rows.data());
+  uLongf size = compressBound(rows.size());
+  std::string data(size, '\0');
+  if (compress2(reinterpret_cast<Bytef*>(data.data()), &size, from, rows.size(), 0) != Z_OK)
+    throw std::runtime_error("cannot compress rows");
+  const std::string chunk = "IDAT" + data.substr(0, size);
+  const auto checksum =
+      crc32(0, reinterpret_cast<const Bytef*>(chunk.data()), static_cast<uInt>(chunk.size()));
+  return png.substr(0, png.find("IDAT") - 4) + big_endian(size) + chunk + big_endian(checksum) +
+         png.substr(png.find("IEND") - 4);
 }
 
 inline std::string jpeg(int width, int height, const std::vector<std::uint8_t>& bytes,

@@ -1,8 +1,12 @@
 #include "pattern.hpp"
 
+#include <algorithm>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include <png.h>
+#include <zlib.h>
 
 #include <ATen/ops/_upsample_bilinear2d_aa.h>
 #include <ATen/ops/from_blob.h>
@@ -11,12 +15,15 @@
 #include <c10/util/StringUtil.h>
 
 #include "backstop/error.hpp"
+#include "shared/files/file.hpp"
 
 namespace backstop::pattern {
 namespace {
 
 // A picture is decoded whole before it is shrunk; one of this size takes 192 MiB as floats.
 constexpr std::uint32_t kLargestSide = 4096;
+// Uncompressed, with four channels of 16 bits, such a picture takes 128 MiB.
+constexpr std::uint64_t kLargestFile = std::uint64_t{160} << 20;
 // "smooth" draws a grid with this many points along each side and interpolates between them.
 constexpr std::int64_t kSmoothPoints = 5;
 
@@ -27,6 +34,52 @@ at::Tensor smooth(at::Generator& generator, std::int64_t channels, std::int64_t 
   // Interpolation pulls values toward the mean; the pattern is to be as strong as the others.
   const at::Tensor low = drawn.amin({1, 2}, true);
   return drawn.sub(low).div_(drawn.amax({1, 2}, true).sub_(low).clamp_min_(1e-6));
+}
+
+[[noreturn]] void refuse(const std::string& file, const std::string& reason) {
+  throw EnvironmentError("cannot read the PNG file " + file + ": " + reason,
+                         "name a PNG file of at most " + std::to_string(kLargestSide) + " x " +
+                             std::to_string(kLargestSide) + " pixels");
+}
+
+std::vector<png_byte> bytes_of(const std::string& file) {
+  const files::File source(file, {"a PNG file", "name a PNG file", "name a PNG file"});
+  if (source.size() > kLargestFile)
+    refuse(file, "it has " + std::to_string(source.size()) + " bytes, more than " +
+                     std::to_string(kLargestFile));
+  std::vector<png_byte> bytes(source.size());
+  source.read(0, bytes.data(), bytes.size());
+  return bytes;
+}
+
+/// Whether the image data (the IDAT chunks) decompress to more than `most` bytes. libpng reads all
+/// that follow the last row before it drops them: from a small file, they could be terabytes.
+bool holds_more_than(const std::vector<png_byte>& bytes, std::uint64_t most) {
+  z_stream stream{};
+  if (inflateInit(&stream) != Z_OK) throw std::bad_alloc();
+  const std::unique_ptr<z_stream, int (*)(z_stream*)> end(&stream, inflateEnd);
+  std::vector<png_byte> out(std::size_t{1} << 16);
+  std::uint64_t total = 0;
+  int code = Z_OK;
+  // Chunks have a length, a type, data and a checksum; what is wrong with them libpng says.
+  for (std::size_t at = 8; code == Z_OK && bytes.size() - at >= 12;) {
+    const std::size_t size =
+        std::min<std::size_t>(png_get_uint_32(&bytes[at]), bytes.size() - at - 12);
+    if (std::equal(&bytes[at + 4], &bytes[at + 8], "IDAT")) {
+      stream.next_in = const_cast<png_byte*>(&bytes[at + 8]);
+      stream.avail_in = static_cast<uInt>(size);
+      while (code == Z_OK && (stream.avail_in > 0 || stream.avail_out == 0)) {
+        stream.next_out = out.data();
+        stream.avail_out = static_cast<uInt>(out.size());
+        code = inflate(&stream, Z_NO_FLUSH);
+        total += out.size() - stream.avail_out;
+        if (total > most) return true;
+      }
+      if (code == Z_BUF_ERROR) code = Z_OK;  // needs the next chunk
+    }
+    at += size + 12;
+  }
+  return false;
 }
 
 }  // namespace
@@ -47,18 +100,19 @@ std::optional<std::string> image_file(const Params& params) {
 }
 
 at::Tensor read_png(const std::string& file, std::int64_t channels) {
+  const std::vector<png_byte> bytes = bytes_of(file);
   png_image image{};
   image.version = PNG_IMAGE_VERSION;
-  const auto fail = [&](const std::string& reason) {
-    png_image_free(&image);
-    throw EnvironmentError("cannot read the PNG file " + file + ": " + reason,
-                           "name a PNG file of at most " + std::to_string(kLargestSide) + " x " +
-                               std::to_string(kLargestSide) + " pixels");
-  };
-  if (png_image_begin_read_from_file(&image, file.c_str()) == 0) fail(image.message);
+  const std::unique_ptr<png_image, void (*)(png_image*)> end(&image, png_image_free);
+  const auto fail = [&](const std::string& reason) { refuse(file, reason); };
+  if (png_image_begin_read_from_memory(&image, bytes.data(), bytes.size()) == 0)
+    fail(image.message);
   if (image.width > kLargestSide || image.height > kLargestSide)
     fail("it has " + std::to_string(image.height) + " x " + std::to_string(image.width) +
          " pixels, more than " + std::to_string(kLargestSide) + " along a side");
+  // As it is stored, a pixel has at most 8 bytes, and a row one more in each of seven passes.
+  const std::uint64_t most = (8 * std::uint64_t{image.width} + 7) * image.height;
+  if (holds_more_than(bytes, most)) fail("it has more image data than its size needs");
   image.format = channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB;
   const auto height = static_cast<std::int64_t>(image.height);
   const auto width = static_cast<std::int64_t>(image.width);

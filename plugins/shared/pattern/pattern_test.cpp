@@ -11,8 +11,10 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "backstop/error.hpp"
+#include "shared/images/testing.hpp"
 #include "testing.hpp"
 
 using backstop::pattern::PngTest;
@@ -82,6 +84,27 @@ TEST_F(PngTest, SurvivesEveryFlippedByte) {
     } catch (const backstop::EnvironmentError&) {
     }
   }
+}
+
+TEST_F(PngTest, IsRefusedWhenItHoldsMoreThanItsPixels) {
+  write_png(PNG_FORMAT_GRAY, 1, 2, {0, 51});
+  const std::string png = bytes();
+  write_bytes(backstop::images::with_rows(png, std::string("\0\0\x33", 3)));
+  EXPECT_NEAR(read_png(file(), 1)[0][0][1].item<float>(), 0.2, 1e-6);
+  write_bytes(backstop::images::with_rows(png, std::string(10'000, '\0')));
+  try {
+    read_png(file(), 1);
+    FAIL() << "accepted";
+  } catch (const backstop::EnvironmentError& e) {
+    EXPECT_EQ(std::string(e.what()), "cannot read the PNG file " + file() +
+                                         ": it has more image data than its size needs");
+  }
+}
+
+TEST_F(PngTest, IsRefusedAtOnceWhenItIsNoFile) {
+  ASSERT_EQ(::mkfifo(file().c_str(), 0600), 0);
+  EXPECT_THROW(read_png(file(), 1), backstop::EnvironmentError);
+  EXPECT_THROW(read_png("/dev/zero", 1), backstop::EnvironmentError);
 }
 
 TEST_F(PngTest, IsRefusedWhenItIsTooLarge) {
