@@ -6,6 +6,7 @@
 #include <ctime>
 
 #include "host/base/hash.hpp"
+#include "host/base/text.hpp"
 #include "host/catalog/catalog.hpp"
 #include "host/recipe/recipe.hpp"
 #include "host/report/csv.hpp"
@@ -78,8 +79,8 @@ RunDirectory::RunDirectory(const fs::path& out, const std::string& name, const s
 }
 
 void RunDirectory::event(const nlohmann::json& event) {
-  if (event["event"] == "epoch") metrics_->write(event.dump());
-  log_->write(utc_now() + " " + event.dump());
+  if (event["event"] == "epoch") metrics_->write(base::json_text(event));
+  log_->write(utc_now() + " " + base::json_text(event));
   if (next_ != nullptr) next_->event(event);
 }
 
@@ -89,11 +90,11 @@ void RunDirectory::progress(std::int64_t done, std::int64_t total, const std::st
 
 void RunDirectory::describe(const nlohmann::json& facts) {
   facts_.update(facts);
-  base::write_file(path_ / "run.json", facts_.dump(2) + "\n");
+  base::write_file(path_ / "run.json", base::json_text(facts_, 2) + "\n");
 }
 
 void RunDirectory::write_results(const nlohmann::json& results) {
-  base::write_file(path_ / "results.json", results.dump(2) + "\n");
+  base::write_file(path_ / "results.json", base::json_text(results, 2) + "\n");
   base::write_file(path_ / "results.csv", report::results_csv(results));
   report::ReportContent content;
   content.results = results;
