@@ -1,6 +1,7 @@
 // The error that ends a command: a message, a hint and an exit code.
 #pragma once
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -27,12 +28,18 @@ constexpr ExitCode exit_code_of_signal(int number) {
 /// The message is lower case, without a final stop, and names the thing, the value and the limit.
 class HostError : public std::runtime_error {
  public:
-  HostError(ExitCode code, const std::string& message, std::string hint = {})
-      : std::runtime_error(message), code_(code), hint_(std::move(hint)) {}
+  HostError(ExitCode code, std::string message, std::string hint = {})
+      : std::runtime_error(without_zero_bytes(message)), code_(code), hint_(std::move(hint)) {}
   [[nodiscard]] ExitCode code() const noexcept { return code_; }
   [[nodiscard]] const std::string& hint() const noexcept { return hint_; }
 
  private:
+  /// what() would end there.
+  static const std::string& without_zero_bytes(std::string& message) {
+    std::replace(message.begin(), message.end(), '\0', '?');
+    return message;
+  }
+
   ExitCode code_;
   std::string hint_;
 };

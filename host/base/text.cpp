@@ -8,6 +8,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 namespace backstop::base {
 namespace {
@@ -27,6 +28,58 @@ std::size_t width(std::string_view text) {
   return text.size() -
          static_cast<std::size_t>(std::count_if(text.begin(), text.end(), continues_character));
 }
+
+struct Character {
+  char32_t code = 0xFFFD;
+  std::size_t size = 1;  ///< bytes
+  bool valid = false;
+};
+
+/// The character that `text`, which is not empty, begins with.
+Character first_character(std::string_view text) {
+  constexpr std::array<char32_t, 5> kSmallest = {0, 0, 0x80, 0x800, 0x10000};
+  const auto lead = static_cast<unsigned char>(text[0]);
+  if (lead < 0x80) return {lead, 1, true};
+  const std::size_t size = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+  if (lead < 0xC0 || lead > 0xF4 || text.size() < size) return {};
+  char32_t code = lead & (0x7FU >> size);
+  for (const char c : text.substr(1, size - 1)) {
+    if (!continues_character(c)) return {};
+    code = code << 6U | (static_cast<unsigned char>(c) & 0x3FU);
+  }
+  const bool surrogate = code >= 0xD800 && code < 0xE000;
+  if (code < kSmallest.at(size) || surrogate || code > 0x10FFFF) return {};
+  return {code, size, true};
+}
+
+/// Control characters, and those that show nothing but change how the text around them is shown.
+bool hidden(char32_t code) {
+  constexpr std::pair<char32_t, char32_t> kRanges[] = {
+      {0, 0x1F},        {0x7F, 0x9F},     {0x61C, 0x61C},   {0x180E, 0x180E}, {0x200B, 0x200F},
+      {0x2028, 0x202E}, {0x2060, 0x206F}, {0xFEFF, 0xFEFF}, {0xFFF9, 0xFFFB}, {0xE0000, 0xE007F},
+  };
+  return std::any_of(std::begin(kRanges), std::end(kRanges), [code](const auto& range) {
+    return code >= range.first && code <= range.second;
+  });
+}
+
+/// The text with `replacement(character)` for each character that `bad` says yes to.
+template <typename Bad, typename Replacement>
+std::string replaced(std::string_view text, Bad&& bad, Replacement&& replacement) {
+  std::string result;
+  result.reserve(text.size());
+  while (!text.empty()) {
+    const Character character = first_character(text);
+    if (bad(character))
+      result += replacement(character);
+    else
+      result += text.substr(0, character.size);
+    text.remove_prefix(character.size);
+  }
+  return result;
+}
+
+constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+FFFD
 
 }  // namespace
 
@@ -56,19 +109,33 @@ std::string count_of(std::size_t n, std::string_view noun) {
   return fmt::format("{} {}{}", n, noun, n == 1 ? "" : "s");
 }
 
+std::string valid_utf8(std::string_view text) {
+  return replaced(
+      text, [](const Character& c) { return !c.valid; },
+      [](const Character&) { return kReplacementCharacter; });
+}
+
 std::string printable(std::string_view text, std::string_view kept) {
-  std::string result;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    // Terminals take U+0080 .. U+009F for commands too.
-    const bool c1 = byte == 0xC2 && i + 1 < text.size() &&
-                    static_cast<unsigned char>(text[i + 1]) >= 0x80 &&
-                    static_cast<unsigned char>(text[i + 1]) < 0xA0;
-    const bool c0 = (byte < 0x20 || byte == 0x7F) && kept.find(text[i]) == std::string_view::npos;
-    result += c0 || c1 ? '?' : text[i];
-    if (c1) ++i;
-  }
-  return result;
+  const auto bad = [kept](const Character& c) {
+    const bool keep = c.code < 0x80 && kept.find(static_cast<char>(c.code)) != kept.npos;
+    return !c.valid || (hidden(c.code) && !keep);
+  };
+  return replaced(text, bad, [](const Character&) { return '?'; });
+}
+
+std::string with_visible_controls(std::string_view text) {
+  const auto bad = [](const Character& c) {
+    const bool layout = c.code == '\n' || c.code == '\r' || c.code == '\t';
+    return !c.valid || (hidden(c.code) && !layout);
+  };
+  return replaced(text, bad, [](const Character& c) {
+    return c.valid ? fmt::format("[U+{:04X}]", static_cast<std::uint32_t>(c.code))
+                   : std::string(kReplacementCharacter);
+  });
+}
+
+std::string json_text(const nlohmann::json& json, int indent) {
+  return json.dump(indent, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 std::string shortened(std::string_view text, std::size_t most) {

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
 namespace backstop::base {
 
 /// ANSI sequences; a caller that wants no color leaves a cell's style empty.
@@ -20,9 +22,19 @@ std::string grouped(std::int64_t value);      ///< 10000 -> "10,000"
 std::string duration(double seconds);         ///< "3.1 s", "5 min 12 s", "2 h 05 min"
 std::string count_of(std::size_t n, std::string_view noun);  ///< "1 run", "2 runs"
 
-/// The text with a question mark for each control character that is not in `kept`: names and
-/// messages come from other people's files.
+// Names and messages come from other people's files and plugins, and may hold any bytes.
+
+/// The text with U+FFFD for each byte that is not part of valid UTF-8.
+std::string valid_utf8(std::string_view text);
+/// The text for a terminal: a question mark for each byte that is not UTF-8, and for each control
+/// or invisible character that is not in `kept` (those that change the direction of the text, have
+/// no width or end a line, too).
 std::string printable(std::string_view text, std::string_view kept = {});
+/// The text for a page: such characters, apart from line ends and tabs, by number, as "[U+202E]".
+std::string with_visible_controls(std::string_view text);
+/// JSON in which whatever is not UTF-8 has become U+FFFD. The library's own dump() throws there.
+std::string json_text(const nlohmann::json& json, int indent = -1);
+
 /// At most `most` bytes of valid UTF-8, and "..." where something was cut off.
 std::string shortened(std::string_view text, std::size_t most = 60);
 std::string ticked(std::string_view text);  ///< "`text`"

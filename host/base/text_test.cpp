@@ -1,6 +1,9 @@
 #include "host/base/text.hpp"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "host/base/error.hpp"
 
 namespace backstop::base {
 namespace {
@@ -30,6 +33,31 @@ TEST(Text, ControlCharactersAreReplaced) {
                       "31m ü"),
             "?31m ü");
   EXPECT_EQ(printable("a\n\033b\t\n", "\n"), "a\n?b?\n");
+}
+
+TEST(Text, InvisibleCharactersAreReplaced) {
+  // Right-to-left override, isolate, marks; zero width; separators of lines and paragraphs; tags.
+  for (const char* hidden : {"\u202E", "\u2066", "\u200F", "\u061C", "\u200B", "\u200D", "\u2060",
+                             "\uFEFF", "\u2028", "\u2029", "\U000E0041"})
+    EXPECT_EQ(printable("a" + std::string(hidden) + "b"), "a?b") << hidden;
+  EXPECT_EQ(printable("\u2010 \u2030 \u4E2D \U0001F600"), "\u2010 \u2030 \u4E2D \U0001F600");
+  EXPECT_EQ(with_visible_controls("a\u202Eb\n\x1b\xff"), "a[U+202E]b\n[U+001B]\uFFFD");
+}
+
+TEST(Text, BytesThatAreNotUtf8AreReplaced) {
+  EXPECT_EQ(valid_utf8("\u00FC \u4E2D \U0001F600"), "\u00FC \u4E2D \U0001F600");
+  EXPECT_EQ(valid_utf8("caf\xE9.png"), "caf\uFFFD.png");
+  EXPECT_EQ(valid_utf8("\xC3"), "\uFFFD") << "cut off";
+  EXPECT_EQ(valid_utf8("\xC0\xAF"), "\uFFFD\uFFFD") << "longer than it has to be";
+  EXPECT_EQ(valid_utf8("\xED\xA0\x80"), "\uFFFD\uFFFD\uFFFD") << "half of a surrogate pair";
+  EXPECT_EQ(valid_utf8("\xF4\x90\x80\x80"), "\uFFFD\uFFFD\uFFFD\uFFFD") << "beyond U+10FFFF";
+  EXPECT_EQ(printable("caf\xE9"), "caf?");
+  EXPECT_EQ(json_text({{"name", "caf\xE9"}}), "{\"name\":\"caf\uFFFD\"}");
+}
+
+TEST(Text, AMessageDoesNotEndAtAZeroByte) {
+  const HostError error(ExitCode::plugin, std::string("a\0b", 3));
+  EXPECT_STREQ(error.what(), "a?b");
 }
 
 TEST(Text, LongTextIsCutBetweenCharacters) {

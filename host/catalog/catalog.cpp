@@ -3,12 +3,16 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <deque>
 #include <memory>
 #include <set>
 #include <system_error>
 #include <utility>
 
+#include <unistd.h>
+
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include "host/base/error.hpp"
 #include "host/base/text.hpp"
@@ -56,17 +60,65 @@ fs::path given_folder(const std::string& text) {
     throw base::HostError(base::ExitCode::environment,
                           fmt::format("`--plugin-path {}` is not a directory", text));
   }
+  if (::access(folder.c_str(), R_OK | X_OK) != 0)
+    throw base::HostError(base::ExitCode::environment,
+                          fmt::format("`--plugin-path {}` cannot be listed: {}", text,
+                                      std::generic_category().message(errno)));
   return folder;
 }
 
-std::optional<Refusal> unsafe(const std::vector<fs::path>& paths) {
-  for (const fs::path& path : paths) {
-    if (!writable_by_everyone(path)) continue;
-    return Refusal{
-        fmt::format("{} is writable by everyone, so anyone may have put code there", path.string()),
-        fmt::format("chmod o-w {}, or name the folder with --plugin-path", path.string())};
+bool is_below(const fs::path& path, const fs::path& folder) {
+  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first ==
+         folder.end();
+}
+
+bool writable_by_everyone(const struct stat& status) {
+  return (status.st_mode & S_IWOTH) != 0;
+}
+
+bool sticky(const struct stat& status) {
+  return (status.st_mode & S_ISVTX) != 0;
+}
+
+Refusal open_to_everyone(const fs::path& path) {
+  return {
+      fmt::format("{} is writable by everyone, so anyone may have put code there", path.string()),
+      fmt::format("chmod o-w {}, or name the folder with --plugin-path", path.string())};
+}
+
+/// Why others may have put or replaced what is at `path`, if they may. Of the folders on the way,
+/// links followed, only those in `within` count.
+std::optional<Refusal> fault_on_the_way(const fs::path& path, const fs::path& within) {
+  std::deque<fs::path> left(path.begin(), path.end());
+  fs::path at = "/";
+  struct stat folder {
+  }, entry{};
+  for (int links = 40; !left.empty();) {
+    const fs::path part = left.front();
+    left.pop_front();
+    if (part == "..") at = at.parent_path();
+    if (part.empty() || part == "/" || part == "." || part == "..") continue;
+    const fs::path next = at / part;
+    if (::stat(at.c_str(), &folder) != 0 || ::lstat(next.c_str(), &entry) != 0)
+      return std::nullopt;  // whoever reads it says why
+    if (writable_by_everyone(folder) && is_below(at, within)) {
+      if (!sticky(folder)) return open_to_everyone(at);
+      // There, only their owners can replace files.
+      if (entry.st_uid != ::geteuid() && entry.st_uid != 0)
+        return Refusal{fmt::format("{} belongs to another user, and everyone may create it in {}",
+                                   next.string(), at.string()),
+                       "copy it to a folder of your own, or name the folder with --plugin-path"};
+    }
+    std::error_code error;
+    const bool link = S_ISLNK(entry.st_mode);
+    const fs::path target = link ? fs::read_symlink(next, error) : fs::path();
+    if (error || (link && --links == 0)) return std::nullopt;
+    if (!link) at = next;
+    if (target.is_absolute()) at = "/";
+    left.insert(left.begin(), target.begin(), target.end());
   }
-  return std::nullopt;
+  const bool open = ::stat(at.c_str(), &folder) == 0 && writable_by_everyone(folder);
+  return open && !sticky(folder) ? std::optional(open_to_everyone(at)) : std::nullopt;
 }
 
 std::string sanitizer_name(const std::string& sanitizer) {
@@ -120,14 +172,26 @@ std::vector<PluginEntry> read_search_path(const SearchPath& path) {
   }
   for (PluginEntry& entry : entries) {
     entry.built_in = path.built_in;
-    if (path.given || entry.refusal) continue;
-    entry.refusal = unsafe({path.folder, entry.path.parent_path(), entry.path});
+    entry.given = path.given;
+    if (!entry.refusal) entry.refusal = distrust(path, entry.path);
   }
   return entries;
 }
 
+/// Otherwise it has its file's name, and perhaps not even the right kind.
+bool was_read(const PluginEntry& entry) {
+  return !entry.manifest.version.empty();
+}
+
 bool same_plugin(const PluginEntry& a, const PluginEntry& b) {
   return a.manifest.kind == b.manifest.kind && a.manifest.name == b.manifest.name;
+}
+
+/// Whether `earlier`, from another folder, is meant where the name of both is given.
+bool stands_before(const PluginEntry& earlier, const PluginEntry& later) {
+  if (!earlier.refusal) return same_plugin(earlier, later);
+  return earlier.given && earlier.manifest.name == later.manifest.name &&
+         (!was_read(earlier) || earlier.manifest.kind == later.manifest.kind);
 }
 
 /// Of two plugins with one name in one folder, nobody can tell which is meant.
@@ -152,12 +216,12 @@ void refuse_namesakes(std::vector<PluginEntry>& entries) {
 
 }  // namespace
 
-bool writable_by_everyone(const fs::path& path) {
-  std::error_code error;
-  const fs::perms mode = fs::status(path, error).permissions();
-  if (error) return false;
-  const auto has = [&](fs::perms bit) { return (mode & bit) != fs::perms::none; };
-  return has(fs::perms::others_write) && !has(fs::perms::sticky_bit);
+std::optional<Refusal> distrust(const SearchPath& path, const fs::path& file) {
+  if (path.given) return std::nullopt;
+  // Who can replace the installation can replace this program, too.
+  const fs::path within = path.built_in ? path.folder : "/";
+  if (const auto fault = fault_on_the_way(path.named, within)) return fault;
+  return fault_on_the_way(file, within);
 }
 
 std::optional<Refusal> incompatibility(const BuildFacts& plugin, const BuildFacts& host) {
@@ -237,6 +301,7 @@ Catalog Catalog::scan(const std::vector<SearchPath>& folders) {
   Catalog catalog;
   std::set<fs::path> seen;
   for (SearchPath path : folders) {
+    if (path.named.empty()) path.named = path.folder;
     std::error_code error;
     const fs::path real = fs::canonical(path.folder, error);
     if (!error) path.folder = real;  // otherwise listing it says why not
@@ -248,7 +313,7 @@ Catalog Catalog::scan(const std::vector<SearchPath>& folders) {
       const auto end = catalog.entries_.begin() + static_cast<std::ptrdiff_t>(earlier);
       entry.shadowed = !entry.refusal &&
                        std::any_of(catalog.entries_.begin(), end, [&](const PluginEntry& other) {
-                         return !other.refusal && same_plugin(entry, other);
+                         return stands_before(other, entry);
                        });
       catalog.entries_.push_back(std::move(entry));
     }
@@ -282,8 +347,8 @@ const PluginEntry& Catalog::require(Kind kind, std::string_view name) const {
   if (const PluginEntry* found = find(kind, name)) return *found;
   const std::string what = fmt::format("{} `{}`", to_string(kind), name);
   for (const PluginEntry& entry : entries_) {
-    const bool unread = entry.manifest.version.empty();
-    if (entry.refusal && entry.manifest.name == name && (unread || entry.manifest.kind == kind)) {
+    if (entry.refusal && entry.manifest.name == name &&
+        (!was_read(entry) || entry.manifest.kind == kind)) {
       throw base::HostError(base::ExitCode::plugin,
                             fmt::format("{} cannot be used: {}: {}", what, entry.path.string(),
                                         entry.refusal->message),

@@ -28,18 +28,25 @@ struct PluginEntry {
   std::optional<BuildFacts> facts;
   std::optional<Refusal> refusal;  ///< set: cannot be used
   bool built_in = false;           ///< from the installation's own folder
-  bool shadowed = false;           ///< an earlier folder holds a plugin of this kind and name
+  bool given = false;              ///< from a folder that `--plugin-path` names
+  /// An earlier folder holds a plugin of this kind and name; it can be used, or its folder was
+  /// given by `--plugin-path`: whoever asks for it must hear why it cannot.
+  bool shadowed = false;
 };
 
 struct SearchPath {
   std::filesystem::path folder;
   bool built_in = false;
   bool given = false;  ///< by `--plugin-path`: whoever runs the command vouches for it
+  /// The folder before links were followed; empty: they have not been followed yet.
+  std::filesystem::path named = {};
 };
 
-/// Whether anybody may put a file there. Folders like /tmp do not count: there nobody may replace
-/// another user's file.
-bool writable_by_everyone(const std::filesystem::path& path);
+/// Why `file`, in that folder of the search path, cannot be trusted, if it cannot: it or a folder on
+/// the way to it, links followed, is writable by everyone, so that anybody could have put a file of
+/// their own there. A sticky folder like /tmp counts only where what is used of it belongs to
+/// neither this user nor root. A folder that was given by `--plugin-path` is trusted.
+std::optional<Refusal> distrust(const SearchPath& path, const std::filesystem::path& file);
 
 /// Why a plugin with these facts cannot run in a host with those, if it cannot.
 std::optional<Refusal> incompatibility(const BuildFacts& plugin, const BuildFacts& host);

@@ -3,6 +3,8 @@
 #include <chrono>
 #include <cstdlib>
 
+#include <unistd.h>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -204,6 +206,65 @@ TEST_F(CatalogTest, RefusesFilesWritableByEveryoneUnlessGiven) {
   }
   fs::permissions(folder_.path(), fs::perms::all | fs::perms::sticky_bit);
   EXPECT_FALSE(Catalog::scan({{folder_.path()}}).entries()[0].refusal);
+}
+
+TEST_F(CatalogTest, RefusesWhatLiesInAFolderBelowAnOpenOne) {
+  const fs::path file = folder_.copy(kGoodPlugin, "open/safe/constant.so");
+  const fs::path open = folder_.path() / "open";
+  fs::permissions(open, fs::perms::all);
+  const auto refusal_in = [](const SearchPath& path) {
+    return Catalog::scan({path}).entries().at(0).refusal;
+  };
+  const std::string sentence =
+      open.string() + " is writable by everyone, so anyone may have put code there";
+  EXPECT_EQ(refusal_in({file.parent_path()}).value().message, sentence);
+  EXPECT_FALSE(refusal_in({file.parent_path(), false, true}));
+  // Whoever can replace the installation can replace the program.
+  EXPECT_FALSE(refusal_in({file.parent_path(), true}));
+  // A sticky folder like /tmp does not let others replace what is ours.
+  fs::permissions(open, fs::perms::all | fs::perms::sticky_bit);
+  EXPECT_FALSE(refusal_in({file.parent_path()}));
+  if (::geteuid() != 0) return;
+  ASSERT_EQ(::chown(file.parent_path().c_str(), 12345, 12345), 0);
+  EXPECT_EQ(refusal_in({file.parent_path()}).value().message,
+            file.parent_path().string() +
+                " belongs to another user, and everyone may create it in " + open.string());
+}
+
+TEST_F(CatalogTest, RefusesLinksThatEveryoneMayReplace) {
+  const fs::path file = folder_.copy(kGoodPlugin, "safe/constant.so");
+  const fs::path open = folder_.path() / "open";
+  fs::create_directory(open);
+  fs::create_symlink("../safe", open / "link");
+  fs::create_symlink(open / "link", folder_.path() / "link");  // through the open folder, back out
+  fs::permissions(open, fs::perms::all);
+  for (const fs::path& named : {open / "link", folder_.path() / "link"}) {
+    const Catalog catalog = Catalog::scan({{named}});
+    EXPECT_EQ(entry_of(catalog, file).refusal.value().message,
+              open.string() + " is writable by everyone, so anyone may have put code there");
+  }
+  fs::create_directory(folder_.path() / "plugins");
+  fs::create_symlink(open / "link/constant.so", folder_.path() / "plugins/constant.so");
+  EXPECT_TRUE(Catalog::scan({{folder_.path() / "plugins"}}).entries().at(0).refusal);
+}
+
+TEST_F(CatalogTest, ARefusedPluginInAGivenFolderIsNotReplacedByAnother) {
+  const fs::path mine = folder_.copy(kGoodPlugin, "mine/constant.so");
+  const fs::path other = folder_.copy(kGoodPlugin, "other/constant.so");
+  fs::resize_file(mine, 5000);
+  const auto scan = [&](bool given) {
+    return Catalog::scan({{folder_.path() / "mine", false, given}, {folder_.path() / "other"}});
+  };
+  EXPECT_EQ(scan(false).require(Kind::scheduler, "constant").path, other);
+  const Catalog catalog = scan(true);
+  EXPECT_TRUE(entry_of(catalog, other).shadowed);
+  try {
+    static_cast<void>(catalog.require(Kind::scheduler, "constant"));
+    FAIL() << "it was replaced";
+  } catch (const base::HostError& e) {
+    EXPECT_EQ(e.code(), base::ExitCode::plugin);
+    EXPECT_THAT(e.what(), HasSubstr("cannot be used: " + mine.string() + ": file is truncated"));
+  }
 }
 
 TEST_F(CatalogTest, RequireSuggestsTheNearestName) {

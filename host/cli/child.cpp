@@ -7,11 +7,12 @@
 #include <system_error>
 #include <thread>
 
-#include <spawn.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "host/base/error.hpp"
@@ -51,42 +52,101 @@ class Capture {
   int descriptor_;
 };
 
-pid_t spawn(const std::vector<std::string>& arguments, const Capture& out, const Capture& err) {
-  std::vector<char*> words;
+/// In the child: becomes this program anew, which ends with its parent, whatever ends that, and at
+/// the limit, whatever becomes of the parent. Only system calls, as after every fork.
+[[noreturn]] void become(char* const* words, const Capture& out, const Capture& err, pid_t parent,
+                         unsigned seconds) {
+  ::setpgid(0, 0);  // what it starts is in its group
+  std::signal(SIGALRM, SIG_DFL);
+  sigset_t none;
+  sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  ::alarm(seconds);  // survives exec, as does the next
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const int null = ::open("/dev/null", O_RDONLY);
+  if (::getppid() == parent && null >= 0 && ::dup2(null, STDIN_FILENO) >= 0 &&
+      ::dup2(out.descriptor(), STDOUT_FILENO) >= 0 && ::dup2(err.descriptor(), STDERR_FILENO) >= 0)
+    ::execv("/proc/self/exe", words);
+  ::_exit(127);
+}
+
+volatile pid_t child_group = 0;  // 0: there is no child
+
+/// Ends the child and whatever it has started.
+void kill_child() {
+  if (child_group > 0) ::kill(-child_group, SIGKILL);
+}
+
+extern "C" void end_with_child(int number) {
+  kill_child();
+  ::raise(number);  // not handled any more
+}
+
+/// While it lives, the signals that end this process end the child, too.
+class SharedSignals {
+ public:
+  SharedSignals() {
+    for (std::size_t i = 0; i < kNumbers.size(); ++i) {
+      ::sigaction(kNumbers[i], nullptr, &before_[i]);
+      if (before_[i].sa_handler != SIG_DFL) continue;  // ignored, as under nohup
+      struct sigaction action {};
+      action.sa_handler = end_with_child;
+      action.sa_flags = static_cast<int>(SA_RESETHAND | SA_NODEFER);
+      ::sigaction(kNumbers[i], &action, nullptr);
+    }
+  }
+  ~SharedSignals() {
+    for (std::size_t i = 0; i < kNumbers.size(); ++i)
+      ::sigaction(kNumbers[i], &before_[i], nullptr);
+  }
+  SharedSignals(const SharedSignals&) = delete;
+  SharedSignals& operator=(const SharedSignals&) = delete;
+
+ private:
+  static constexpr std::array<int, 3> kNumbers = {SIGINT, SIGTERM, SIGHUP};
+  std::array<struct sigaction, kNumbers.size()> before_{};
+};
+
+pid_t spawn(const std::vector<std::string>& arguments, const Capture& out, const Capture& err,
+            std::chrono::milliseconds limit) {
+  constexpr std::chrono::seconds kGrace(5);  // this process comes first and says so
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limit + kGrace).count();
   std::string program = "backstop";
-  words.push_back(program.data());
   std::vector<std::string> copies = arguments;
+  std::vector<char*> words{program.data()};
   for (auto& word : copies) words.push_back(word.data());
   words.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", 0, 0);
-  posix_spawn_file_actions_adddup2(&actions, out.descriptor(), STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, err.descriptor(), STDERR_FILENO);
-  pid_t pid = -1;
-  const int error = posix_spawn(&pid, "/proc/self/exe", &actions, nullptr, words.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) cannot_start(error);
+  const pid_t self = ::getpid(), pid = ::fork();
+  if (pid < 0) cannot_start(errno);
+  if (pid == 0) become(words.data(), out, err, self, static_cast<unsigned>(seconds));
+  ::setpgid(pid, pid);  // the child does so, too: the kill below must not come before it
+  child_group = pid;
   return pid;
+}
+
+/// Whether it has ended. Its status stays, so that its process group cannot be another's yet.
+bool has_ended(pid_t pid) {
+  siginfo_t info{};
+  return ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) != 0 ||
+         info.si_pid != 0;
 }
 
 }  // namespace
 
 ChildOutcome run_self(const std::vector<std::string>& arguments, std::chrono::milliseconds limit) {
   const Capture out, err;
-  const pid_t pid = spawn(arguments, out, err);
+  const SharedSignals signals;
+  const pid_t pid = spawn(arguments, out, err, limit);
   const auto deadline = std::chrono::steady_clock::now() + limit;
   ChildOutcome outcome;
-  int status = 0;
-  while (::waitpid(pid, &status, WNOHANG) == 0) {
-    if (std::chrono::steady_clock::now() > deadline) {
-      outcome.timed_out = true;
-      ::kill(pid, SIGKILL);
-      ::waitpid(pid, &status, 0);
-      break;
-    }
+  while (!has_ended(pid) && !outcome.timed_out) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    outcome.timed_out = std::chrono::steady_clock::now() > deadline;
   }
+  kill_child();
+  child_group = 0;
+  int status = 0;
+  ::waitpid(pid, &status, 0);
   if (WIFEXITED(status)) outcome.code = WEXITSTATUS(status);
   if (WIFSIGNALED(status)) outcome.signal = WTERMSIG(status);
   outcome.out = out.text();

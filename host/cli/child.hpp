@@ -16,7 +16,9 @@ struct ChildOutcome {
 };
 
 /// Runs this program with `arguments` and waits. The child shares only the environment and the
-/// current folder. Throws HostError(environment) if it cannot be started.
+/// current folder. When it ends, so does whatever it has started and left in its process group. It
+/// ends with this process, whatever ends that, and soon after the limit in any case. Throws
+/// HostError(environment) if it cannot be started.
 ChildOutcome run_self(const std::vector<std::string>& arguments, std::chrono::milliseconds limit);
 
 /// The last non-empty line of `text`.

@@ -174,7 +174,7 @@ void examine_folders(Health& health, const std::vector<std::string>& plugin_path
     folder_health.folder = folder;
     std::error_code error;
     folder_health.exists = fs::is_directory(path, error);
-    folder_health.writable_by_everyone = catalog::writable_by_everyone(path);
+    folder_health.distrust = catalog::distrust(folder.path, path);
     const auto same = std::find_if(
         paths.begin(), paths.end(),
         [&path](const catalog::SearchPath& earlier) { return earlier.folder == path; });
@@ -315,14 +315,13 @@ void judge_folder(const FolderHealth& health, Problems& problems) {
   else if (!health.exists)
     problems.warning(fmt::format("BACKSTOP_PLUGIN_PATH names {}, which is not a folder", path),
                      "create it, or remove it from the variable");
-  const bool distrusted = health.writable_by_everyone && !health.folder.path.given;
-  if (distrusted)
-    problems.warning(fmt::format("{} is writable by everyone, so no plugin in it is used", path),
-                     fmt::format("chmod o-w {}, or name the folder with --plugin-path", path));
+  if (health.distrust)
+    problems.warning(fmt::format("no plugin in {} is used: {}", path, health.distrust->message),
+                     health.distrust->hint);
   for (const auto& entry : health.refused) {
     const auto& [message, hint] = *entry.refusal;
     // Reported above, once for all of them.
-    if (distrusted && message.starts_with(path + " is writable")) continue;
+    if (health.distrust && message == health.distrust->message) continue;
     problems.warning(fmt::format("{} cannot be used: {}", entry.path.string(),
                                  message.substr(0, message.find('\n'))),
                      hint);

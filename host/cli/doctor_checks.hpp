@@ -35,7 +35,7 @@ struct MachineHealth {
 struct FolderHealth {
   PluginFolder folder;
   bool exists = false;
-  bool writable_by_everyone = false;
+  std::optional<catalog::Refusal> distrust;  ///< why no plugin in it is used
   std::optional<std::size_t> same_as;  ///< an earlier folder in the list; then the rest is empty
   std::size_t usable = 0;
   std::vector<catalog::PluginEntry> refused, shadowed;

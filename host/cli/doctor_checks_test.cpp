@@ -22,6 +22,7 @@ Health healthy() {
   health.machine.disk_available = 100 * kGiB;
   health.folders.push_back({.folder = {{"/plugins", true, false}, Origin::installation},
                             .exists = true,
+                            .distrust = {},
                             .same_as = {},
                             .usable = 20,
                             .refused = {},

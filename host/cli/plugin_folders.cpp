@@ -45,6 +45,7 @@ std::vector<PluginFolder> plugin_folders(const std::vector<std::string>& from_co
     }
     std::error_code error;
     const auto real = std::filesystem::canonical(path.folder, error);
+    path.named = path.folder;
     if (!error) path.folder = real;
     folders.push_back({std::move(path), origin});
   }

@@ -26,12 +26,20 @@ std::string quoted(const std::string& text) {
   return result + '"';
 }
 
+/// Text as a cell. Spreadsheets would run what begins like a formula; behind an apostrophe it is
+/// text to them.
+std::string text_cell(const std::string& text) {
+  constexpr std::string_view kFormula = "=+-@\t\r";
+  const bool runs = !text.empty() && kFormula.find(text[0]) != std::string_view::npos;
+  return quoted(base::valid_utf8(runs ? "'" + text : text));
+}
+
 std::string field(const nlohmann::json& object, const std::string& key) {
   const auto found = object.find(key);
   if (found == object.end() || found->is_null()) return "";
-  if (found->is_string()) return quoted(found->get<std::string>());
+  if (found->is_string()) return text_cell(found->get<std::string>());
   if (found->is_number_float()) return base::shortest(found->get<double>());
-  return found->dump();
+  return base::json_text(*found);
 }
 
 std::vector<Column> columns_of(const nlohmann::json& results) {
@@ -44,7 +52,7 @@ std::vector<Column> columns_of(const nlohmann::json& results) {
     for (const auto& item : section_of(row, "extra").items()) extra.insert(item.key());
   std::transform(extra.begin(), extra.end(), std::back_inserter(columns),
                  [](const std::string& key) {
-                   return Column{"extra", key, quoted(key)};
+                   return Column{"extra", key, text_cell(key)};
                  });
   return columns;
 }

@@ -8,7 +8,9 @@
 namespace backstop::report {
 
 /// One line per row, every number in full. The columns are those of the table of metrics, then one
-/// for each key that any row has in `extra`, then `warning`. What a row lacks is left empty.
+/// for each key that any row has in `extra`, then `warning`. What a row lacks is left empty. Text that a
+/// spreadsheet would take for a formula (it begins with `=`, `+`, `-`, `@`, a tab or a carriage
+/// return) begins with an apostrophe instead.
 std::string results_csv(const nlohmann::json& results);
 
 }  // namespace backstop::report

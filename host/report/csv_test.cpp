@@ -31,5 +31,22 @@ TEST(Csv, EndsEachLineWithTheWarning) {
             HasSubstr(",1000000,,\n")));
 }
 
+TEST(Csv, TextIsNoFormula) {
+  nlohmann::json results = sample_results();
+  results["name"] = "=1+1";
+  auto& row = results["rows"][0];
+  row["name"] = "+cmd";
+  row["plugin"] = "@sum";
+  row["warning"] = "-2,\"x\"";
+  row["extra"] = {{"\ttab", -0.5}, {"\rreturn", -3}, {"-minus", "-1"}, {"caf\xE9", 1}};
+  EXPECT_THAT(results_csv(results),
+              AllOf(HasSubstr(",'-minus,"), HasSubstr(",'\ttab"), HasSubstr(",\"'\rreturn\""),
+                    HasSubstr(",caf\uFFFD,"), HasSubstr("\n'=1+1,7,'+cmd,'@sum,"),
+                    HasSubstr(",\"'-2,\"\"x\"\"\"\n")));
+  EXPECT_THAT(results_csv(results),
+              AllOf(HasSubstr(",-0.5,"), HasSubstr(",-3,"), HasSubstr(",'-1,")))
+      << "numbers stay numbers";
+}
+
 }  // namespace
 }  // namespace backstop::report

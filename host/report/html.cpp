@@ -264,7 +264,7 @@ std::string gallery(const std::string& heading, const std::string& folder,
 std::string html_escape(std::string_view text) {
   std::string result;
   result.reserve(text.size());
-  for (const char c : text) {
+  for (const char c : base::with_visible_controls(text)) {
     switch (c) {
       case '&':
         result += "&amp;";

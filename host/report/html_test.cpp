@@ -62,6 +62,10 @@ TEST(Html, ShowsPluginsAndEnvironment) {
                     HasSubstr("<th>hardware.cores</th><td>2</td>")));
 }
 
+TEST(Html, ShowsInvisibleCharacters) {
+  EXPECT_EQ(html_escape("a\u202Eb\u200B<\n\xFF"), "a[U+202E]b[U+200B]&lt;\n\uFFFD");
+}
+
 TEST(Html, ShowsWarnings) {
   ReportContent content;
   content.results = collapsed_results();

@@ -76,9 +76,10 @@ TEST_F(Doctor, WritesJson) {
 TEST_F(Doctor, WithoutAnEngineShowsTheRestAndFails) {
   const auto outcome = Process(alone({"doctor"})).wait();
   EXPECT_EQ(outcome.code, 4);
-  EXPECT_THAT(outcome.out, AllOf(HasSubstr("  loads  no: the engine `" + engine() + "` does not exist"),
-                                 HasSubstr("MACHINE\n  cores   "),
-                                 HasSubstr("\nPROBLEMS\n  error: the engine `")));
+  EXPECT_THAT(
+      outcome.out,
+      AllOf(HasSubstr("  loads  no: the engine `" + engine() + "` does not exist"),
+            HasSubstr("MACHINE\n  cores   "), HasSubstr("\nPROBLEMS\n  error: the engine `")));
   EXPECT_THAT(outcome.err,
               HasSubstr("error: the engine `" + engine() + "` does not exist\nhint: "));
 }
@@ -151,8 +152,8 @@ TEST_F(Doctor, WarnsOfFoldersThatAreMissingOrOpenToEveryone) {
   EXPECT_THAT(
       outcome.out,
       AllOf(HasSubstr("BACKSTOP_PLUGIN_PATH names " + base + "/nowhere, which is not a folder"),
-            HasSubstr(base +
-                      "/open is writable by everyone, so no plugin in it is used\n"
+            HasSubstr("no plugin in " + base + "/open is used: " + base +
+                      "/open is writable by everyone, so anyone may have put code there\n"
                       "    hint: chmod o-w " +
                       base + "/open"),
             Not(HasSubstr("patch.so cannot be used"))));

@@ -96,7 +96,8 @@ void damage_dynamic_section(std::string& content) {
 std::vector<Case> cases() {
   const auto& host = catalog::own_build_facts();
   return {
-      {"AnotherAbi", bad("wrong-abi"), "built for SDK ABI 99.7, but this host supports " + host.abi},
+      {"AnotherAbi", bad("wrong-abi"),
+       "built for SDK ABI 99.7, but this host supports " + host.abi},
       {"AnotherLibTorch", bad("wrong-torch"),
        "built for LibTorch 0.4.1, but this host uses " + host.torch},
       {"AnotherLibstdcxxAbi", bad("wrong-cxx11-abi"), "built with _GLIBCXX_USE_CXX11_ABI="},
@@ -238,8 +239,29 @@ TEST_F(Refusals, TwoPluginsOfOneNameInOneFolder) {
       backstop({"inspect", (plugins() / "one.so").string(), "--plugin-path", plugins().string()});
   EXPECT_EQ(inspected.code, 3);
   EXPECT_THAT(inspected.err, AllOf(HasSubstr(sentence), HasSubstr("hint: remove one of them")));
-  // Neither of them hides the built-in one.
-  EXPECT_EQ(backstop({"check", recipe().string(), "--plugin-path", plugins().string()}).code, 0);
+  // Whoever names the folder does not mean the built-in one.
+  const Outcome checked =
+      backstop({"check", recipe().string(), "--plugin-path", plugins().string()});
+  EXPECT_EQ(checked.code, 3);
+  EXPECT_THAT(checked.err, HasSubstr(sentence));
+}
+
+TEST_F(Refusals, DamagedPluginInAGivenFolderIsNotReplacedByTheBuiltInOne) {
+  fs::copy_file(kConstant, plugins() / "constant.so");
+  fs::resize_file(plugins() / "constant.so", 5000);
+  const std::string sentence =
+      "scheduler `constant` cannot be used: " + (plugins() / "constant.so").string() +
+      ": file is truncated";
+  const Outcome checked =
+      backstop({"check", recipe().string(), "--plugin-path", plugins().string()});
+  EXPECT_EQ(checked.code, 3);
+  EXPECT_THAT(checked.err, HasSubstr(sentence));
+  const Outcome ran = run({"--plugin-path", plugins().string()});
+  EXPECT_EQ(ran.code, 3);
+  EXPECT_THAT(ran.err, HasSubstr(sentence));
+  EXPECT_FALSE(fs::exists(out()));
+  // Nobody has named this folder.
+  EXPECT_EQ(backstop({"check", recipe().string()}, plugins().string()).code, 0);
 }
 
 TEST_F(Refusals, TwoPluginsOfANameThatNoOtherPluginHas) {

@@ -208,7 +208,7 @@ nlohmann::json to_json(const FolderHealth& health) {
   return {{"path", health.folder.path.folder.string()},
           {"origin", to_string(health.folder.origin)},
           {"exists", health.exists},
-          {"writable_by_everyone", health.writable_by_everyone},
+          {"writable_by_everyone", health.distrust.has_value()},
           {"same_as", health.same_as ? nlohmann::json(*health.same_as) : nullptr},
           {"usable", health.usable},
           {"refused", paths(health.refused)},

@@ -208,6 +208,8 @@ std::string fingerprint_of(const PluginObject& plugin, Split split, const Sample
                            StageContext& ctx) {
   std::string text = call(plugin, "fingerprint", ctx,
                           [&] { return std::string(plugin.as<Dataset>().fingerprint(split)); });
+  if (base::valid_utf8(text) != text)
+    bad_dataset(plugin, "returned a fingerprint that is not UTF-8");
   if (!text.empty()) return plugin.entry().manifest.name + " " + text;
   return digest_of(samples.images, "MiB hashed", ctx) +
          digest_of(samples.labels, "MiB hashed", ctx);

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "host/base/hash.hpp"
+#include "host/base/text.hpp"
 #include "host/catalog/catalog.hpp"
 #include "host/recipe/recipe.hpp"
 #include "host/report/csv.hpp"
@@ -68,11 +69,6 @@ fs::path new_run_folder(const fs::path& out, const std::string& name, const std:
   }
 }
 
-/// On disk as in events: bytes that are not UTF-8, of a path or from a plugin, are replaced.
-std::string text_of(const nlohmann::json& json) {
-  return json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-}
-
 /// Needs the run's lock.
 void close_dead_run(const fs::path& run) {
   std::vector<fs::path> unfinished;
@@ -84,7 +80,7 @@ void close_dead_run(const fs::path& run) {
   auto facts = nlohmann::json::parse(base::read_file(run / kFactsFile), nullptr, false);
   if (!facts.is_object() || facts.value("status", "") != "unfinished") return;
   facts["status"] = "killed";
-  base::write_file(run / kFactsFile, text_of(facts));
+  base::write_file(run / kFactsFile, base::json_text(facts, 2) + "\n");
 }
 
 }  // namespace
@@ -116,7 +112,7 @@ RunDirectory::RunDirectory(const fs::path& out, const std::string& name, const s
 }
 
 void RunDirectory::event(const nlohmann::json& event) {
-  const std::string line = event.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  const std::string line = base::json_text(event);
   if (event["event"] == "epoch") {
     metrics_->write(line);
     epoch_ = event;
@@ -133,7 +129,7 @@ void RunDirectory::progress(std::int64_t done, std::int64_t total, const std::st
 
 void RunDirectory::describe(const nlohmann::json& facts) {
   facts_.update(facts);
-  base::write_file(path_ / kFactsFile, text_of(facts_));
+  base::write_file(path_ / kFactsFile, base::json_text(facts_, 2) + "\n");
 }
 
 void RunDirectory::finish(const nlohmann::json& facts, const nlohmann::json& results) {
@@ -146,7 +142,7 @@ void RunDirectory::finish(const nlohmann::json& facts, const nlohmann::json& res
 }
 
 void RunDirectory::write_results(const nlohmann::json& results) {
-  base::write_file(path_ / "results.json", text_of(results));
+  base::write_file(path_ / "results.json", base::json_text(results, 2) + "\n");
   base::write_file(path_ / "results.csv", report::results_csv(results));
   report::ReportContent content;
   content.results = results;

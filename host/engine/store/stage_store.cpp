@@ -15,6 +15,7 @@
 #include "host/base/error.hpp"
 #include "host/base/files.hpp"
 #include "host/base/hash.hpp"
+#include "host/base/text.hpp"
 #include "host/catalog/catalog.hpp"
 
 namespace backstop::engine {
@@ -184,7 +185,7 @@ void StageStore::save(const fs::path& folder, const nlohmann::json& key, const S
     write_safetensors(unfinished / kPicturesFile, stage.pictures);
     base::write_file(unfinished / kKeyFile, key.dump(2) + "\n");
     const nlohmann::json record = {{"row", stage.row}, {"epochs", stage.epochs}};
-    base::write_file(unfinished / kRecordFile, record.dump(2) + "\n");
+    base::write_file(unfinished / kRecordFile, base::json_text(record, 2) + "\n");
     std::string sums;
     for (const char* file : kFiles)
       sums += base::sha256_of_file(unfinished / file) + "  " + file + "\n";
