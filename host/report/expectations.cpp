@@ -26,14 +26,14 @@ std::string objection(const nlohmann::json& rows, const nlohmann::json& row, con
                       bool measured) {
   const Metric* metric = find_metric(bounds.metric);
   const bool of_backdoor = metric != nullptr && metric->of_backdoor;
+  if (metric != nullptr && number_in(section_of(row, "counts"), metric->images) == 0.0)
+    return fmt::format("no test image counts for `{}` (n = 0)", bounds.metric);
   if (is_void(row) && (!measured || of_backdoor)) return warning_of(row);
   if (of_backdoor && &row != &rows[0])
     if (const std::string text = objection_to_attack(rows); !text.empty()) return text;
   if (measured) return {};
   // Of two models, and the other one is no measure.
   if (bounds.metric == "clean_accuracy_drop" && is_void(rows[0])) return objection_to_attack(rows);
-  if (metric != nullptr && number_in(section_of(row, "counts"), metric->images) == 0.0)
-    return fmt::format("no test image counts for `{}` (n = 0)", bounds.metric);
   return fmt::format("`{}` was not measured for this row", bounds.metric);
 }
 

@@ -19,6 +19,7 @@ struct Row {
   std::string name;
   std::vector<std::vector<double>> values;  ///< for each metric of the summary, of each run
   std::size_t collapsed = 0, failed = 0;    ///< runs whose numbers are not in `values`
+  std::size_t no_backdoor = 0;              ///< whose numbers of the backdoor are not
 };
 
 struct Group {
@@ -37,7 +38,7 @@ Named& find_or_add(std::vector<Named>& all, const std::string& name) {
 }
 
 /// "(3)" or "(1 of 3 seeds; 1 collapsed, 1 failed)".
-std::string runs_text(const Row& row, std::size_t runs, std::size_t counted) {
+std::string runs_text(const Row& row, const Metric& metric, std::size_t runs, std::size_t counted) {
   if (counted == runs) return fmt::format("({})", counted);
   std::string reasons;
   const auto add = [&](std::size_t left_out, std::string_view reason) {
@@ -46,14 +47,18 @@ std::string runs_text(const Row& row, std::size_t runs, std::size_t counted) {
   };
   add(row.collapsed, "collapsed");
   add(row.failed, "failed");
-  add(runs - counted - row.collapsed - row.failed, "without a value");
+  const std::size_t no_backdoor = metric.of_backdoor ? row.no_backdoor : 0;
+  add(no_backdoor, "without a backdoor");
+  add(runs - counted - row.collapsed - row.failed - no_backdoor, "without a value");
   return fmt::format("({} of {} seeds; {})", counted, runs, reasons);
 }
 
-std::string mean_and_spread(const Row& row, std::size_t all, const std::vector<double>& values) {
-  const std::string runs = runs_text(row, all, values.size());
+std::string mean_and_spread(const Row& row, const Metric& metric, std::size_t all,
+                            const std::vector<double>& values) {
+  const std::string runs = runs_text(row, metric, all, values.size());
   // An encoder is never measured.
-  if (values.empty()) return row.collapsed + row.failed == 0 ? "-" : "- " + runs;
+  const std::size_t left_out = row.collapsed + row.failed + row.no_backdoor;
+  if (values.empty()) return left_out == 0 ? "-" : "- " + runs;
   const auto n = static_cast<double>(values.size());
   const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
   if (values.size() == 1) return fmt::format("{} {}", base::fixed(mean, 3), runs);
@@ -64,13 +69,19 @@ std::string mean_and_spread(const Row& row, std::size_t all, const std::vector<d
                      base::fixed(std::sqrt(squares / (n - 1)), 3), runs);
 }
 
-void add(Row& row, const nlohmann::json& result, const std::vector<const Metric*>& metrics) {
+/// `result` is one of `rows`.
+void add(Row& row, const nlohmann::json& rows, const nlohmann::json& result,
+         const std::vector<const Metric*>& metrics) {
   row.values.resize(metrics.size());
   if (has_collapsed(result)) ++row.collapsed;
   if (has_failed(result)) ++row.failed;
   if (is_void(result)) return;
-  for (std::size_t m = 0; m < metrics.size(); ++m)
+  const bool no_backdoor = &result != &rows[0] && !objection_to_attack(rows).empty();
+  if (no_backdoor) ++row.no_backdoor;
+  for (std::size_t m = 0; m < metrics.size(); ++m) {
+    if (no_backdoor && metrics[m]->of_backdoor) continue;
     if (const auto value = value_of(result, *metrics[m])) row.values[m].push_back(*value);
+  }
 }
 
 }  // namespace
@@ -81,8 +92,9 @@ std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
   for (const auto& run : runs) {
     Group& group = find_or_add(groups, run.group);
     ++group.runs;
-    for (const auto& result : section_of(run.results, "rows"))
-      add(find_or_add(group.rows, result.at("name").get<std::string>()), result, metrics);
+    const auto& rows = section_of(run.results, "rows");
+    for (const auto& result : rows)
+      add(find_or_add(group.rows, result.at("name").get<std::string>()), rows, result, metrics);
   }
   std::string text;
   for (const auto& group : groups) {
@@ -93,8 +105,8 @@ std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
     for (const Metric* metric : metrics) lines[0].push_back({std::string(metric->title)});
     for (const auto& row : group.rows) {
       auto& line = lines.emplace_back(1, base::Cell{row.name});
-      for (const auto& values : row.values)
-        line.push_back({mean_and_spread(row, group.runs, values)});
+      for (std::size_t m = 0; m < metrics.size(); ++m)
+        line.push_back({mean_and_spread(row, *metrics[m], group.runs, row.values[m])});
     }
     if (group.rows.empty()) lines.emplace_back(1, base::Cell{"no run got as far as a result"});
     text += base::columns(lines, "l" + std::string(metrics.size(), 'r')) + '\n';

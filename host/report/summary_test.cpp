@@ -58,6 +58,21 @@ TEST(Summary, CountsTheRunsThatEndedBeforeARow) {
                         "result\n"));
 }
 
+TEST(Summary, LeavesOutTheAttackSuccessOfDefensesWhereTheAttackDidNotTake) {
+  const auto run = [](double success, const char* warning) {
+    json undefended = sample_row("no defense", 0.9, success);
+    if (warning != nullptr) undefended["warning"] = warning;
+    return FinishedRun{"", {{"rows", {undefended, sample_row("tuned", 0.9, 0.2)}}}};
+  };
+  const std::string text =
+      summary_table({run(1.0, nullptr), run(0.1, "attack did not take: ...")}, false);
+  EXPECT_THAT(text, HasSubstr("0.550 ± 0.636 (2)\n")) << "what the attack did is what it did";
+  EXPECT_THAT(text, HasSubstr("tuned       0.900 ± 0.000 (2)  0.200 (1 of 2 seeds; 1 without a "
+                              "backdoor)\n"));
+  EXPECT_THAT(summary_table({run(0.1, "attack did not take: ...")}, false),
+              HasSubstr("- (0 of 1 seeds; 1 without a backdoor)\n"));
+}
+
 TEST(Summary, CountsTheRunsWithoutAValue) {
   json unmeasured = sample_row("tuned", 0.94, 0.2);
   unmeasured["metrics"]["attack_success_rate"] = nullptr;

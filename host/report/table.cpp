@@ -77,14 +77,18 @@ std::vector<std::string> definitions(const nlohmann::json& counts) {
   return lines;
 }
 
-/// "anomaly_index 5.31, flagged_classes 1"
+/// "anomaly_index 5.31, flagged_classes 1"; a dash for one that was not finite.
 std::string figures(const nlohmann::json& extra) {
   std::ostringstream text;
   text.imbue(std::locale::classic());
   text << std::setprecision(4);
-  for (const auto& [key, value] : extra.items())
-    if (value.is_number())
-      text << (text.tellp() > 0 ? ", " : "") << key << ' ' << value.get<double>();
+  for (const auto& [key, value] : extra.items()) {
+    text << (text.tellp() > 0 ? ", " : "") << key << ' ';
+    if (const auto number = number_in(extra, key))
+      text << *number;
+    else
+      text << '-';
+  }
   return text.str();
 }
 

@@ -24,6 +24,9 @@ double standard_error(double share, double images) {
 std::string collapse(const nlohmann::json& row, std::int64_t classes) {
   const auto& metrics = section_of(row, "metrics");
   const auto& counts = section_of(row, "counts");
+  if (const auto weights = number_in(counts, "not_finite_weights"); weights && *weights > 0)
+    return fmt::format("{:.0f} of its weights {} not finite", *weights,
+                       *weights == 1 ? "is" : "are");
   if (const auto broken = number_in(counts, "not_finite"); broken && *broken > 0)
     return fmt::format("the logits of {:.0f} test images are not finite", *broken);
 

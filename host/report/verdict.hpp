@@ -14,10 +14,10 @@ namespace backstop::report {
 /// `classes` classes: the row's "warning". `attacked`: the model is the backdoored one, before any
 /// defense, and its training set was poisoned.
 ///
-///   "collapsed: ..."             some logits are not finite; or at least 90 % of the clean test
-///                                images are classified as one class, which fewer than half of them
-///                                belong to; or clean accuracy is no more than three standard
-///                                errors (of a binomial proportion) above 1 / classes
+///   "collapsed: ..."             some weights or logits are not finite; or at least 90 % of the
+///                                clean test images are classified as one class, which fewer than
+///                                half of them belong to; or clean accuracy is no more than three
+///                                standard errors (of a binomial proportion) above 1 / classes
 ///   "attack did not take: ..."   `attacked`, and the attack success rate exceeds the share of the
 ///                                same images that the model sends to the same labels without the
 ///                                trigger by less than 0.05, or by no more than three standard

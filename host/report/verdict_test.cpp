@@ -110,6 +110,16 @@ TEST(Verdict, LogitsThatAreNotFiniteAreACollapse) {
               Optional(std::string("collapsed: the logits of 3 test images are not finite")));
 }
 
+TEST(Verdict, WeightsThatAreNotFiniteAreACollapse) {
+  json row = healthy();
+  row["counts"]["not_finite_weights"] = 12;
+  EXPECT_THAT(verdict(row, 10, kDefended),
+              Optional(std::string("collapsed: 12 of its weights are not finite")));
+  const json encoder = {{"metrics", json::object()}, {"counts", {{"not_finite_weights", 1}}}};
+  EXPECT_THAT(verdict(encoder, 10, kDefended),
+              Optional(std::string("collapsed: 1 of its weights is not finite")));
+}
+
 TEST(Verdict, AnAttackThatDidNotTakeIsNamed) {
   EXPECT_THAT(verdict(with_attack(0.013, 0.011, 9000), 10, kAttacked),
               Optional(std::string("attack did not take: attack success rate 0.013 is not clearly "
