@@ -31,8 +31,9 @@ std::string epoch_line(const nlohmann::json& event) {
                                 : fmt::format("epoch {}/{}", epoch, event.value("epochs", epoch));
   if (const auto loss = report::number_in(event, "loss")) line += "  loss " + base::fixed(*loss, 3);
   for (const report::Metric* metric : report::metrics_with(&report::Metric::by_epoch))
-    if (const auto value = report::number_in(event, metric->key))
-      line += fmt::format("  {} {}", metric->title, report::text_of(*metric, value));
+    if (event.contains(metric->key))  // null where it means nothing
+      line += fmt::format("  {} {}", metric->title,
+                          report::text_of(*metric, report::number_in(event, metric->key)));
   return line;
 }
 

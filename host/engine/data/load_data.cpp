@@ -280,7 +280,8 @@ Data load_data(const PluginObject& plugin, const recipe::DatasetUse& use, std::i
            {"classes", choice.classes},
            {"per_class", choice.per_class},
            {"limit", choice.limit},
-           {"test_limit", choice.test_limit}}};
+           {"test_limit", choice.test_limit}},
+          base::sha256_of_text(train_print)};
 }
 
 std::uint64_t seed_for(std::int64_t seed, const std::string& purpose) {

@@ -20,6 +20,7 @@ struct Data {
   /// The selection, for the key of a stage: image_size (0: unchanged), classes (labels of the
   /// dataset; empty: all), per_class, limit, test_limit (0: all).
   nlohmann::json choice;
+  std::string train_fingerprint = {};  ///< of the split `train`, before the selection
 };
 
 /// Random selections follow from `seed`. Only selected images are copied, because the plugin's

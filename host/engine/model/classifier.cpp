@@ -222,6 +222,16 @@ std::vector<std::pair<std::string, at::Tensor>> Classifier::state() const {
   return result;
 }
 
+std::int64_t Classifier::not_finite() const {
+  std::int64_t numbers = 0;
+  const auto add = [&](const at::Tensor& tensor) {
+    numbers += at::isfinite(tensor.detach()).logical_not().sum().item<std::int64_t>();
+  };
+  for (const at::Tensor& parameter : network_->parameters()) add(parameter);
+  for (const at::Tensor& buffer : network_->buffers()) add(buffer);
+  return numbers;
+}
+
 void Classifier::load_state(const std::vector<std::pair<std::string, at::Tensor>>& state,
                             const std::string& where) {
   std::map<std::string, at::Tensor> given(state.begin(), state.end());
@@ -238,6 +248,9 @@ void Classifier::load_state(const std::vector<std::pair<std::string, at::Tensor>
     } else if (found->second.sizes() != tensor.sizes()) {
       problems += fmt::format("\n  {} has shape {}, but the model needs {}", name,
                               shape_text(found->second), shape_text(tensor));
+    } else if (tensor.is_floating_point() && !found->second.is_floating_point()) {
+      problems += fmt::format("\n  {} has type {}, but the model needs floating-point numbers",
+                              name, c10::toString(found->second.scalar_type()));
     }
   }
   for (const auto& [name, tensor] : given) {

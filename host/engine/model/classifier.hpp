@@ -57,8 +57,11 @@ class Classifier final : public Model {
 
   /// Parameters and buffers by name, as in PyTorch; contiguous, on the CPU.
   [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> state() const;
+  /// How many numbers among the parameters and buffers are NaN or infinite.
+  [[nodiscard]] std::int64_t not_finite() const;
   /// Copies the tensors of these names. Throws HostError(environment), which lists the tensors that
-  /// are missing, superfluous or of another shape; `where` names the source.
+  /// are missing, superfluous, of another shape, or integers where the model has fractions; `where`
+  /// names the source.
   void load_state(const std::vector<std::pair<std::string, at::Tensor>>& state,
                   const std::string& where);
 

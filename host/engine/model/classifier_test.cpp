@@ -266,5 +266,34 @@ TEST(Classifier, NamesEveryTensorThatDoesNotFit) {
   }
 }
 
+TEST(Classifier, CountsItsNumbersThatAreNotFinite) {
+  Classifier model = make("small-cnn");
+  EXPECT_EQ(model.not_finite(), 0);
+  const at::NoGradGuard no_grad;
+  at::Tensor(layer(model, "conv1").weight)[0].flatten().narrow(0, 0, 2).fill_(NAN);
+  at::Tensor(layer(model, "bn2").running_var)[1].fill_(INFINITY);
+  EXPECT_EQ(model.not_finite(), 3);
+}
+
+TEST(Classifier, IntegersAreNoWeights) {
+  Classifier model = make("small-cnn");
+  auto state = model.state();
+  for (auto& [name, tensor] : state)
+    if (name == "conv1.weight") tensor = tensor.to(at::kInt);
+  try {
+    model.load_state(state, "suspect");
+    FAIL();
+  } catch (const base::HostError& e) {
+    EXPECT_EQ(e.code(), base::ExitCode::environment);
+    EXPECT_NE(std::string(e.what()).find(
+                  "\n  conv1.weight has type Int, but the model needs floating-point numbers"),
+              std::string::npos)
+        << e.what();
+  }
+  for (auto& [name, tensor] : state)  // what other programs write
+    tensor = tensor.to(name == "conv1.weight" ? at::kHalf : tensor.scalar_type());
+  EXPECT_NO_THROW(model.load_state(state, "suspect"));
+}
+
 }  // namespace
 }  // namespace backstop::engine

@@ -38,4 +38,18 @@ std::shared_ptr<Network> make_network(const Architecture& architecture) {
                         fmt::format("choose one of {}", fmt::join(names, ", ")));
 }
 
+double parameters_of(const Architecture& architecture) {
+  // In the width, a layer is quadratic, linear or constant, so three small networks tell.
+  double counts[3]{};
+  for (std::size_t i = 0; i < 3; ++i) {
+    Architecture small = architecture;
+    small.width = static_cast<std::int64_t>(i) + 1;
+    for (const at::Tensor& parameter : make_network(small)->parameters())
+      counts[i] += static_cast<double>(parameter.numel());
+  }
+  const double steps = static_cast<double>(architecture.width) - 1;
+  return counts[0] + steps * (counts[1] - counts[0]) +
+         steps * (steps - 1) / 2 * (counts[2] - 2 * counts[1] + counts[0]);
+}
+
 }  // namespace backstop::engine

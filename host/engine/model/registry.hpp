@@ -21,4 +21,7 @@ std::span<const RegisteredNetwork> registered_networks();
 /// The global generator stays as it was. Throws HostError(usage) if no network has that name.
 std::shared_ptr<Network> make_network(const Architecture& architecture);
 
+/// The number of its parameters, without making a network of that width. Throws HostError(usage).
+double parameters_of(const Architecture& architecture);
+
 }  // namespace backstop::engine

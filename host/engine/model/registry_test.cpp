@@ -59,5 +59,17 @@ TEST(Registry, RefusesAnUnknownName) {
   }
 }
 
+TEST(Registry, CountsTheParametersOfAnyWidth) {
+  for (const RegisteredNetwork& network : registered_networks())
+    for (const std::int64_t width : {1, 8, 20}) {
+      Architecture architecture{std::string(network.name), width, 1, 7, 81};
+      double made = 0;
+      for (const at::Tensor& parameter : make_network(architecture)->parameters())
+        made += static_cast<double>(parameter.numel());
+      EXPECT_EQ(parameters_of(architecture), made) << network.name << " of width " << width;
+    }
+  EXPECT_NEAR(parameters_of({"preact-resnet18", 64, 3, 10, 1024}), 11.17e6, 0.01e6);
+}
+
 }  // namespace
 }  // namespace backstop::engine

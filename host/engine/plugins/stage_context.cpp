@@ -1,5 +1,7 @@
 #include "host/engine/plugins/stage_context.hpp"
 
+#include <cmath>
+
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -51,7 +53,10 @@ void StageContext::progress(std::int64_t done, std::int64_t total, std::string_v
 }
 
 void StageContext::metric(std::string_view key, double value) {
-  metrics_[std::string(key)] = value;
+  const bool finite = std::isfinite(value);
+  if (!finite)
+    log(LogLevel::warning, fmt::format("the metric `{}` is {}, which is no number", key, value));
+  metrics_[std::string(key)] = finite ? nlohmann::json(value) : nlohmann::json(nullptr);
 }
 
 void StageContext::artifact(std::string_view name, const at::Tensor& tensor) {

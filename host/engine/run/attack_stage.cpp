@@ -6,6 +6,7 @@
 #include "host/engine/data/image_quality.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/run/measurements.hpp"
+#include "host/engine/run/memory.hpp"
 #include "host/engine/run/trigger.hpp"
 #include "host/engine/store/model_file.hpp"
 
@@ -23,7 +24,12 @@ void make_trigger(const PluginObject& attack, const AttackInputs& inputs, StageC
   if (inputs.attack_file) {
     const std::string file = inputs.attack_file->path.string();
     const AttackFile learned = read_attack_file(file);
+    require_finite(learned.state, file);
     require_same_attack(learned.record, inputs);
+    const bool poison = tensor_named(learned.poison, "positions").numel() > 0;
+    if (poison) require_same_training_set(learned.record, inputs);
+    if (const std::string text = unverified(learned.record, poison); !text.empty())
+      ctx.log(LogLevel::warning, file + " " + text);
     const TensorState state(learned.state);
     call(attack, "load", ctx, [&] { plugin.load(ctx, inputs.threat, state); });
     editor.restore(learned.poison, inputs.threat, file);
@@ -43,6 +49,31 @@ void make_trigger(const PluginObject& attack, const AttackInputs& inputs, StageC
   ctx.log(LogLevel::warning,
           "the model comes from a file, but its trigger is made anew from the seed; name the file "
           "of what the attack has learned with `attack.file`");
+}
+
+/// Loads the model's file and returns the attack that it names. An encoder is not measured before it
+/// is adapted, so nothing else would show that it does not know the recipe's trigger: a classifier's
+/// body is an encoder, too, whatever it was trained for.
+std::optional<std::string> load_model(const AttackInputs& inputs, StageContext& ctx,
+                                      Classifier& model) {
+  const std::string file = inputs.model_file->path.string();
+  const ModelFile content = read_model_file(file);
+  model.load_state(content.weights, file);
+  const auto& trained_with = content.facts.attack;
+  const std::string& attack = inputs.attack.use.name();
+  if (inputs.encoder && trained_with && *trained_with != attack)
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("{} was trained with attack `{}`, but the recipe's attack is `{}`: as an "
+                    "encoder, the model does not know its trigger",
+                    file, *trained_with, attack),
+        "name the attack of the file in [attack], or leave out `model.file` to train an encoder");
+  if (inputs.encoder && !trained_with)
+    ctx.log(LogLevel::warning,
+            fmt::format("{} does not record an attack: whether it is an encoder that knows the "
+                        "trigger of `{}` cannot be verified",
+                        file, attack));
+  return trained_with;
 }
 
 /// The attack's own training, under the recipe's schedule.
@@ -73,9 +104,12 @@ Stage train_attack(const AttackInputs& inputs, const StageServices& services) {
   StageContext ctx(services.label, seed_for(inputs.seed, "attack"), inputs.compute,
                    source.augmentation, services.observer, services.interrupted);
   ctx.set_model(inputs.architecture, inputs.normalization);
+  require_memory(memory_of(inputs), ctx);
   const PluginObject attack(inputs.attack.use, ctx.warnings());
   at::Generator generator = engine::make_generator(seed_for(inputs.seed, "model"));
   Classifier model(inputs.architecture, inputs.normalization, inputs.compute, generator);
+  std::optional<std::string> trained_with = inputs.attack.use.name();
+  if (inputs.model_file) trained_with = load_model(inputs, ctx, model);
   TrainingSetCopy editor(source.data.train);
   make_trigger(attack, inputs, ctx, editor);
   const ImageStore poisoned = with_poison(source.data.train, editor.record());
@@ -89,8 +123,6 @@ Stage train_attack(const AttackInputs& inputs, const StageServices& services) {
   Measurements measurements(ctx, services.observer, source.data.test,
                             [&] { return inputs.encoder ? nullptr : &*triggered; });
   if (inputs.model_file) {
-    const std::string file = inputs.model_file->path.string();
-    model.load_state(read_model_file(file).weights, file);
     measurements.before_training(model, 0, nullptr);
   } else {
     measurements.before_training(model, inputs.training.epochs, nullptr);
@@ -123,6 +155,7 @@ Stage train_attack(const AttackInputs& inputs, const StageServices& services) {
   stage.row["cost"] = ctx.cost().stop();
   stage.epochs = measurements.events();
   stage.model = {model.state(), record_of(model)};
+  if (trained_with) stage.model.metadata[kAttackKey] = *trained_with;
   stage.artifacts = ctx.artifacts();
   stage.pictures = ctx.pictures();
   return stage;

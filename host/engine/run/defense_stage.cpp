@@ -4,6 +4,7 @@
 
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/run/measurements.hpp"
+#include "host/engine/run/memory.hpp"
 #include "host/engine/store/model_file.hpp"
 
 namespace backstop::engine {
@@ -41,6 +42,7 @@ Stage defend(const DefenseInputs& inputs, const StageServices& services) {
   Architecture architecture = inputs.architecture;
   architecture.classes = train.classes();
   ctx.set_model(architecture, inputs.normalization);
+  require_memory(memory_of(inputs), ctx);
   const PluginObject defense(inputs.defense.use, ctx.warnings());
   Classifier model = model_to_defend(inputs);
   std::optional<ImageStore> clean, training;

@@ -55,6 +55,12 @@ json success_at_any_class(const at::Tensor& predicted, const at::Tensor& of_clea
       {"counts", {{"triggered", n}, {"triggered_all", n}}}};
 }
 
+/// What argmax makes of numbers that are not finite is nobody's prediction.
+void set_to_null(json& metrics) {
+  metrics.erase("attack_class");
+  for (json& value : metrics) value = nullptr;
+}
+
 }  // namespace
 
 json measure(HostTrainer& trainer, Classifier& model, const ImageStore& clean,
@@ -73,11 +79,14 @@ json measure(HostTrainer& trainer, Classifier& model, const ImageStore& clean,
   counts["clean"] = clean.size();
   counts["largest_predicted_class"] = count(clean.labels().eq(largest));
   counts["not_finite"] = not_finite(clean_logits) + not_finite(triggered_logits);
-  if (counts["not_finite"] > 0) {  // what argmax makes of it is nobody's prediction
-    metrics.erase("attack_class");
-    for (json& value : metrics) value = nullptr;
-  }
+  if (counts["not_finite"] > 0) set_to_null(metrics);
   return result;
+}
+
+void mark_weights(json& measured, std::int64_t numbers) {
+  if (numbers == 0) return;
+  measured["counts"]["not_finite_weights"] = numbers;
+  set_to_null(measured["metrics"]);
 }
 
 json detection(const at::Tensor& flagged, const NamedTensors& poison_record, std::int64_t all) {

@@ -45,6 +45,11 @@ struct TriggeredSet {
 nlohmann::json measure(HostTrainer& trainer, Classifier& model, const ImageStore& clean,
                        const TriggeredSet& triggered);
 
+/// Marks what was measured of a model that has `numbers` weights (or statistics of batch
+/// normalization) that are not finite: the count "not_finite_weights", and all metrics are null.
+/// Changes nothing if there are none.
+void mark_weights(nlohmann::json& measured, std::int64_t numbers);
+
 /// A defense's verdict against the attack's record: `flagged` (int64, positions in the training set
 /// of `all` images) against the images with Role::poison. Returns {"true_positive_rate",
 /// "false_positive_rate", "flagged"}; a rate is null where there is no image to flag.

@@ -139,6 +139,17 @@ TEST(Measure, AModelWithoutFiniteLogitsHasNoMetrics) {
   }
 }
 
+TEST(Measure, AModelWithoutFiniteWeightsHasNoMetrics) {
+  const nlohmann::json measured = {{"metrics", {{"clean_accuracy", 0.5}, {"attack_class", 1}}},
+                                   {"counts", {{"clean", 3}}}};
+  nlohmann::json marked = measured;
+  mark_weights(marked, 0);
+  EXPECT_EQ(marked, measured);
+  mark_weights(marked, 7);
+  EXPECT_EQ(marked, nlohmann::json({{"metrics", {{"clean_accuracy", nullptr}}},
+                                    {"counts", {{"clean", 3}, {"not_finite_weights", 7}}}}));
+}
+
 TEST(Measure, AShareOfNoImagesIsNull) {
   const ImageStore clean = black({1, 1});
   const auto result = Measured(1, 1).on(clean, {clean, at::ones({2}, at::kLong)});

@@ -9,8 +9,10 @@ using nlohmann::json;
 
 json Measurements::measure_now(Classifier& model) {
   const TriggeredSet* triggered = triggered_();
-  if (triggered == nullptr) return {{"metrics", json::object()}, {"counts", json::object()}};
-  return measure(ctx_.trainer(), model, clean_, *triggered);
+  json result = triggered == nullptr ? json{{"metrics", json::object()}, {"counts", json::object()}}
+                                     : measure(ctx_.trainer(), model, clean_, *triggered);
+  mark_weights(result, model.not_finite());
+  return result;
 }
 
 void Measurements::report(json event, const json& metrics) {

@@ -397,14 +397,13 @@ void Run::add_row(const StageLabel& label, const std::string& name, const Datase
                   const Stage& stage) {
   json row = stage.row;
   row["name"] = name;  // a kept stage may have been made under another name
-  if (recipe_.scenario == Scenario::standalone)
-    row["metrics"]["clean_accuracy_drop"] = report::clean_accuracy_drop(attacked_->row, row);
   row["by_epoch"] = report::points_by_epoch(stage.epochs);
   const bool attacked = name == kUndefended && recipe_.attack.use.plugin->manifest.poisons;
-  if (const auto warning = report::verdict(row, measured_on.data.train.classes(), attacked)) {
+  if (const auto warning = report::verdict(row, measured_on.data.train.classes(), attacked))
     row["warning"] = *warning;
-    warn(label, *warning);
-  }
+  if (recipe_.scenario == Scenario::standalone)
+    row["metrics"]["clean_accuracy_drop"] =
+        report::clean_accuracy_drop(results_["rows"].empty() ? row : results_["rows"][0], row);
   row["measured_on"] = measured_on.name;
   if (const auto favorite = row["metrics"].find("attack_class"); favorite != row["metrics"].end())
     row["attack_class_name"] = task_->data.class_names.at(favorite->get<std::size_t>());
@@ -452,8 +451,7 @@ json Run::plugins() const {
 }
 
 void Run::add_failed_row(const std::string& name, const json& plugin, const std::string& error) {
-  results_["rows"].push_back(
-      {{"name", name}, {"plugin", plugin}, {"error", error}, {"warning", "failed: " + error}});
+  results_["rows"].push_back(report::failed_row(name, plugin, error));
 }
 
 void Run::add_missing_rows(std::string error) {

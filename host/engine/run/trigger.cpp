@@ -20,6 +20,16 @@ std::string parameters_text(const PluginInput& plugin) {
   return parameters.dump();
 }
 
+/// Which images of its training split the attack saw, in which order and size.
+std::string selection_text(const AttackInputs& inputs) {
+  nlohmann::json selection = inputs.source->data.choice;
+  selection.erase("test_limit");
+  // The seed draws what `per_class` and `limit` select.
+  const bool drawn = selection.value("per_class", 0) > 0 || selection.value("limit", 0) > 0;
+  if (drawn) selection["seed"] = inputs.seed;
+  return selection.dump();
+}
+
 /// "patch_size 3 instead of 5" for every parameter that differs.
 void compare_parameters(const std::string& recorded, const std::string& expected,
                         std::vector<std::string>& differences) {
@@ -78,7 +88,10 @@ Record attack_record(const AttackInputs& inputs) {
           {"labels", inputs.threat.all_to_all != 0 ? "all-to-all" : "all-to-one"},
           {"target", std::to_string(inputs.threat.target)},
           {"classes", std::to_string(inputs.threat.classes)},
-          {"poison_ratio", fmt::format("{}", inputs.threat.poison_ratio)}};
+          {"poison_ratio", fmt::format("{}", inputs.threat.poison_ratio)},
+          {"dataset", inputs.source->name},
+          {"training_set", inputs.source->data.train_fingerprint},
+          {"selection", selection_text(inputs)}};
 }
 
 void require_same_attack(const Record& record, const AttackInputs& inputs) {
@@ -102,6 +115,41 @@ void require_same_attack(const Record& record, const AttackInputs& inputs) {
       fmt::format("{} comes from another attack than the recipe's: {}",
                   inputs.attack_file->path.string(), fmt::join(differences, ", ")),
       "write the file's values into [attack], or leave out `file` to make the trigger anew");
+}
+
+void require_same_training_set(const Record& record, const AttackInputs& inputs) {
+  const auto content = record.find("training_set");
+  if (content == record.end()) return;
+  const Record expected = attack_record(inputs);
+  const auto entry = [](const Record& of, const char* key) {
+    const auto value = of.find(key);
+    return value == of.end() ? "?" : value->second;
+  };
+  const auto name = [&](const Record& of) {
+    return fmt::format("`{}` {:.12}", entry(of, "dataset"), entry(of, "training_set"));
+  };
+  std::vector<std::string> differences;
+  if (content->second != expected.at("training_set"))
+    differences.push_back(fmt::format("{} instead of {}", name(record), name(expected)));
+  else
+    compare_parameters(entry(record, "selection"), expected.at("selection"), differences);
+  if (differences.empty()) return;
+  throw base::HostError(
+      base::ExitCode::usage,
+      fmt::format("{} holds poisoned images for another training set: {}",
+                  inputs.attack_file->path.string(), fmt::join(differences, ", ")),
+      "they replace images by their positions; use the file with the dataset, the selection of "
+      "images and the seed of its run");
+}
+
+std::string unverified(const Record& record, bool poison) {
+  if (!record.contains("attack"))
+    return "does not record how it was made: whether it fits the recipe's attack, target and "
+           "training set cannot be verified";
+  if (poison && !record.contains("training_set"))
+    return "does not record its training set: whether its poisoned images belong at their "
+           "positions cannot be verified";
+  return {};
 }
 
 }  // namespace backstop::engine

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
@@ -66,8 +67,22 @@ std::vector<double> first(const std::array<double, 3>& values, std::int64_t chan
 
 }  // namespace
 
+void require_finite(const NamedTensors& tensors, const std::filesystem::path& path) {
+  for (const auto& [name, tensor] : tensors) {
+    if (!tensor.is_floating_point()) continue;
+    const auto numbers =
+        at::isfinite(tensor.to(at::kFloat)).logical_not().sum().item<std::int64_t>();
+    if (numbers > 0)
+      throw base::HostError(base::ExitCode::environment,
+                            fmt::format("{}: {} of the {} numbers in `{}` are not finite",
+                                        path.string(), numbers, tensor.numel(), name),
+                            "the file is damaged, or its training diverged");
+  }
+}
+
 ModelFile read_model_file(const std::filesystem::path& path) {
   TensorFile file = read_safetensors(path);
+  require_finite(file.tensors, path);
   ModelFile model{std::move(file.tensors), {}};
   const Record& record = file.metadata;
   // Files of other programs may have any metadata; one of these three keys makes it a record.
@@ -75,6 +90,8 @@ ModelFile read_model_file(const std::filesystem::path& path) {
     return model;
   if (const auto name = record.find("architecture"); name != record.end())
     model.facts.architecture = name->second;
+  if (const auto attack = record.find(kAttackKey); attack != record.end())
+    model.facts.attack = attack->second;
   model.facts.width = integer_in(record, "width", path);
   model.facts.channels = integer_in(record, "channels", path);
   model.facts.classes = integer_in(record, "classes", path);

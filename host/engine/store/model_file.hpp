@@ -18,6 +18,7 @@ struct ModelFacts {
   std::optional<std::string> architecture;
   std::optional<std::int64_t> width, channels, classes;
   std::optional<Normalization> normalization;
+  std::optional<std::string> attack;  ///< the plugin that the model was trained with
 };
 
 struct ModelFile {
@@ -25,10 +26,16 @@ struct ModelFile {
   ModelFacts facts;
 };
 
-/// Reads a safetensors file. Throws HostError(environment) that names the file, also when what it
-/// records of its model is not what was written by record_of().
+/// Reads a safetensors file. Throws HostError(environment) that names the file, also when a weight
+/// is not finite, or when what it records of its model is not what was written by record_of().
 ModelFile read_model_file(const std::filesystem::path& path);
 
+/// Throws HostError(environment) that names the file, the first tensor with numbers that are not
+/// finite in float32, and how many it has.
+void require_finite(const NamedTensors& tensors, const std::filesystem::path& path);
+
+/// In the metadata of a model that an attack has trained: ModelFacts::attack.
+inline constexpr const char* kAttackKey = "attack";
 /// The metadata of a model's file: format, architecture, width, channels, classes, mean, deviation.
 std::map<std::string, std::string> record_of(const Classifier& model);
 

@@ -1,5 +1,7 @@
 #include "host/engine/store/model_file.hpp"
 
+#include <limits>
+
 #include <unistd.h>
 
 #include <ATen/ATen.h>
@@ -91,6 +93,35 @@ TEST_F(ModelFiles, ARecordThatIsNoneIsNamed) {
   EXPECT_EQ(problem({{"mean", "[0.1]"}, {"deviation", "[0.2]"}}), "none");
   EXPECT_THAT(problem({{"architecture", "mlp"}, {"deviation", "[0,1,1]"}}),
               HasSubstr("`deviation`"));
+}
+
+TEST_F(ModelFiles, OfWeightsThatAreNotFiniteAreErrors) {
+  for (const double broken : {std::numeric_limits<double>::quiet_NaN(),
+                              -std::numeric_limits<double>::infinity(), 1e300}) {
+    auto state = model().state();
+    at::Tensor& weight = state.front().second;
+    if (broken == 1e300) weight = weight.to(at::kDouble);  // finite, but not in float32
+    weight.flatten().narrow(0, 2, 3).fill_(broken);
+    write_safetensors(path_, state, {});
+    try {
+      read_model_file(path_);
+      FAIL() << broken;
+    } catch (const base::HostError& e) {
+      EXPECT_EQ(e.code(), base::ExitCode::environment);
+      EXPECT_EQ(std::string(e.what()), path_.string() + ": 3 of the 108 numbers in `" +
+                                           state.front().first + "` are not finite");
+    }
+  }
+}
+
+TEST_F(ModelFiles, NameTheAttackThatTrainedTheModel) {
+  const Classifier saved = model();
+  auto record = record_of(saved);
+  EXPECT_FALSE(read_model_file((write_safetensors(path_, saved.state(), record), path_))
+                   .facts.attack.has_value());
+  record[kAttackKey] = "badnets";
+  write_safetensors(path_, saved.state(), record);
+  EXPECT_EQ(read_model_file(path_).facts.attack, "badnets");
 }
 
 TEST_F(ModelFiles, ModelsOfOtherConstantsAreNotCopied) {

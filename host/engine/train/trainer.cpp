@@ -43,13 +43,23 @@ double rate_at(const Scheduler& scheduler, const TrainingPosition& position) {
   return rate;
 }
 
+/// `position` is that of the step that the loss belongs to, or of the one after an epoch.
 void require_finite(const at::Tensor& loss, const TrainingPosition& position, double rate) {
   if (std::isfinite(loss.item<double>())) return;
+  if (position.iteration == 0)
+    throw Error("the loss is not a finite number in the first iteration",
+                "the cause lies before this training, which has changed no weight yet");
   throw Error(
       fmt::format("the loss is no longer a finite number in epoch {}, iteration {}, at a learning "
                   "rate of {}",
                   position.epoch() + 1, position.iteration, rate),
       "training diverged: lower the learning rates of the scheduler");
+}
+
+void require_finite(const Classifier& model) {
+  if (const std::int64_t numbers = model.not_finite(); numbers > 0)
+    throw Error(fmt::format("the model has weights that are not finite ({}) before it is trained",
+                            numbers));
 }
 
 }  // namespace
@@ -113,6 +123,8 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
   Classifier& classifier = host_model(model);
   const ImageStore& set = host_set(images);
   if (set.size() == 0) throw Error("cannot train on an empty image set");
+
+  require_finite(classifier);
 
   const c10::AutoGradMode gradients(true);
   classifier.set_batch_norm(options.batch_norm);
@@ -218,7 +230,10 @@ at::Tensor HostTrainer::features(Model& model, const ImageSet& images) {
 }
 
 double HostTrainer::accuracy(Model& model, const ImageSet& images) {
-  return logits(model, images).argmax(1).eq(images.labels()).to(at::kDouble).mean().item<double>();
+  const at::Tensor outputs = logits(model, images);
+  const at::Tensor correct = outputs.argmax(1).eq(images.labels());
+  // What argmax makes of logits that are not finite is nobody's prediction.
+  return correct.logical_and(at::isfinite(outputs).all(1)).to(at::kDouble).mean().item<double>();
 }
 
 at::Tensor HostTrainer::augment(const at::Tensor& images) {

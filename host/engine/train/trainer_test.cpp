@@ -363,5 +363,54 @@ TEST(TrainingSetCopy, LeavesTheCleanSetAlone) {
   EXPECT_TRUE(poisoned.pixels(at::tensor({6}, at::kLong)).equal(before.slice(0, 6, 7)));
 }
 
+/// What fit() throws, "" for nothing, and its hint.
+std::pair<std::string, std::string> failure(Fixture& f, const TrainingOptions& options) {
+  try {
+    f.context.trainer().fit(*f.model, bright_and_dark(24), options);
+  } catch (const Error& e) {
+    return {e.what(), e.hint()};
+  }
+  return {};
+}
+
+/// Makes the first weight of the head NaN.
+void spoil(Classifier& model) {
+  const at::NoGradGuard no_grad;
+  at::Tensor(model.layers().back().weight).flatten()[0].fill_(NAN);
+}
+
+TEST(Trainer, BlamesNoLearningRateForWeightsThatWereNotFiniteBefore) {
+  Fixture f;
+  spoil(*f.model);
+  const Constant scheduler(0.01);
+  const auto [what, hint] = failure(f, options(scheduler));
+  EXPECT_EQ(what, "the model has weights that are not finite (1) before it is trained");
+  EXPECT_EQ(hint, "");
+}
+
+TEST(Trainer, BlamesNoLearningRateForTheFirstLoss) {
+  struct NotFinite final : TrainingStep {
+    at::Tensor loss(Model& model, const Batch& batch) override {
+      return model.forward(batch.images).sum() * NAN;
+    }
+  } step;
+  Fixture f;
+  const Constant scheduler(0.01);
+  TrainingOptions with_step = options(scheduler);
+  with_step.step = &step;
+  const auto [what, hint] = failure(f, with_step);
+  EXPECT_EQ(what, "the loss is not a finite number in the first iteration");
+  EXPECT_EQ(hint.find("diverged"), std::string::npos) << hint;
+}
+
+TEST(Trainer, LogitsThatAreNotFinitePredictNothing) {
+  Fixture f;
+  {
+    const at::NoGradGuard no_grad;
+    at::Tensor(f.model->layers().back().bias).fill_(NAN);
+  }
+  EXPECT_EQ(f.context.trainer().accuracy(*f.model, bright_and_dark(24)), 0);
+}
+
 }  // namespace
 }  // namespace backstop::engine

@@ -1,6 +1,7 @@
 // A defense that uses, or abuses, what the host offers.
 #include <chrono>
 #include <clocale>
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <stdexcept>
@@ -49,6 +50,7 @@ class Probe final : public backstop::Defense {
     if (action_ == "foreign-set") ctx.trainer().accuracy(model, Foreign());
     if (action_ == "record") record(ctx, data);
     if (action_ == "spoil") spoil(ctx, model, data);
+    if (action_ == "leave-nan") leave_nan(ctx, model);
   }
 
  private:
@@ -94,6 +96,13 @@ class Probe final : public backstop::Defense {
     failed = true;
     model.forward(data.clean().images(at::zeros({1}, at::kLong)));
     failed = false;
+  }
+
+  static void leave_nan(backstop::Context& ctx, backstop::Model& model) {
+    ctx.metric("answer", NAN);
+    const at::NoGradGuard no_gradients;
+    at::Tensor weight = model.layers().front().weight;
+    weight.fill_(NAN);
   }
 
   static void record(backstop::Context& ctx, const backstop::DefenderData& data) {
