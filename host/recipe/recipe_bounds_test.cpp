@@ -157,8 +157,8 @@ TEST_F(RecipeBounds, LimitsThreadsByTheProcessors) {
   };
   EXPECT_EQ(problems_of_threads(here), "");
   EXPECT_THAT(problems_of_threads(here + 1),
-              HasSubstr("warning `threads` is " + std::to_string(here + 1) +
-                        ", but this machine gives the program " + std::to_string(here)));
+              HasSubstr("warning `threads` is " + std::to_string(here + 1) + ", but only " +
+                        std::to_string(here)));
   EXPECT_THAT(problems_of_threads(16 * here + 1),
               AllOf(HasSubstr("at most " + std::to_string(16 * here) + " are allowed here"),
                     Not(HasSubstr("warning"))));

@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <system_error>
+#include <utility>
 
 #include <fcntl.h>
 #include <poll.h>
@@ -56,7 +57,7 @@ class Source {
 
  private:
   [[noreturn]] void fail(const std::string& why) {
-    if (descriptor_ >= 0) ::close(descriptor_);
+    if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
     throw base::HostError(base::ExitCode::usage,
                           fmt::format("cannot read recipe {}: {}", file_, why));
   }

@@ -697,8 +697,9 @@ bool is_device(std::string_view text) {
 void Checker::threads(std::int64_t count, const toml::source_region& place) {
   const std::int64_t here = processors();
   if (count <= here) return;
-  std::string message = fmt::format("`threads` is {}, but this machine gives the program {}", count,
-                                    base::count_of(static_cast<std::size_t>(here), "processor"));
+  std::string message =
+      fmt::format("`threads` is {}, but only {} available", count,
+                  here == 1 ? "1 processor is" : fmt::format("{} processors are", here));
   if (count > kMostThreadsPerProcessor * here)
     report(place, std::move(message),
            fmt::format("at most {} are allowed here; 0 means one for each processor",

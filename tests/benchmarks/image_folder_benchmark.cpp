@@ -1,4 +1,4 @@
-// A folder of 32x32 PPM images: the first start decodes them into the cache file, the second maps
+// A folder of 32x32 PPM images: the first start decodes them into the cache file, the second reads
 // that file. The promise for the second start is one second with 100,000 images.
 #include <cstdint>
 #include <cstdlib>

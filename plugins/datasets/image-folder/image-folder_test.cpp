@@ -236,6 +236,24 @@ TEST_F(ImageFolder, RebuildsADamagedCache) {
   }
 }
 
+TEST_F(ImageFolder, NoticesChangedPixelsInTheCache) {
+  write_small();
+  const at::Tensor images = load(Split::train).images.clone();
+  const fs::path file = cache_files().at(0);
+  const std::string bytes = backstop::files::read(file);
+  for (const std::size_t at : {bytes.size() - 1, std::size_t{4096}}) {
+    std::string changed = bytes;
+    changed[at] = static_cast<char>(changed[at] ^ 1);
+    backstop::files::write(file, changed);
+    context.messages.clear();
+    EXPECT_TRUE(load(Split::train).images.equal(images));
+    EXPECT_THAT(context.messages,
+                Contains(HasSubstr("does not hold the pixels that were decoded, it is damaged: it "
+                                   "will be rebuilt")));
+    EXPECT_EQ(backstop::files::read(file), bytes);
+  }
+}
+
 TEST_F(ImageFolder, EverySizeHasItsOwnCache) {
   write_small();
   EXPECT_EQ(load(Split::train, "image_size = 8").images.size(2), 8);

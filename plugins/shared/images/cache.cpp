@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -97,8 +98,8 @@ HeaderResult read_header(std::span<const std::uint8_t> header, std::int64_t file
   return {found.summary, {}};
 }
 
-std::shared_ptr<const Cache> Cache::open(const std::filesystem::path& file, const CacheKey& key,
-                                         std::string& problem) {
+std::shared_ptr<Cache> Cache::open(const std::filesystem::path& file, const CacheKey& key,
+                                   std::string& problem) {
   problem.clear();
   const auto fail = [&](int error) {
     refuse(file.string(), "cannot be read: " + std::generic_category().message(error),
@@ -116,27 +117,51 @@ std::shared_ptr<const Cache> Cache::open(const std::filesystem::path& file, cons
   const ssize_t got = error == 0 ? pread(descriptor, bytes.data(), bytes.size(), 0) : 0;
   if (got < 0) error = errno;
   HeaderResult result;
-  void* mapped = nullptr;
-  if (error == 0) {
+  if (error == 0)
     result =
         read_header(std::span(bytes).first(static_cast<std::size_t>(got)), status.st_size, key);
-    if (result.summary) {
-      mapped = mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_PRIVATE,
-                    descriptor, 0);
-      if (mapped == MAP_FAILED) error = errno;
-    }
+  if (!result.summary) {
+    close(descriptor);
+    if (error != 0) fail(error);
+    problem = result.problem;
+    return nullptr;
   }
-  close(descriptor);
-  if (error != 0) fail(error);
-  problem = result.problem;
-  if (!result.summary) return nullptr;
-  return std::shared_ptr<const Cache>(new Cache(static_cast<const std::uint8_t*>(mapped),
-                                                static_cast<std::size_t>(status.st_size),
-                                                *result.summary));
+  std::shared_ptr<Cache> cache(new Cache(descriptor, key, *result.summary));
+  if (cache->bytes_ == nullptr) fail(errno);
+  return cache;
+}
+
+Cache::Cache(int descriptor, const CacheKey& key, const Summary& summary)
+    : descriptor_(descriptor), key_(key), summary_(summary) {
+  const auto size = static_cast<std::size_t>(key_.file_bytes());
+  const auto map = [&](int protection, int flags, int from) {
+    void* memory = mmap(nullptr, size, protection, flags, from, 0);
+    if (memory != MAP_FAILED) bytes_ = static_cast<std::uint8_t*>(memory);
+  };
+  const auto memory = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) *
+                      static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  if (size <= memory / 2) map(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+  mapped_ = bytes_ == nullptr;
+  if (!mapped_) madvise(bytes_, size, MADV_HUGEPAGE);  // only a hint
+  if (mapped_) map(PROT_READ, MAP_PRIVATE, descriptor_);
 }
 
 Cache::~Cache() {
-  munmap(const_cast<std::uint8_t*>(bytes_), size_);
+  close(descriptor_);
+  if (bytes_ != nullptr) munmap(bytes_, static_cast<std::size_t>(key_.file_bytes()));
+}
+
+std::span<const std::uint8_t> Cache::read(std::int64_t position) {
+  const std::int64_t start = kCacheHeader + position * key_.image_bytes();
+  const auto size = static_cast<std::size_t>(key_.image_bytes());
+  for (std::size_t done = 0; !mapped_ && done < size;) {
+    const auto at = start + static_cast<std::int64_t>(done);
+    const ssize_t got = pread(descriptor_, bytes_ + at, size - done, at);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return {};
+    done += static_cast<std::size_t>(got);
+  }
+  return {bytes_ + start, size};
 }
 
 CacheWriter::CacheWriter(std::filesystem::path file, const CacheKey& key)
@@ -144,17 +169,29 @@ CacheWriter::CacheWriter(std::filesystem::path file, const CacheKey& key)
   std::error_code error;
   std::filesystem::create_directories(file_.parent_path(), error);
   if (error) fail("needs a folder that cannot be created", error.value());
-  temporary_ = (file_.parent_path() / (std::string(".") + file_.filename().string() + "." +
-                                       std::to_string(std::random_device()())))
-                   .string();
-  descriptor_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (descriptor_ < 0) fail("cannot be created", errno);
+  create();
   // Reserved now, or a full disk might be discovered only an hour later.
   if (fallocate(descriptor_, 0, 0, key_.file_bytes()) != 0 && errno != EOPNOTSUPP) {
     const int reason = errno;
     close(descriptor_);
     unlink(temporary_.c_str());
     fail("needs " + std::to_string(key_.file_bytes()) + " bytes", reason);
+  }
+}
+
+void CacheWriter::create() {
+  std::random_device random;  // the system's, so that no other host or container draws the same
+  for (;;) {
+    std::string name = "." + file_.filename().string() + ".";
+    for (int i = 0; i < 4; ++i) name += std::to_string(random());
+    temporary_ = (file_.parent_path() / name).string();
+    descriptor_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor_ < 0) fail("cannot be created", errno);
+    // Without locks, as on some network file systems, nobody removes the files of dead processes.
+    flock(descriptor_, LOCK_EX);
+    struct stat status {};
+    if (fstat(descriptor_, &status) != 0 || status.st_nlink > 0) return;
+    close(descriptor_);  // another process took it for abandoned before it was locked
   }
 }
 
@@ -188,6 +225,23 @@ void CacheWriter::put(std::int64_t at, std::span<const std::uint8_t> bytes) {
 void CacheWriter::fail(const std::string& what, int error) const {
   refuse(file_.string(), what + ": " + std::generic_category().message(error),
          "set `cache` to a folder with enough space, or to \"\" to keep the images in memory");
+}
+
+void remove_abandoned(const std::filesystem::path& folder) {
+  constexpr std::string_view kMark = ".cache.";
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    const std::size_t mark = name.rfind(kMark);
+    if (!name.starts_with('.') || mark == std::string::npos ||
+        name.find_first_not_of("0123456789", mark + kMark.size()) != std::string::npos)
+      continue;
+    const int descriptor =
+        ::open(entry.path().c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    if (descriptor < 0) continue;
+    if (flock(descriptor, LOCK_EX | LOCK_NB) == 0) unlink(entry.path().c_str());
+    close(descriptor);
+  }
 }
 
 std::filesystem::path default_cache_folder() {

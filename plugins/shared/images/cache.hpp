@@ -1,7 +1,8 @@
 // The cache file of a dataset's decoded images: a header of one page, then all training images,
-// then all test images, uint8 [3, side, side] each. It is mapped instead of read, so that opening
-// it takes no time and a dataset may be larger than memory. Labels and names are not in it: they
-// come from the folder's listing, whose hash is the file's name.
+// then all test images, uint8 [3, side, side] each. It is read into memory, where no other program
+// can change it any more; only what would take more than half of the machine's memory is mapped
+// instead, so that a dataset may be larger than memory. Labels and names are not in it: they come
+// from the folder's listing, whose hash is the file's name.
 #pragma once
 
 #include <array>
@@ -49,32 +50,37 @@ struct HeaderResult {
 HeaderResult read_header(std::span<const std::uint8_t> header, std::int64_t file_bytes,
                          const CacheKey& key);
 
-/// A mapped cache file.
+/// An open cache file.
 class Cache {
  public:
-  /// The mapped file; null with `problem` set when it is not a complete cache of `key`, and null
-  /// with `problem` empty when it does not exist. Throws EnvironmentError when it cannot be read.
-  static std::shared_ptr<const Cache> open(const std::filesystem::path& file, const CacheKey& key,
-                                           std::string& problem);
+  /// Null with `problem` set when the file is not a complete cache of `key`, and null with `problem`
+  /// empty when it does not exist. Throws EnvironmentError when it cannot be read.
+  static std::shared_ptr<Cache> open(const std::filesystem::path& file, const CacheKey& key,
+                                     std::string& problem);
   Cache(const Cache&) = delete;
   Cache& operator=(const Cache&) = delete;
   ~Cache();
 
   [[nodiscard]] const Summary& summary() const { return summary_; }
-  /// All images, the training set first. Read-only.
+  /// Reads image `position`, counting through both splits, and returns its pixels; none when the
+  /// file has become too short. To be called for each image, once. [any thread]
+  [[nodiscard]] std::span<const std::uint8_t> read(std::int64_t position);
+  /// All images that were read, the training set first. Read-only.
   [[nodiscard]] const std::uint8_t* images() const { return bytes_ + kCacheHeader; }
 
  private:
-  Cache(const std::uint8_t* bytes, std::size_t size, const Summary& summary)
-      : bytes_(bytes), size_(size), summary_(summary) {}
+  Cache(int descriptor, const CacheKey& key, const Summary& summary);
 
-  const std::uint8_t* bytes_;
-  std::size_t size_;
+  int descriptor_;
+  CacheKey key_;
   Summary summary_;
+  std::uint8_t* bytes_ = nullptr;  ///< laid out like the file
+  bool mapped_ = false;            ///< from the file
 };
 
 /// Writes a cache file under a temporary name; finish() renames it, and without finish() it is
-/// deleted. Throws EnvironmentError for a full disk and the like.
+/// deleted. The temporary file is locked until then, so that remove_abandoned() knows whether its
+/// maker is alive. Throws EnvironmentError for a full disk and the like.
 class CacheWriter {
  public:
   /// Creates the folder and reserves the disk space.
@@ -88,6 +94,7 @@ class CacheWriter {
   void finish(const Summary& summary);
 
  private:
+  void create();
   void put(std::int64_t at, std::span<const std::uint8_t> bytes);
   [[noreturn]] void fail(const std::string& what, int error) const;
 
@@ -96,6 +103,9 @@ class CacheWriter {
   CacheKey key_;
   int descriptor_ = -1;
 };
+
+/// Removes the temporary files of CacheWriters whose process was killed.
+void remove_abandoned(const std::filesystem::path& folder);
 
 /// Where cache files are kept by default: backstop/datasets in $XDG_CACHE_HOME, or else in
 /// ~/.cache. Throws EnvironmentError when neither is known.

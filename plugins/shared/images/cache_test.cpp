@@ -7,9 +7,12 @@
 #include <string>
 #include <vector>
 
+#include <unistd.h>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
 #include "backstop/error.hpp"
 #include "shared/files/testing.hpp"
@@ -18,6 +21,7 @@ namespace backstop::images {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::Each;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -65,17 +69,29 @@ TEST_F(ImagesCache, ReturnsWhatWasWritten) {
   const auto cache = Cache::open(file, key, problem);
   ASSERT_NE(cache, nullptr) << problem;
   EXPECT_EQ(cache->summary(), summary);
+  for (std::int64_t i = 0; i < 4; ++i) EXPECT_THAT(cache->read(i), Each(i)) << i;
   for (std::int64_t i = 0; i < 4 * 12; ++i) EXPECT_EQ(cache->images()[i], i / 12);
   EXPECT_EQ(fs::file_size(file), static_cast<std::uintmax_t>(key.file_bytes()));
 }
 
-TEST_F(ImagesCache, StaysMappedWhenTheFileIsReplaced) {
+TEST_F(ImagesCache, NothingChangesWhatWasRead) {
   write();
   std::string problem;
   const auto cache = Cache::open(file, key, problem);
-  write();
-  fs::remove(file);
+  for (std::int64_t i = 0; i < 4; ++i) ASSERT_FALSE(cache->read(i).empty());
+  files::write(file, "overwritten");
+  fs::resize_file(file, 0);
   EXPECT_EQ(cache->images()[47], 3);
+}
+
+TEST_F(ImagesCache, NoticesThatTheFileBecomesShorterWhileItIsRead) {
+  write();
+  std::string problem;
+  const auto cache = Cache::open(file, key, problem);
+  fs::resize_file(file, kCacheHeader + 30);
+  EXPECT_EQ(cache->read(1).size(), 12U);
+  EXPECT_TRUE(cache->read(2).empty());
+  EXPECT_TRUE(cache->read(3).empty());
 }
 
 TEST_F(ImagesCache, MayBeAbsent) {
@@ -156,6 +172,28 @@ TEST_F(ImagesCache, RefusesFolderInPlaceOfFile) {
 TEST_F(ImagesCache, LeavesNothingBehindWhenNotFinished) {
   { CacheWriter writer(file, key); }
   EXPECT_TRUE(fs::is_empty(file.parent_path()));
+}
+
+TEST_F(ImagesCache, FilesOfKilledProcessesAreRemoved) {
+  CacheWriter alive(file, key);
+  const pid_t child = fork();
+  if (child == 0) {
+    const CacheWriter killed(file, key);
+    raise(SIGKILL);
+  }
+  waitpid(child, nullptr, 0);
+  files::write(file.parent_path() / ".other", "not ours");
+  files::write(file.parent_path() / ".a.cache.x", "not ours either");
+  const auto count = [&] {
+    return std::distance(fs::directory_iterator(file.parent_path()), fs::directory_iterator());
+  };
+  ASSERT_EQ(count(), 4);
+  remove_abandoned(file.parent_path());
+  EXPECT_EQ(count(), 3);
+  alive.finish(summary);
+  std::string problem;
+  EXPECT_NE(Cache::open(file, key, problem), nullptr) << problem;
+  remove_abandoned(file.parent_path() / "nowhere");
 }
 
 TEST_F(ImagesCache, SaysHowManyBytesItNeedsOnAFullDisk) {

@@ -52,9 +52,10 @@ std::vector<std::uint8_t> decode_item(const fs::path& root, const Item& item, st
   return pixels;
 }
 
-/// Starts work(0) .. work(count - 1) in this order on all cores and reports progress to `ctx`. When
-/// several fail, the exception of the first is thrown.
-void for_each(std::size_t count, Context* ctx, const std::function<void(std::size_t)>& work) {
+/// Starts work(0) .. work(count - 1) in this order on all cores and reports progress with `what` to
+/// `ctx`. When several fail, the exception of the first is thrown.
+void for_each(std::size_t count, Context* ctx, const char* what,
+              const std::function<void(std::size_t)>& work) {
   std::atomic<std::size_t> next = 0, done = 0;
   std::mutex mutex;
   std::condition_variable ended;
@@ -96,13 +97,30 @@ void for_each(std::size_t count, Context* ctx, const std::function<void(std::siz
     if (!ctx) continue;
     lock.unlock();
     if (ctx->cancelled()) next = count;
-    ctx->progress(static_cast<std::int64_t>(done), static_cast<std::int64_t>(count),
-                  "decoding images");
+    ctx->progress(static_cast<std::int64_t>(done), static_cast<std::int64_t>(count), what);
     lock.lock();
   }
   lock.unlock();
   if (failure) std::rethrow_exception(failure);
   if (done < count) throw Cancelled();
+}
+
+Digest digest_of(std::span<const std::uint8_t> pixels) {
+  Sha256 sha;
+  sha.add(pixels.data(), pixels.size());
+  return sha.digest();
+}
+
+/// Of the images of a split with their labels; `images` starts with the digests of their pixels.
+Digest digest_of(const std::vector<Item>& items, std::span<const Digest> images,
+                 std::int64_t side) {
+  Sha256 sha;
+  sha.add(side);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    sha.add(images[i].data(), images[i].size());
+    sha.add(items[i].label);
+  }
+  return sha.digest();
 }
 
 /// Decodes all images of a listing, passes each to `write`, and summarizes them.
@@ -114,12 +132,10 @@ Summary decode_all(const Listing& listing, std::int64_t side, Context* ctx,
   const auto item = [&](std::size_t i) -> const Item& {
     return i < train ? listing.train[i] : listing.test[i - train];
   };
-  for_each(digests.size(), ctx, [&](std::size_t i) {
+  for_each(digests.size(), ctx, "decoding images", [&](std::size_t i) {
     const std::vector<std::uint8_t> pixels = decode_item(listing.root, item(i), side);
     write(static_cast<std::int64_t>(i), pixels);
-    Sha256 sha;
-    sha.add(pixels.data(), pixels.size());
-    digests[i] = sha.digest();
+    digests[i] = digest_of(pixels);
     if (i >= train) return;
     const std::size_t plane = pixels.size() / 3;
     for (std::size_t channel = 0; channel < 3; ++channel) {
@@ -138,18 +154,25 @@ Summary decode_all(const Listing& listing, std::int64_t side, Context* ctx,
     summary.sum[channel] = sum[channel];
     summary.squares[channel] = squares[channel];
   }
-  const auto digest_of = [&](std::size_t first, std::size_t last) {
-    Sha256 sha;
-    sha.add(side);
-    for (std::size_t i = first; i < last; ++i) {
-      sha.add(digests[i].data(), digests[i].size());
-      sha.add(item(i).label);
-    }
-    return sha.digest();
-  };
-  summary.train = digest_of(0, train);
-  summary.test = digest_of(train, digests.size());
+  summary.train = digest_of(listing.train, digests, side);
+  summary.test = digest_of(listing.test, std::span(digests).subspan(train), side);
   return summary;
+}
+
+/// Reads all images of a listing from a cache; false when they are not those that were decoded.
+bool read_all(Cache& cache, const Listing& listing, std::int64_t side, Context* ctx) {
+  const std::size_t train = listing.train.size();
+  std::vector<Digest> digests(train + listing.test.size());
+  std::atomic<bool> whole = true;
+  for_each(digests.size(), ctx, "reading decoded images", [&](std::size_t i) {
+    const auto pixels = cache.read(static_cast<std::int64_t>(i));
+    if (pixels.empty())
+      whole = false;
+    else
+      digests[i] = digest_of(pixels);
+  });
+  return whole && digest_of(listing.train, digests, side) == cache.summary().train &&
+         digest_of(listing.test, std::span(digests).subspan(train), side) == cache.summary().test;
 }
 
 /// Identifies the cache file by everything that decides the pixels, without reading any. That
@@ -253,8 +276,15 @@ const ImageDataset::Loaded& ImageDataset::loaded(Context* ctx) const {
   } else {
     const std::string hash = hexadecimal(std::span(key.listing).first(16));
     const fs::path file = *cache_folder_ / (name_ + "-" + hash + ".cache");
+    remove_abandoned(*cache_folder_);
     std::string problem;
-    auto cache = Cache::open(file, key, problem);
+    const auto open = [&] {
+      auto opened = Cache::open(file, key, problem);
+      if (!opened || read_all(*opened, *listing_, side_, ctx)) return opened;
+      problem = "does not hold the pixels that were decoded, it is damaged";
+      return std::shared_ptr<Cache>();
+    };
+    auto cache = open();
     if (!problem.empty())
       log(LogLevel::warning, file.string() + " " + problem + ": it will be rebuilt");
     if (!cache) {
@@ -262,10 +292,10 @@ const ImageDataset::Loaded& ImageDataset::loaded(Context* ctx) const {
       CacheWriter writer(file, key);
       writer.finish(decode_all(*listing_, side_, ctx,
                                [&](std::int64_t i, Bytes pixels) { writer.write(i, pixels); }));
-      cache = Cache::open(file, key, problem);
+      cache = open();
       if (!cache)
-        refuse(file.string(), "has disappeared since it was written",
-               "is another program cleaning the folder? set `cache` to another one");
+        refuse(file.string(), problem.empty() ? "has disappeared since it was written" : problem,
+               "is another program changing the folder? set `cache` to another one");
     }
     loaded->summary = cache->summary();
     images = at::from_blob(

@@ -1,5 +1,6 @@
 // The base of datasets made of image files. A plugin lists its files; this class decodes them once,
-// on all cores, to squares of one size, and keeps the result in a cache file that it maps.
+// on all cores, to squares of one size, and keeps the result in a cache file. What it reads from
+// there must have the checksums of what was decoded.
 #pragma once
 
 #include <cstdint>
