@@ -124,6 +124,16 @@ void check_arguments(const Command& command, const std::vector<std::string>& arg
                           see_help(command));
 }
 
+/// The resolved recipe holds these values, and a recipe is UTF-8.
+void check_settings(const std::vector<std::string>& settings) {
+  for (const auto& setting : settings)
+    if (base::valid_utf8(setting) != setting)
+      throw base::HostError(
+          base::ExitCode::usage,
+          fmt::format("`--set {}` is not UTF-8, but a recipe must be", base::valid_utf8(setting)),
+          "rename the file, or name it through a link");
+}
+
 }  // namespace
 
 std::span<const Command* const> commands() {
@@ -154,6 +164,7 @@ base::ExitCode run_command(const Command& command, const std::vector<std::string
   invocation.color_err = use_color(mode, STDERR_FILENO);
   set_up_logging(invocation.color_err, spdlog::level::info);
   check_arguments(command, invocation.arguments);
+  check_settings(invocation.all("set"));
   return command.run(invocation);
 }
 

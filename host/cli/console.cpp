@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
@@ -37,6 +38,8 @@ class LevelPrefix final : public spdlog::custom_flag_formatter {
     return std::make_unique<LevelPrefix>();
   }
 };
+
+std::FILE* data_output = stdout;  // where print() writes
 
 }  // namespace
 
@@ -69,12 +72,21 @@ void print_internal_error(const std::string& what) {
                                          "; please report it with the command line and the recipe");
 }
 
+void reserve_standard_output() {
+  const int copy = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  std::FILE* const file = copy < 0 ? nullptr : ::fdopen(copy, "w");
+  if (file == nullptr) return;
+  std::fflush(stdout);
+  ::dup2(STDERR_FILENO, STDOUT_FILENO);
+  data_output = file;
+}
+
 void print(std::string_view text) {
   errno = 0;
-  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
-  if (written && std::fflush(stdout) == 0) return;
+  const bool written = std::fwrite(text.data(), 1, text.size(), data_output) == text.size();
+  if (written && std::fflush(data_output) == 0) return;
   const int reason = errno;
-  std::clearerr(stdout);
+  std::clearerr(data_output);
   if (reason != EPIPE)
     throw base::HostError(
         base::ExitCode::environment,
@@ -82,8 +94,7 @@ void print(std::string_view text) {
 }
 
 void print_json(const nlohmann::json& json, bool pretty) {
-  // Paths need not be UTF-8.
-  print(json.dump(pretty ? 2 : -1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n');
+  print(base::json_text(json, pretty ? 2 : -1) + '\n');
 }
 
 }  // namespace backstop::cli

@@ -25,6 +25,10 @@ void print_error(const std::string& message, const std::string& hint);
 /// A bug in Backstop, with a request to report it.
 void print_internal_error(const std::string& what);
 
+/// From now on, standard output is for print() alone: what others write there, such as plugins and
+/// libraries, goes to stderr.
+void reserve_standard_output();
+
 /// Writes to stdout. A reader that has gone away (EPIPE) is not an error; any other failure throws
 /// HostError(environment).
 void print(std::string_view text);

@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <new>
+#include <system_error>
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
@@ -11,6 +12,7 @@
 #include "host/engine/compute.hpp"
 #include "host/engine/data/data_report.hpp"
 #include "host/engine/plugins/conformance.hpp"
+#include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/run/run.hpp"
 #include "host/engine/store/run_directory.hpp"
 
@@ -28,6 +30,7 @@ void fail(Outcome& outcome, base::ExitCode code, const std::string& error,
 /// Calls `function` and turns whatever it throws into an outcome.
 template <typename Function>
 void guarded(const std::atomic<int>* interrupted, Outcome& outcome, Function&& function) {
+  constexpr const char* kLessMemory = "a smaller batch_size, width or dataset needs less memory";
   base::watch_for_interrupt(interrupted);
   try {
     tune_process();
@@ -39,10 +42,15 @@ void guarded(const std::atomic<int>* interrupted, Outcome& outcome, Function&& f
   } catch (const base::HostError& e) {
     fail(outcome, e.code(), e.what(), e.hint());
   } catch (const std::bad_alloc&) {
-    fail(outcome, base::ExitCode::environment, "out of memory",
-         "a smaller batch_size, width or dataset needs less memory");
+    fail(outcome, base::ExitCode::environment, "out of memory", kLessMemory);
   } catch (const c10::Error& e) {
-    fail(outcome, base::ExitCode::bug, std::string("LibTorch: ") + e.what_without_backtrace(), {});
+    const std::string what = e.what_without_backtrace();
+    if (const auto asked = out_of_memory(what))
+      fail(outcome, base::ExitCode::environment, "out of memory: " + *asked, kLessMemory);
+    else
+      fail(outcome, base::ExitCode::bug, "LibTorch: " + what, {});
+  } catch (const std::system_error& e) {  // of a file or a thread
+    fail(outcome, base::ExitCode::environment, e.what(), {});
   } catch (const std::exception& e) {
     fail(outcome, base::ExitCode::bug, e.what(), {});
   } catch (...) {

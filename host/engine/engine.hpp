@@ -102,6 +102,8 @@ inline constexpr const char* kEngineRun = "backstop_engine_run";
 inline constexpr const char* kEngineDescribe = "backstop_engine_describe";
 /// void(const DataRequest&, DataOutcome&):
 inline constexpr const char* kEngineData = "backstop_engine_data";
+/// const char*(): what is being called of which plugin ("defense `probe` in run"), or null.
+inline constexpr const char* kEnginePluginCall = "backstop_engine_plugin_call";
 
 /// One test of `backstop plugin check`, in the process that asks for it.
 struct ConformanceRequest {

@@ -48,6 +48,10 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_describe(
   description.device = "cpu";
 }
 
+extern "C" __attribute__((visibility("default"))) const char* backstop_engine_plugin_call() {
+  return nullptr;
+}
+
 extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
     const backstop::engine::RunRequest& request, backstop::engine::RunOutcome& outcome) {
   for (const auto& recipe : *request.recipes) {

@@ -1,6 +1,14 @@
 // `backstop plugin check` on a defense that makes the mistake that it is told to make.
 #include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -8,6 +16,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/support/program.hpp"
+#include "tests/support/test_folder.hpp"
 
 namespace backstop::testing {
 namespace {
@@ -122,6 +131,110 @@ TEST(PluginCheck, FindsExit) {
   const Findings found = findings("exit", {"--time-limit", "30"});
   EXPECT_THAT(found.failed, ::testing::Contains("state"));
   EXPECT_THAT(found.messages, HasSubstr("it ended the process with exit status 0"));
+}
+
+TEST(PluginCheck, FindsWhatIsChangedOfTheProcess) {
+  const Findings found = findings("change-process");
+  EXPECT_THAT(found.failed, ::testing::Contains("state"));
+  EXPECT_THAT(found.messages,
+              HasSubstr("left changed: current folder, umask, handling of SIGINT, blocking of "
+                        "SIGTERM, environment variable `HOME`, environment variable "
+                        "`PROBE_WAS_HERE`; restored"));
+}
+
+TEST(PluginCheck, FindsWhatIsLeftRunning) {
+  for (const char* action : {"fork", "leave-child"}) {
+    const Findings found = findings(action);
+    EXPECT_EQ(found.failed, Names{"state"}) << action;
+    EXPECT_THAT(found.messages, HasSubstr("it left behind: a child process"));
+  }
+  const Findings found = findings("leave-thread-and-file");
+  EXPECT_EQ(found.failed, Names{"state"});
+  EXPECT_THAT(found.messages, HasSubstr("it left behind: 1 thread, 1 open file"));
+}
+
+TEST(PluginCheck, FindsWritesToStandardOutput) {
+  const Findings found = findings("print");
+  EXPECT_EQ(found.failed, Names{"state"});
+  EXPECT_THAT(found.messages, HasSubstr("it writes to standard output: garbage"));
+}
+
+TEST(PluginCheck, FindsWeightsThatAreNotFinite) {
+  const Findings found = findings("spoil-weights");
+  EXPECT_THAT(found.failed, ::testing::Contains("deterministic"));
+  EXPECT_THAT(found.messages,
+              HasSubstr("it leaves weights that are not finite numbers in `linear.bias`"));
+}
+
+// -- what is left of the processes --
+
+/// The processes that were started with `word` on their command line, without zombies.
+std::vector<int> processes_with(const std::string& word) {
+  std::vector<int> found;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const std::string name = entry.path().filename();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    std::stringstream line;
+    line << std::ifstream(entry.path() / "cmdline").rdbuf();
+    if (line.str().find(word) != std::string::npos) found.push_back(std::stoi(name));
+  }
+  return found;
+}
+
+bool soon(const std::function<bool()>& holds) {
+  for (int attempt = 0; attempt < 500; ++attempt) {
+    if (holds()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return false;
+}
+
+class EndedCheck : public ::testing::TestWithParam<int> {};
+
+TEST_P(EndedCheck, LeavesNoProcess) {
+  const catalog::TestFolder folder;
+  // The child of `plugin check` has a child, too.
+  const auto file = folder.copy(bad("forks-on-load"), "forks-on-load.so").string();
+  Process process({BACKSTOP_PROGRAM,
+                   {"plugin", "check", file, "--time-limit", "3"},
+                   {{"HOME", "/"}, {"BACKSTOP_PLUGIN_PATH", ""}}});
+  ASSERT_TRUE(soon([&] { return processes_with(file).size() == 3; }));
+  if (GetParam() != 0) process.send(GetParam());
+  const Outcome outcome = process.wait();
+  EXPECT_EQ(outcome.signal, GetParam());
+  EXPECT_TRUE(soon([&] { return processes_with(file).empty(); }));
+}
+
+INSTANTIATE_TEST_SUITE_P(Signals, EndedCheck, ::testing::Values(0, SIGINT, SIGTERM, SIGHUP),
+                         [](const auto& tested) {
+                           return tested.param == 0
+                                      ? "TimeLimit"
+                                      : std::string("Sig") + sigabbrev_np(tested.param);
+                         });
+
+TEST(PluginCheck, KilledItselfItLeavesNoTest) {
+  const catalog::TestFolder folder;
+  const auto file = folder.copy(bad("hangs-on-load"), "hangs-on-load.so").string();
+  Process process({BACKSTOP_PROGRAM,
+                   {"plugin", "check", file, "--time-limit", "60"},
+                   {{"HOME", "/"}, {"BACKSTOP_PLUGIN_PATH", ""}}});
+  ASSERT_TRUE(soon([&] { return processes_with(file).size() == 2; }));
+  process.send(SIGKILL);
+  process.wait();
+  EXPECT_TRUE(soon([&] { return processes_with(file).empty(); }));
+}
+
+TEST(PluginCheck, ATestKeepsItsTimeLimitWithoutItsParent) {
+  const catalog::TestFolder folder;
+  const auto file = folder.copy(bad("hangs-on-load"), "hangs-on-load.so").string();
+  Process process({BACKSTOP_PROGRAM,
+                   {"plugin", "check", file, "--time-limit", "1"},
+                   {{"HOME", "/"}, {"BACKSTOP_PLUGIN_PATH", ""}}});
+  ASSERT_TRUE(soon([&] { return processes_with(file).size() == 2; }));
+  process.send(SIGSTOP);
+  EXPECT_TRUE(soon([&] { return processes_with(file).size() == 1; }));
+  process.send(SIGKILL);
+  process.wait();
 }
 
 TEST(PluginCheck, OneTestInThisProcess) {

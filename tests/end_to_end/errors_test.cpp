@@ -1,5 +1,8 @@
 // What goes wrong when recipes run, and what the user is told.
 
+#include <csignal>
+#include <sstream>
+
 #include <sys/mount.h>
 
 #include "tests/support/end_to_end.hpp"
@@ -132,6 +135,116 @@ TEST_F(RunErrors, PluginThatThrowsAnInteger) {
                                "defense=[{ plugin = \"probe\", action = \"throw-int\" }]"});
   EXPECT_EQ(outcome.code, 3);
   EXPECT_THAT(outcome.err, HasSubstr("it threw something that is not a std::exception"));
+}
+
+class PluginMistakes : public EndToEnd {
+ protected:
+  [[nodiscard]] Outcome probe(const std::string& action, std::vector<std::string> more = {}) const {
+    more.insert(more.end(), {"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
+                             "defense=[{ plugin = \"probe\", action = \"" + action + "\" }]"});
+    return run(more);
+  }
+};
+
+TEST_F(PluginMistakes, EndingTheProcessIsAPluginsFailure) {
+  for (const auto& [action, function] : {std::pair("exit", "exit()"),
+                                         {"quick-exit", "quick_exit()"},
+                                         {"exit-at-once", "_exit()"},
+                                         {"exec", "execl()"}}) {
+    const Outcome outcome = probe(action);
+    EXPECT_EQ(outcome.code, 3) << action << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("/probe.so ended the process with " + std::string(function) +
+                                       " during the call of defense `probe` in run"));
+  }
+}
+
+TEST_F(PluginMistakes, ACrashIsNamed) {
+  const Outcome outcome = probe("segfault");
+  EXPECT_EQ(outcome.signal, SIGSEGV);
+  EXPECT_THAT(outcome.err, HasSubstr("error: SIGSEGV during the call of defense `probe` in run\n"));
+}
+
+TEST_F(PluginMistakes, MemoryThatRanOutIsTheEnvironments) {
+  const Outcome asked = probe("allocate");
+  EXPECT_EQ(asked.code, 4) << asked.err;
+  EXPECT_THAT(asked.err, HasSubstr("defense `probe` ran out of memory in run: LibTorch asked for "
+                                   "1125899.9 GB\n"));
+  const Outcome unknown = probe("bad-alloc");
+  EXPECT_EQ(unknown.code, 4) << unknown.err;
+  EXPECT_THAT(unknown.err, HasSubstr("defense `probe` ran out of memory in run\n"));
+}
+
+TEST_F(PluginMistakes, BytesThatAreNotUtf8AreNoBug) {
+  const Outcome thrown = probe("strange-bytes");
+  EXPECT_EQ(thrown.code, 3);
+  EXPECT_THAT(thrown.err, HasSubstr("defense `probe` failed in run: caf\uFFFD ?\n"));
+  EXPECT_THAT(nlohmann::json::parse(read(runs().back() / "run.json"))["error"].get<std::string>(),
+              HasSubstr("caf\uFFFD"));
+  const Outcome metric = probe("strange-metric");
+  EXPECT_EQ(metric.code, 3);
+  EXPECT_THAT(metric.err, HasSubstr("defense `probe` failed in run: the name of the metric "
+                                    "`caf\uFFFD` is not UTF-8"));
+  const Outcome logged = probe("log-strangely");
+  EXPECT_EQ(logged.code, 0);
+  EXPECT_THAT(logged.err, HasSubstr("a?b\uFFFD?z\n"));
+}
+
+TEST_F(PluginMistakes, NamesThatCannotBeFiled) {
+  EXPECT_THAT(probe("long-metric").err, HasSubstr("has 1000 bytes, the limit is 200"));
+  EXPECT_THAT(probe("same-artifact").err, HasSubstr("two artifacts are called `twice`"));
+}
+
+TEST_F(PluginMistakes, ChangedProcessIsRestored) {
+  Start start = command({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
+                         "defense=[{ plugin = \"probe\", action = \"change-process\" }]"});
+  std::string line = "cd '" + folder_.string() + "' && exec '" + start.program + "'";
+  for (auto& argument : start.arguments)
+    line += " '" + (argument == out().string() ? "runs" : argument) + "'";
+  start.program = "/bin/sh";
+  start.arguments = {"-c", line};
+  const Outcome outcome = Process(start).wait();
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("defense `probe` left changed: current folder, umask, "));
+  const fs::perms mode = fs::status(runs().at(0) / "results.json").permissions();
+  EXPECT_NE(mode & fs::perms::owner_read, fs::perms::none);
+}
+
+TEST_F(PluginMistakes, AForkedRunGoesOnOnce) {
+  const Outcome outcome = probe("fork");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out.find("probe"), outcome.out.rfind("probe")) << outcome.out;
+}
+
+TEST_F(PluginMistakes, WhatItPrintsIsNotAmongTheData) {
+  const Outcome outcome = probe("print", {"--json"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  std::istringstream lines(outcome.out);
+  for (std::string event; std::getline(lines, event);)
+    EXPECT_TRUE(nlohmann::json::accept(event)) << event;
+}
+
+TEST_F(RunErrors, PathsThatAreNotUtf8) {
+  Start start = command();
+  start.arguments.back() = (folder_ / "out\xE9").string();
+  const Outcome outcome = Process(start).wait();
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("out?/small/"));
+  const Outcome setting = run({"--set", "model.file=caf\xE9"});
+  EXPECT_EQ(setting.code, 2);
+  EXPECT_THAT(setting.err, HasSubstr("`--set model.file=caf\uFFFD` is not UTF-8"));
+}
+
+TEST_F(RunErrors, MemoryThatRanOut) {
+  Start start = command({"--set", "model.width=1024", "--set", "dataset.train_images=16"});
+  std::string line = "ulimit -v 1200000; exec '" + start.program + "'";
+  for (const auto& argument : start.arguments) line += " '" + argument + "'";
+  start.program = "/bin/sh";
+  start.arguments = {"-c", line};
+  start.environment["OPENBLAS_NUM_THREADS"] = "1";
+  const Outcome outcome = Process(start).wait();
+  EXPECT_EQ(outcome.code, 4) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("out of memory"));
+  EXPECT_THAT(outcome.err, HasSubstr(": LibTorch asked for "));
 }
 
 TEST_F(RunErrors, PluginWithItsOwnImageSet) {

@@ -13,6 +13,7 @@
 #include "host/cli/engine_library.hpp"
 #include "host/cli/observer.hpp"
 #include "host/cli/plugin_probe.hpp"
+#include "host/cli/process_end.hpp"
 #include "host/cli/signals.hpp"
 
 namespace backstop::cli {
@@ -249,7 +250,11 @@ base::ExitCode data(const Invocation& invocation) {
   request.interrupted = &catch_signals();
   request.observer = &observer;
   engine::DataOutcome outcome;
-  engine_data(request, outcome);
+  reserve_standard_output();
+  {
+    const ProcessEndWatch watch;
+    engine_data(request, outcome);
+  }
   observer.end();
   if (outcome.code == base::ExitCode::bug) {
     print_internal_error(outcome.error);

@@ -257,6 +257,8 @@ Verdict in_engine(const Subject& subject, const char* test) {
   return failed(outcome.message, outcome.hint);
 }
 
+constexpr std::string_view kState = "state";
+
 struct Test {
   const char* name;
   const char* title;
@@ -328,8 +330,15 @@ nlohmann::json to_json(const Test& test, const Verdict& verdict) {
           {"hint", verdict.hint}};
 }
 
+/// What else than the verdict, its last line, a child has written to standard output.
+std::string other_output(const std::string& out) {
+  std::string text = out.substr(0, out.size() - last_line(out).size() - 1);
+  const auto begin = text.find_first_not_of('\n');
+  return begin == std::string::npos ? "" : text.substr(begin);
+}
+
 /// The verdict that a child wrote as the last line of its output.
-Verdict from_child(const ChildOutcome& child, std::chrono::seconds limit) {
+Verdict from_child(const ChildOutcome& child, const Test& test, std::chrono::seconds limit) {
   const std::string wrote = child.err.empty() ? "" : "; it wrote: " + last_line(child.err);
   if (child.timed_out)
     return failed(fmt::format("it did not finish within {} s", limit.count()),
@@ -341,8 +350,15 @@ Verdict from_child(const ChildOutcome& child, std::chrono::seconds limit) {
     const auto json = nlohmann::json::parse(last_line(child.out));
     const auto* result =
         std::find(std::begin(kResults), std::end(kResults), json.at("result").get<std::string>());
-    return {static_cast<Verdict::Result>(result - std::begin(kResults)),
-            json.at("message").get<std::string>(), json.at("hint").get<std::string>()};
+    const Verdict verdict{static_cast<Verdict::Result>(result - std::begin(kResults)),
+                          json.at("message").get<std::string>(),
+                          json.at("hint").get<std::string>()};
+    const std::string other = other_output(child.out);
+    const bool judged = verdict.result == Verdict::Result::passed && test.name == kState;
+    if (judged && !other.empty())
+      return failed("it writes to standard output: " + base::shortened(last_line(other)),
+                    "standard output belongs to the host: use Context::log(), or stderr");
+    return verdict;
   } catch (const nlohmann::json::exception&) {
     return failed(fmt::format("it ended the process with exit status {}{}", child.code, wrote),
                   child.err.empty() ? "a plugin must not call exit()" : "");
@@ -357,7 +373,7 @@ Verdict run_in_child(const Invocation& invocation, const Test& test, std::chrono
       words.push_back("--" + std::string(option));
       words.push_back(value);
     }
-  return from_child(run_self(words, limit), limit);
+  return from_child(run_self(words, limit), test, limit);
 }
 
 void print_verdict(const Test& test, const Verdict& verdict, bool color) {
@@ -432,10 +448,12 @@ base::ExitCode check(const Invocation& invocation) {
   if (const auto name = invocation.one("test")) {
     const Test& test = require_test(subject.entry.manifest.kind, *name);
     const Verdict verdict = run_here(subject, test);
-    if (invocation.has("json"))
+    if (invocation.has("json")) {
+      print("\n");  // the plugin may have written half a line
       print_json(to_json(test, verdict), false);
-    else
+    } else {
       print_verdict(test, verdict, invocation.color_out);
+    }
     return verdict.result == Verdict::Result::failed ? base::ExitCode::failed
                                                      : base::ExitCode::done;
   }

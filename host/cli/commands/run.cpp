@@ -6,6 +6,7 @@
 #include "host/cli/engine_library.hpp"
 #include "host/cli/observer.hpp"
 #include "host/cli/plugin_probe.hpp"
+#include "host/cli/process_end.hpp"
 #include "host/cli/signals.hpp"
 #include "host/engine/engine.hpp"
 
@@ -51,7 +52,11 @@ base::ExitCode run(const Invocation& invocation) {
   request.interrupted = &catch_signals();
   request.observer = &observer;
   engine::RunOutcome outcome;
-  engine_run(request, outcome);
+  reserve_standard_output();
+  {
+    const ProcessEndWatch watch;
+    engine_run(request, outcome);
+  }
 
   observer.end();
   if (!json && observer.finished().size() > 1)

@@ -9,11 +9,13 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <sys/prctl.h>
 
 #include "backstop/attack.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/defense.hpp"
 #include "host/engine/data/load_data.hpp"
+#include "host/engine/plugins/process_state.hpp"
 #include "host/engine/plugins/stage_context.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 
@@ -147,7 +149,11 @@ class Exercise {
   }
 
   void keep_model(const Classifier& model) {
-    for (const auto& [name, tensor] : model.state()) keep("weights " + name, tensor);
+    for (const auto& [name, tensor] : model.state()) {
+      if (!at::isfinite(tensor).all().item<bool>())
+        fail(fmt::format("it leaves weights that are not finite numbers in `{}`", name));
+      keep("weights " + name, tensor);
+    }
   }
 
   [[noreturn]] void fail(const std::string& what) const {
@@ -377,12 +383,32 @@ ConformanceOutcome deterministic(const ConformanceRequest& request) {
   return {false, changes, "draw random numbers from Context::generator() only"};
 }
 
+/// Waits a little for the threads that are about to end.
+std::vector<std::string> added_since(const ProcessBelongings& before) {
+  std::vector<std::string> added;
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    added = before.additions(ProcessBelongings::now());
+    if (added.empty()) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return added;
+}
+
 ConformanceOutcome state(const ConformanceRequest& request) {
+  // Children of children, too, become children of this process when their parent ends.
+  ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   WarningCollector collector;
   exercise(request, {}, collector);
-  if (collector.warnings.empty()) return passed();
-  return {false, joined(collector.warnings),
-          "use guards that restore what they change (c10::AutoGradMode, ...)"};
+  if (!collector.warnings.empty())
+    return {false, joined(collector.warnings),
+            "use guards that restore what they change (c10::AutoGradMode, ...)"};
+  // Only now: what LibTorch starts once, such as its threads, stays.
+  const auto before = ProcessBelongings::now();
+  exercise(request, {}, collector);
+  const auto added = added_since(before);
+  if (added.empty()) return passed();
+  return {false, fmt::format("it left behind: {}", fmt::join(added, ", ")),
+          "join threads, close files and wait for child processes before the call returns"};
 }
 
 ConformanceOutcome cancellation(const ConformanceRequest& request) {

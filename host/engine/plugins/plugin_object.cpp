@@ -1,13 +1,20 @@
 #include "host/engine/plugins/plugin_object.hpp"
 
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <new>
+
+#include <unistd.h>
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "backstop/error.hpp"
+#include "host/base/text.hpp"
+#include "host/engine/engine.hpp"
+#include "host/engine/plugins/process_state.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/recipe/typed.hpp"
 
@@ -19,15 +26,39 @@ std::string name_of(const catalog::PluginEntry& plugin) {
   return fmt::format("{} `{}`", to_string(plugin.manifest.kind), plugin.manifest.name);
 }
 
+/// An error with words of the plugin's, which may be any bytes.
+[[noreturn]] void throw_error(base::ExitCode code, const std::string& message,
+                              const std::string& hint) {
+  throw base::HostError(code, base::valid_utf8(message), base::valid_utf8(hint));
+}
+
 [[noreturn]] void plugin_failed(const catalog::PluginEntry& plugin, std::string_view call,
                                 const std::string& message, const std::string& hint = {}) {
-  throw base::HostError(
+  throw_error(
       base::ExitCode::plugin, fmt::format("{} failed in {}: {}", name_of(plugin), call, message),
       hint.empty() ? fmt::format("report it to the author of the plugin, {}", plugin.path.string())
                    : hint);
 }
 
+/// Throws HostError(environment) if the message says that there was not enough memory.
+void throw_if_out_of_memory(const catalog::PluginEntry& plugin, std::string_view call,
+                            std::string_view message) {
+  const auto asked = out_of_memory(message);
+  if (!asked && message != std::bad_alloc().what()) return;
+  throw base::HostError(base::ExitCode::environment,
+                        fmt::format("{} ran out of memory in {}{}", name_of(plugin), call,
+                                    asked ? ": " + *asked : ""),
+                        "a smaller batch_size, width or dataset needs less memory");
+}
+
+/// "defense `probe` in run"; null outside of all plugins.
+std::atomic<const char*> current_call{nullptr};
+
 }  // namespace
+
+extern "C" __attribute__((visibility("default"))) const char* backstop_engine_plugin_call() {
+  return current_call;
+}
 
 void rethrow_as_host_error(const catalog::PluginEntry& plugin, std::string_view call) {
   try {
@@ -37,35 +68,50 @@ void rethrow_as_host_error(const catalog::PluginEntry& plugin, std::string_view 
   } catch (const Cancelled&) {
     throw;
   } catch (const ParameterError& e) {
-    throw base::HostError(base::ExitCode::usage, name_of(plugin) + ": " + e.what(), e.hint());
+    throw_error(base::ExitCode::usage, name_of(plugin) + ": " + e.what(), e.hint());
   } catch (const EnvironmentError& e) {
-    throw base::HostError(base::ExitCode::environment, name_of(plugin) + ": " + e.what(), e.hint());
+    throw_error(base::ExitCode::environment, name_of(plugin) + ": " + e.what(), e.hint());
   } catch (const Error& e) {
     plugin_failed(plugin, call, e.what(), e.hint());
   } catch (const c10::Error& e) {
+    throw_if_out_of_memory(plugin, call, e.what_without_backtrace());
     plugin_failed(plugin, call, e.what_without_backtrace());
-  } catch (const std::bad_alloc&) {
-    throw base::HostError(base::ExitCode::environment,
-                          fmt::format("{} ran out of memory in {}", name_of(plugin), call),
-                          "a smaller batch_size, width or dataset needs less memory");
   } catch (const std::exception& e) {
+    throw_if_out_of_memory(plugin, call, e.what());
     plugin_failed(plugin, call, e.what());
   } catch (...) {
     plugin_failed(plugin, call, "it threw something that is not a std::exception");
   }
 }
 
-TorchStateGuard::TorchStateGuard(const catalog::PluginEntry& plugin, const WarningSink& warnings)
-    : before_(std::make_unique<TorchState>(TorchState::now())),
+PluginCall::PluginCall(const catalog::PluginEntry& plugin, std::string_view call)
+    : text_(fmt::format("{} in {}", name_of(plugin), call)),
+      outer_(current_call.exchange(text_.c_str())) {}
+
+PluginCall::~PluginCall() {
+  current_call = outer_;
+}
+
+GuardedCall::GuardedCall(const catalog::PluginEntry& plugin, std::string_view call,
+                         const WarningSink& warnings)
+    : call_(plugin, call),
+      process_(::getpid()),
+      torch_before_(std::make_unique<TorchState>(TorchState::now())),
+      process_before_(std::make_unique<ProcessState>(ProcessState::now())),
       plugin_(plugin),
       warnings_(warnings) {}
 
-TorchStateGuard::~TorchStateGuard() {
-  const auto changed = before_->differences(TorchState::now());
-  if (changed.empty()) return;
-  before_->restore();
-  warnings_.warn(
-      fmt::format("{} left changed: {}; restored", name_of(plugin_), fmt::join(changed, ", ")));
+GuardedCall::~GuardedCall() {
+  // The plugin has forked and returned twice: the run must not go on twice.
+  if (::getpid() != process_) ::_exit(EXIT_FAILURE);
+  auto changed = torch_before_->differences(TorchState::now());
+  if (!changed.empty()) torch_before_->restore();
+  const auto of_process = process_before_->differences(ProcessState::now());
+  if (!of_process.empty()) process_before_->restore();
+  changed.insert(changed.end(), of_process.begin(), of_process.end());
+  if (!changed.empty())
+    warnings_.warn(
+        fmt::format("{} left changed: {}; restored", name_of(plugin_), fmt::join(changed, ", ")));
 }
 
 double GuardedScheduler::rate(const TrainingPosition& position) const {
@@ -81,7 +127,7 @@ double GuardedScheduler::rate(const TrainingPosition& position) const {
 PluginObject::PluginObject(const recipe::PluginUse& use, const WarningSink& warnings)
     : entry_(use.plugin) {
   // The library's static constructors are the plugin's code too.
-  const TorchStateGuard guard(*entry_, warnings);
+  const GuardedCall guard(*entry_, "create", warnings);
   descriptor_ = &catalog::load_library(*entry_);
   params_ = std::make_unique<RecipeParams>(use, warnings);
   backstop_error error{};
@@ -92,18 +138,19 @@ PluginObject::PluginObject(const recipe::PluginUse& use, const WarningSink& warn
   error.message[sizeof error.message - 1] = '\0';
   error.hint[sizeof error.hint - 1] = '\0';
   if (code == BACKSTOP_ERROR_PARAMETER)
-    throw base::HostError(base::ExitCode::usage, name_of(*entry_) + ": " + error.message,
-                          error.hint);
+    throw_error(base::ExitCode::usage, name_of(*entry_) + ": " + error.message, error.hint);
   if (code == BACKSTOP_ERROR_ENVIRONMENT)
-    throw base::HostError(base::ExitCode::environment, name_of(*entry_) + ": " + error.message,
-                          error.hint);
+    throw_error(base::ExitCode::environment, name_of(*entry_) + ": " + error.message, error.hint);
   if (code == BACKSTOP_ERROR_CANCELLED) throw Cancelled();
+  throw_if_out_of_memory(*entry_, "create", error.message);
   plugin_failed(*entry_, "create", error.message[0] != '\0' ? error.message : "it gave no reason",
                 error.hint);
 }
 
 PluginObject::~PluginObject() {
-  if (object_ != nullptr) descriptor_->destroy(object_);
+  if (object_ == nullptr) return;
+  const PluginCall call(*entry_, "destroy");
+  descriptor_->destroy(object_);
 }
 
 PluginObject::PluginObject(PluginObject&& other) noexcept

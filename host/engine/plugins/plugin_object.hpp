@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <sys/types.h>
 #include <toml++/toml.h>
 
 #include "backstop/params.hpp"
@@ -31,27 +32,46 @@ struct WarningSink {
   void warn(const std::string& message) const { report(user, message); }
 };
 
-class TorchState;
-
-/// When it is destroyed, restores all global state and warns of what had been changed.
-class TorchStateGuard {
+/// While it lives, it is known that the process is in `call` of `plugin`: see kEnginePluginCall.
+class PluginCall {
  public:
-  TorchStateGuard(const catalog::PluginEntry& plugin, const WarningSink& warnings);
-  ~TorchStateGuard();
-  TorchStateGuard(const TorchStateGuard&) = delete;
-  TorchStateGuard& operator=(const TorchStateGuard&) = delete;
+  PluginCall(const catalog::PluginEntry& plugin, std::string_view call);
+  ~PluginCall();
+  PluginCall(const PluginCall&) = delete;
+  PluginCall& operator=(const PluginCall&) = delete;
 
  private:
-  std::unique_ptr<TorchState> before_;
+  std::string text_;
+  const char* outer_;
+};
+
+class ProcessState;
+class TorchState;
+
+/// A call of `plugin`. When it is over, all global state is restored, with a warning of what had
+/// been changed.
+class GuardedCall {
+ public:
+  GuardedCall(const catalog::PluginEntry& plugin, std::string_view call,
+              const WarningSink& warnings);
+  ~GuardedCall();
+  GuardedCall(const GuardedCall&) = delete;
+  GuardedCall& operator=(const GuardedCall&) = delete;
+
+ private:
+  PluginCall call_;
+  pid_t process_;
+  std::unique_ptr<TorchState> torch_before_;
+  std::unique_ptr<ProcessState> process_before_;
   const catalog::PluginEntry& plugin_;
   WarningSink warnings_;
 };
 
-/// Calls `function`, on behalf of `plugin`, under a TorchStateGuard.
+/// Calls `function`, on behalf of `plugin`, as a GuardedCall.
 template <typename Function>
 decltype(auto) call_plugin(const catalog::PluginEntry& plugin, std::string_view call,
                            const WarningSink& warnings, Function&& function) {
-  const TorchStateGuard guard(plugin, warnings);
+  const GuardedCall guard(plugin, call, warnings);
   try {
     return std::forward<Function>(function)();
   } catch (...) {

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "host/base/text.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/store/model_file.hpp"
 
@@ -22,6 +23,26 @@ const char* level_name(LogLevel level) {
       return "warning";
   }
   return "info";
+}
+
+/// A name that a plugin gives, for files that people and programs read.
+std::string checked_name(std::string_view what, std::string_view name) {
+  constexpr std::size_t kMost = 200;
+  const std::string shown = base::shortened(base::valid_utf8(name));
+  if (name.empty()) throw Error(fmt::format("the name of the {} is empty", what));
+  if (base::valid_utf8(name) != name)
+    throw Error(fmt::format("the name of the {} `{}` is not UTF-8", what, shown));
+  if (name.size() > kMost)
+    throw Error(fmt::format("the name of the {} `{}` has {} bytes, the limit is {}", what, shown,
+                            name.size(), kMost));
+  return std::string(name);
+}
+
+/// The same for a tensor that is kept beside `others`.
+std::string checked_name(std::string_view what, std::string_view name, const NamedTensors& others) {
+  for (const auto& other : others)
+    if (other.first == name) throw Error(fmt::format("two {}s are called `{}`", what, name));
+  return checked_name(what, name);
 }
 
 }  // namespace
@@ -42,25 +63,28 @@ void StageContext::log(LogLevel level, std::string_view message) noexcept try {
                       {"level", level_name(level)},
                       {"stage", label_.stage},
                       {"name", label_.name},
-                      {"message", message}});
+                      {"message", base::valid_utf8(message)}});
 } catch (...) {  // a message that cannot be shown must not end a training
 }
 
 void StageContext::progress(std::int64_t done, std::int64_t total, std::string_view what) noexcept
     try {
-  if (observer_ != nullptr) observer_->progress(done, total, std::string(what));
+  if (observer_ != nullptr) observer_->progress(done, total, base::valid_utf8(what));
 } catch (...) {
 }
 
 void StageContext::metric(std::string_view key, double value) {
   const bool finite = std::isfinite(value);
   if (!finite)
-    log(LogLevel::warning, fmt::format("the metric `{}` is {}, which is no number", key, value));
-  metrics_[std::string(key)] = finite ? nlohmann::json(value) : nlohmann::json(nullptr);
+    log(LogLevel::warning,
+        fmt::format("the metric `{}` is {}, which is not a number that can be compared",
+                    base::valid_utf8(key), value));
+  metrics_[checked_name("metric", key)] = finite ? nlohmann::json(value) : nlohmann::json(nullptr);
 }
 
 void StageContext::artifact(std::string_view name, const at::Tensor& tensor) {
-  artifacts_.emplace_back(name, tensor.detach().to(at::kCPU).clone());
+  artifacts_.emplace_back(checked_name("artifact", name, artifacts_),
+                          tensor.detach().to(at::kCPU).clone());
 }
 
 void StageContext::flag_poison(const at::Tensor& indices) {
@@ -101,7 +125,8 @@ void StageContext::picture(std::string_view name, const at::Tensor& images) {
   if (images.dim() != 4 || images.size(1) != architecture_.channels)
     throw Error(fmt::format("the picture `{}` needs images [k, C, H, W] with {} channels", name,
                             architecture_.channels));
-  pictures_.emplace_back(name, to_8_bits(images.detach()).to(at::kCPU));
+  pictures_.emplace_back(checked_name("picture", name, pictures_),
+                         to_8_bits(images.detach()).to(at::kCPU));
 }
 
 WarningSink StageContext::warnings() {
@@ -111,26 +136,47 @@ WarningSink StageContext::warnings() {
   return {report, this};
 }
 
+TrainingSetCopy::TrainingSetCopy(const ImageStore& clean)
+    : clean_(clean), changed_(static_cast<std::size_t>(clean.size())) {}
+
 void TrainingSetCopy::write(const at::Tensor& positions, const at::Tensor& images,
                             const at::Tensor& labels, Role role) {
-  const at::Tensor p = positions.detach().to(at::kCPU, at::kLong).flatten();
+  const at::Tensor p = positions.detach().to(at::kCPU, at::kLong).flatten().contiguous();
   const auto m = p.numel();
-  const bool fits = images.dim() == 4 && images.size(0) == m &&
-                    images.size(1) == clean_.channels() && images.size(2) == clean_.height() &&
-                    images.size(3) == clean_.width() && labels.numel() == m;
-  if (!fits)
+  if (images.dim() != 4 || images.size(0) != m || labels.numel() != m)
     throw Error(
-        fmt::format("write() got images or labels that do not fit its {} positions and the "
-                    "images of the training set",
-                    m));
+        fmt::format("{} positions in the training set were given for {} images with {} "
+                    "labels: there must be as many of each",
+                    m, images.dim() == 4 ? images.size(0) : 0, labels.numel()));
+  const auto size = [](std::int64_t c, std::int64_t h, std::int64_t w) {
+    return fmt::format("{}x{}x{}", c, h, w);
+  };
+  const std::string given = size(images.size(1), images.size(2), images.size(3));
+  const std::string wanted = size(clean_.channels(), clean_.height(), clean_.width());
+  if (given != wanted)
+    throw Error(
+        fmt::format("an image for the training set is {}, but the others are {} (channels, "
+                    "height, width)",
+                    given, wanted));
+  const at::Tensor l = labels.detach().to(at::kCPU, at::kLong).flatten().contiguous();
+  const auto* const position = p.data_ptr<std::int64_t>();
+  const auto* const label = l.data_ptr<std::int64_t>();
+  for (std::int64_t i = 0; i < m; ++i) {
+    if (position[i] < 0 || position[i] >= clean_.size())
+      throw Error(
+          fmt::format("image {} of the training set was to be changed, but its images are "
+                      "0 to {}",
+                      position[i], clean_.size() - 1));
+    if (label[i] < 0 || label[i] >= clean_.classes())
+      throw Error(
+          fmt::format("image {} of the training set was given label {}, but the labels are "
+                      "0 to {}",
+                      position[i], label[i], clean_.classes() - 1));
+    if (changed_[static_cast<std::size_t>(position[i])])
+      throw Error(fmt::format("image {} of the training set was changed twice", position[i]));
+    changed_[static_cast<std::size_t>(position[i])] = true;
+  }
   if (m == 0) return;
-  if (p.min().item<std::int64_t>() < 0 || p.max().item<std::int64_t>() >= clean_.size())
-    throw Error(fmt::format("write() got a position outside the {} images of the training set",
-                            clean_.size()));
-  const at::Tensor l = labels.detach().to(at::kCPU, at::kLong).flatten();
-  if (l.min().item<std::int64_t>() < 0 || l.max().item<std::int64_t>() >= clean_.classes())
-    throw Error(
-        fmt::format("write() got a label outside the {} classes of the dataset", clean_.classes()));
   positions_.push_back(p);
   images_.push_back(to_8_bits(images).to(at::kCPU));
   labels_.push_back(l);
@@ -146,8 +192,6 @@ NamedTensors TrainingSetCopy::record() const {
         {"roles", at::empty({0}, at::kByte)}};
   const at::Tensor positions = at::cat(positions_);
   const auto [sorted, order] = positions.sort();
-  if (sorted.numel() > 1 && sorted.slice(0, 1).eq(sorted.slice(0, 0, -1)).any().item<bool>())
-    throw Error("write() got the same position twice");
   return {{"positions", sorted},
           {"images", at::cat(images_).index_select(0, order)},
           {"labels", at::cat(labels_).index_select(0, order)},
@@ -176,7 +220,6 @@ void TrainingSetCopy::restore(const NamedTensors& record, const Threat& threat,
     if (role == Role::poison && !given.equal(threat.targets(true_labels)))
       throw Error("its poisoned images have other labels than the recipe's target");
   }
-  static_cast<void>(this->record());
 } catch (const Error& e) {
   throw base::HostError(
       base::ExitCode::environment,
@@ -190,8 +233,8 @@ ImageStore with_poison(const ImageStore& clean, const NamedTensors& record) {
 }
 
 void TensorState::tensor(std::string_view name, const at::Tensor& value) {
-  if (has(name)) throw Error(fmt::format("a tensor `{}` was saved already", name));
-  tensors_.emplace_back(name, value.detach().to(at::kCPU).contiguous().clone());
+  tensors_.emplace_back(checked_name("saved tensor", name, tensors_),
+                        value.detach().to(at::kCPU).contiguous().clone());
 }
 
 bool TensorState::has(std::string_view name) const {

@@ -39,6 +39,7 @@ class StageContext final : public Context {
   bool cancelled() const noexcept override { return trainer_.cancelled(); }
   void log(LogLevel level, std::string_view message) noexcept override;
   void progress(std::int64_t done, std::int64_t total, std::string_view what) noexcept override;
+  // The names must be UTF-8, not empty and not long, and those of artifacts and of pictures differ.
   void metric(std::string_view key, double value) override;
   void artifact(std::string_view name, const at::Tensor& tensor) override;
   void flag_poison(const at::Tensor& indices) override;
@@ -94,7 +95,7 @@ decltype(auto) call(const PluginObject& plugin, std::string_view what, StageCont
 /// The training set while an attack has it; afterwards, what it did.
 class TrainingSetCopy final : public TrainingSetEditor {
  public:
-  explicit TrainingSetCopy(const ImageStore& clean) : clean_(clean) {}
+  explicit TrainingSetCopy(const ImageStore& clean);
 
   const ImageSet& images() const noexcept override { return clean_; }
   void write(const at::Tensor& positions, const at::Tensor& images, const at::Tensor& labels,
@@ -112,6 +113,7 @@ class TrainingSetCopy final : public TrainingSetEditor {
 
  private:
   const ImageStore& clean_;
+  std::vector<bool> changed_;  ///< by position
   std::vector<at::Tensor> positions_, images_, labels_, roles_;
 };
 

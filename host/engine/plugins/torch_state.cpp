@@ -1,5 +1,6 @@
 #include "host/engine/plugins/torch_state.hpp"
 
+#include <charconv>
 #include <clocale>
 
 #include <ATen/ATen.h>
@@ -9,6 +10,8 @@
 #include <ATen/autocast_mode.h>
 #include <c10/core/DefaultDtype.h>
 #include <torch/version.h>
+
+#include "host/base/text.hpp"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -174,6 +177,27 @@ DefaultGeneratorGuard::DefaultGeneratorGuard()
 DefaultGeneratorGuard::~DefaultGeneratorGuard() {
   at::Generator generator = at::detail::getDefaultCPUGenerator();
   generator.set_state(state_);
+}
+
+std::optional<std::string> out_of_memory(std::string_view error) {
+  if (error.find("can't allocate memory") == error.npos &&
+      error.find("not enough memory") == error.npos && error.find("out of memory") == error.npos)
+    return std::nullopt;
+  // The CPU's allocator gives bytes, the GPU's a size such as "2.00 GiB".
+  for (const std::string_view before : {"tried to allocate ", "Tried to allocate "}) {
+    const auto begin = error.find(before);
+    if (begin == error.npos) continue;
+    error.remove_prefix(begin + before.size());
+    std::int64_t bytes = 0;
+    const auto end = std::from_chars(error.data(), error.data() + error.size(), bytes).ptr;
+    if (!std::string_view(end, static_cast<std::size_t>(error.end() - end)).starts_with(" bytes"))
+      return "LibTorch asked for " + std::string(error.substr(0, error.find(" (")));
+    const bool large = bytes >= 1'000'000'000;
+    return "LibTorch asked for " +
+           base::fixed(static_cast<double>(bytes) / (large ? 1e9 : 1e6), 1) +
+           (large ? " GB" : " MB");
+  }
+  return "LibTorch could not get the memory that it asked for";
 }
 
 TorchState TorchState::now() {

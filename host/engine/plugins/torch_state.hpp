@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <ATen/core/Generator.h>
@@ -67,6 +69,9 @@ struct SgdSettings {
 void sgd_step(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& gradients,
               const std::vector<at::Tensor>& buffers, const SgdSettings& settings,
               const at::Tensor& rate);
+
+/// What LibTorch could not get ("LibTorch asked for 2.1 GB"), if its error says that memory ran out.
+std::optional<std::string> out_of_memory(std::string_view error);
 
 /// The global state that a plugin could leave changed, and that would change what others compute:
 /// LibTorch's modes (of this thread) and settings (of the process), its default generators, the

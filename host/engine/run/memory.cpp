@@ -10,7 +10,7 @@ namespace backstop::engine {
 
 namespace {
 
-/// The true peak was up to twice the certain need where that was large: docs/performance.md.
+/// From here on it is said that memory may run out: the true peak is higher (docs/performance.md).
 constexpr double kClose = 0.5;
 
 std::string size_text(double bytes) {

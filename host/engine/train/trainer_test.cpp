@@ -290,12 +290,27 @@ TEST(TrainingSetCopy, RefusesWhatDoesNotFit) {
   const ImageStore data = bright_and_dark(10);
   TrainingSetCopy editor(data);
   const at::Tensor image = at::rand({1, 3, 8, 8}), one = at::tensor({1}, at::kLong);
-  EXPECT_THROW(editor.write(at::tensor({10}, at::kLong), image, one, Role::poison), Error);
-  EXPECT_THROW(editor.write(one, image, at::tensor({2}, at::kLong), Role::poison), Error);
-  EXPECT_THROW(editor.write(one, at::rand({1, 3, 9, 8}), one, Role::poison), Error);
-  editor.write(one, image, one, Role::poison);
-  editor.write(one, image, one, Role::cover);
-  EXPECT_THROW(static_cast<void>(editor.record()), Error) << "the same position twice";
+  const auto refusal = [&](const at::Tensor& position, const at::Tensor& images,
+                           const at::Tensor& label) -> std::string {
+    try {
+      editor.write(position, images, label, Role::poison);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refusal(at::tensor({10}, at::kLong), image, one),
+            "image 10 of the training set was to be changed, but its images are 0 to 9");
+  EXPECT_EQ(refusal(one, image, at::tensor({2}, at::kLong)),
+            "image 1 of the training set was given label 2, but the labels are 0 to 1");
+  EXPECT_EQ(refusal(one, at::rand({1, 3, 9, 8}), one),
+            "an image for the training set is 3x9x8, but the others are 3x8x8 (channels, height, "
+            "width)");
+  EXPECT_EQ(refusal(one, at::rand({2, 3, 8, 8}), one),
+            "1 positions in the training set were given for 2 images with 1 labels: there must be "
+            "as many of each");
+  EXPECT_EQ(refusal(one, image, one), "");
+  EXPECT_EQ(refusal(one, image, one), "image 1 of the training set was changed twice");
 }
 
 Threat to_class(std::int64_t target) {

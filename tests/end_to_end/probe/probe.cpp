@@ -3,10 +3,16 @@
 #include <clocale>
 #include <cmath>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
+#include <limits>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -19,6 +25,7 @@
 #include <c10/core/DefaultDtype.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
+#include <sys/stat.h>
 
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
@@ -41,6 +48,25 @@ class Probe final : public backstop::Defense {
     if (action_ == "grab-state") grab_state();
     if (action_ == "segfault") std::raise(SIGSEGV);
     if (action_ == "exit") std::exit(0);
+    if (action_ == "quick-exit") std::quick_exit(0);
+    if (action_ == "exit-at-once") ::_exit(0);
+    if (action_ == "exec") ::execl("/bin/true", "true", nullptr);
+    if (action_ == "change-process") change_process();
+    if (action_ == "fork") static_cast<void>(::fork());  // and both return
+    if (action_ == "leave-child" && ::fork() == 0) ::pause();
+    if (action_ == "leave-thread-and-file") leave_thread_and_file();
+    if (action_ == "print") std::fputs("garbage", stdout);
+    if (action_ == "spoil-weights") spoil_weights(model);
+    if (action_ == "allocate") static_cast<void>(at::zeros({std::int64_t{1} << 50}, at::kByte));
+    if (action_ == "bad-alloc") throw std::bad_alloc();
+    if (action_ == "strange-bytes") throw std::runtime_error("caf\xE9 \xE2\x80\xAE");
+    if (action_ == "strange-metric") ctx.metric("caf\xE9", 1);
+    if (action_ == "long-metric") ctx.metric(std::string(1000, 'x'), 1);
+    if (action_ == "same-artifact") {
+      ctx.artifact("twice", at::ones({1}));
+      ctx.artifact("twice", at::ones({1}));
+    }
+    if (action_ == "log-strangely") ctx.log(backstop::LogLevel::info, {"a\0b\xFF\xE2\x80\xAEz", 8});
     if (action_ == "draw-globally") draw_globally(model);
     if (action_ == "ignore-cancellation") std::this_thread::sleep_for(std::chrono::seconds(3));
     if (action_ == "replace-cancellation" && ctx.cancelled()) throw std::runtime_error("tired");
@@ -78,6 +104,30 @@ class Probe final : public backstop::Defense {
     at::globalContext().setFlushDenormal(true);
     std::setlocale(LC_ALL, "C.UTF-8");
     new c10::InferenceMode();  // never ended; it ends gradient mode too
+  }
+
+  /// Everything of the process that the host restores.
+  static void change_process() {
+    if (::chdir("/") != 0) throw std::runtime_error("cannot change the folder");
+    ::umask(0777);
+    std::signal(SIGINT, SIG_IGN);
+    sigset_t blocked;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
+    ::setenv("PROBE_WAS_HERE", "1", 1);
+    ::unsetenv("HOME");
+  }
+
+  static void leave_thread_and_file() {
+    std::thread([] { std::this_thread::sleep_for(std::chrono::seconds(20)); }).detach();
+    static_cast<void>(::open("/dev/null", O_RDONLY));
+  }
+
+  static void spoil_weights(backstop::Model& model) {
+    const at::NoGradGuard no_gradients;
+    at::Tensor bias = model.layers().back().bias;
+    bias.fill_(std::numeric_limits<double>::quiet_NaN());
   }
 
   static void draw_globally(backstop::Model& model) {
