@@ -87,8 +87,8 @@ TEST_P(CliHelp, FitsInto100Columns) {
 INSTANTIATE_TEST_SUITE_P(Commands, CliHelp,
                          ::testing::Values("backstop", "run", "check", "list", "inspect", "doctor",
                                            "data", "new", "plugin check"),
-                         [](const auto& info) {
-                           std::string name = file_name(info.param);
+                         [](const auto& tested) {
+                           std::string name = file_name(tested.param);
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
@@ -180,7 +180,7 @@ INSTANTIATE_TEST_SUITE_P(
                   {"list", "defence"},
                   "there is no kind `defence`",
                   "hint: did you mean `defense`?\n"}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& tested) { return std::string(tested.param.name); });
 
 // `data` crashed here while two types of the host were both called Problem.
 TEST_F(Cli, AnInvalidOverrideEndsWithASentence) {
