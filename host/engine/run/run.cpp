@@ -58,8 +58,7 @@ class Run {
   void add_failed_row(const std::string& name, const json& plugin, const std::string& error);
   /// The same for every row that the run did not come to, the first of them because of `error`.
   void add_missing_rows(std::string error);
-  void add_row(const StageLabel& label, const std::string& name, const DatasetInput& measured_on,
-               const Stage& stage);
+  void add_row(const std::string& name, const DatasetInput& measured_on, const Stage& stage);
   void show_trigger();
   /// A defense's pictures, below the true trigger.
   void show(const std::string& row, const NamedTensors& pictures);
@@ -349,7 +348,10 @@ void Run::attack() {
   const bool own_classes = recipe_.scenario != Scenario::transfer;
   triggered_.emplace(trigger_of(*attacked_, *attack_inputs_, *task_, own_classes, services(label)));
   show_trigger();
-  add_row(label, kUndefended, source(), *attacked_);
+  add_row(kUndefended, source(), *attacked_);
+  // The table says so at the end; the defenses may take hours until then.
+  const std::string warning = report::warning_of(results_["rows"].back());
+  if (!warning.empty() && !recipe_.defenses.empty()) warn(label, warning);
 }
 
 // --- defenses ---
@@ -388,13 +390,12 @@ void Run::defend(const recipe::DefenseUse& use) {
   const Stage defended = stage(label, use.name, key_of(inputs),
                                [&] { return engine::defend(inputs, services(label)); });
   if (!defended.pictures.empty()) show(use.name, defended.pictures);
-  add_row(label, use.name, *task_, defended);
+  add_row(use.name, *task_, defended);
 }
 
 // --- results ---
 
-void Run::add_row(const StageLabel& label, const std::string& name, const DatasetInput& measured_on,
-                  const Stage& stage) {
+void Run::add_row(const std::string& name, const DatasetInput& measured_on, const Stage& stage) {
   json row = stage.row;
   row["name"] = name;  // a kept stage may have been made under another name
   row["by_epoch"] = report::points_by_epoch(stage.epochs);
