@@ -98,8 +98,9 @@ TEST_F(Meaning, ADefenseThatDivergesInItsLastStepMeetsNoExpectation) {
   write_recipe(std::string(kRecipe) +
                "\n[expect]\n\"plain\".attack_success_rate = { maximum = 1.0 }\n"
                "\"plain\".clean_accuracy = { maximum = 1.0 }\n");
-  const Outcome outcome = run_with({"defense.0.epochs=1", "defense.0.batch_size=128",
-                                    "defense.0.clean_images=100", "defense.0.scheduler.rate=1e30"});
+  const Outcome outcome =
+      run_with({"defense.0.epochs=1", "defense.0.batch_size=128", "defense.0.clean_fraction=0.4",
+                "defense.0.scheduler.rate=1e30"});
   EXPECT_EQ(outcome.code, 1) << outcome.err;
   const auto results = last_results();
   EXPECT_THAT(row(results, "plain")["warning"].get<std::string>(),
@@ -209,7 +210,8 @@ TEST_F(Meaning, AnEncoderFromAFileMustKnowTheTrigger) {
 }
 
 TEST_F(Meaning, ARunThatCannotFitIntoMemoryEndsBeforeItTrains) {
-  Start start = command({"--set", "model.width=2048"});
+  Start start =
+      command({"--set", "model.architecture=preact-resnet18", "--set", "model.width=512"});
   std::string line = "ulimit -v 4000000; exec";
   start.arguments.insert(start.arguments.begin(), start.program);
   for (const auto& argument : start.arguments) line += " '" + argument + "'";
@@ -218,7 +220,7 @@ TEST_F(Meaning, ARunThatCannotFitIntoMemoryEndsBeforeItTrains) {
   const Outcome outcome = Process(start).wait();
   EXPECT_EQ(outcome.code, 4) << outcome.err;
   EXPECT_THAT(outcome.err,
-              AllOf(HasSubstr("not enough memory: small-cnn of width 2048 needs at least 6."),
+              AllOf(HasSubstr("not enough memory: preact-resnet18 of width 512 needs at least 11."),
                     HasSubstr("are left below the limit of `ulimit -v`"),
                     HasSubstr("lower `width` in [model]"), Not(HasSubstr("epoch"))));
 }

@@ -285,6 +285,6 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(std::pair<std::string, std::string>{"bash", "backstop.bash"},
                       std::pair<std::string, std::string>{"zsh", "_backstop"},
                       std::pair<std::string, std::string>{"fish", "backstop.fish"}),
-    [](const auto& info) { return info.param.first; });
+    [](const auto& test) { return test.param.first; });
 
 }  // namespace

@@ -270,7 +270,7 @@ TEST(Classifier, CountsItsNumbersThatAreNotFinite) {
   Classifier model = make("small-cnn");
   EXPECT_EQ(model.not_finite(), 0);
   const at::NoGradGuard no_grad;
-  at::Tensor(layer(model, "conv1").weight)[0].flatten().narrow(0, 0, 2).fill_(NAN);
+  at::Tensor(layer(model, "conv1").weight)[0][0][0].narrow(0, 0, 2).fill_(NAN);
   at::Tensor(layer(model, "bn2").running_var)[1].fill_(INFINITY);
   EXPECT_EQ(model.not_finite(), 3);
 }
