@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 
 #include "host/base/hash.hpp"
+#include "host/base/text.hpp"
 
 namespace backstop::engine {
 
@@ -32,6 +33,11 @@ json to_json(const toml::table& table) {
   return json::parse(text.str());
 }
 
+/// A file's name as JSON can hold it: names that are not UTF-8 must stay different.
+std::string key_text(const std::string& name) {
+  return base::valid_utf8(name) == name ? name : "SHA-256 " + base::sha256_of_text(name);
+}
+
 /// The content of a file, or of every file below a folder; null where there is nothing.
 json content_of(const fs::path& path) {
   if (fs::is_regular_file(path)) return base::sha256_of_file(path);
@@ -39,7 +45,8 @@ json content_of(const fs::path& path) {
   json files = json::object();
   for (const auto& entry : fs::recursive_directory_iterator(path))
     if (entry.is_regular_file())
-      files[entry.path().lexically_relative(path).string()] = base::sha256_of_file(entry.path());
+      files[key_text(entry.path().lexically_relative(path).string())] =
+          base::sha256_of_file(entry.path());
   return files;
 }
 

@@ -478,21 +478,24 @@ json Run::execute() {
     for (const auto& defense : recipe_.defenses) try {
         defend(defense);
       } catch (const base::HostError& e) {
-        // A full disk fails the others, too; what a plugin does is its own affair.
-        if (e.code() == base::ExitCode::environment) throw;
         warn({"defense", defense.name}, fmt::format("failed: {}", e.what()));
         add_failed_row(defense.name, defense.use.name(), e.what());
-        if (!failure) failure = std::current_exception();
-        error = e.what();
+        if (!failure) {
+          failure = std::current_exception();
+          error = e.what();
+        }
+        directory_.write_results(results_);  // a full disk ends the run here
       }
   } catch (const Cancelled&) {
     outcome_.hint = directory_.after_interrupt();
     directory_.describe({{"status", "interrupted"}, {"finished", utc_now()}});
     throw;
   } catch (const std::exception& e) {
-    failure = std::current_exception();
-    error = e.what();
-    add_missing_rows(error);
+    if (!failure) {
+      failure = std::current_exception();
+      error = e.what();
+    }
+    add_missing_rows(e.what());
   }
   results_["expectations"] = report::check_expectations(results_["rows"], recipe_.expectations);
   json facts = {{"status", failure ? "failed" : "finished"}, {"finished", utc_now()}};
