@@ -4,11 +4,14 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <mutex>
+#include <set>
 #include <system_error>
 #include <thread>
 #include <utility>
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
@@ -24,6 +27,37 @@ namespace fs = std::filesystem;
 
 namespace {
 
+/// The descriptors of this process's locks.
+class Held {
+ public:
+  static Held& instance() {
+    static Held& held = *new Held;
+    return held;
+  }
+  void add(int descriptor) {
+    const std::lock_guard guard(mutex_);
+    descriptors_.insert(descriptor);
+  }
+  /// Whether it was there: it is not in a child.
+  bool remove(int descriptor) {
+    const std::lock_guard guard(mutex_);
+    return descriptors_.erase(descriptor) > 0;
+  }
+
+ private:
+  /// A lock would live on with a child that a plugin has left. The child gives its copies up.
+  Held() {
+    ::pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
+                     [] {
+                       for (const int descriptor : instance().descriptors_) ::close(descriptor);
+                       instance().descriptors_.clear();
+                       instance().mutex_.unlock();
+                     });
+  }
+  std::mutex mutex_;
+  std::set<int> descriptors_;
+};
+
 int open_lock(const fs::path& file) {
   constexpr int kFlags = O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
   const int descriptor = ::open(file.c_str(), O_RDWR | kFlags, 0666);
@@ -35,7 +69,7 @@ int open_lock(const fs::path& file) {
   throw HostError(
       ExitCode::environment,
       fmt::format("cannot write {}: {}", file.string(), std::generic_category().message(error)),
-      "choose a folder that you may write to with --out");
+      "choose another folder with --out");
 }
 
 /// Whether the file is still the one behind the descriptor, which an earlier holder removes.
@@ -96,13 +130,18 @@ FileLock FileLock::lock(const fs::path& file,
   }
 }
 
+FileLock::FileLock(fs::path file, int descriptor, bool supported)
+    : file_(std::move(file)), descriptor_(descriptor), supported_(supported) {
+  Held::instance().add(descriptor_);
+}
+
 FileLock::FileLock(FileLock&& other) noexcept
     : file_(std::move(other.file_)),
       descriptor_(std::exchange(other.descriptor_, -1)),
       supported_(other.supported_) {}
 
 FileLock::~FileLock() {
-  if (descriptor_ < 0) return;
+  if (descriptor_ < 0 || !Held::instance().remove(descriptor_)) return;
   // While it is still locked: who waits for it looks whether the file is still there.
   ::unlink(file_.c_str());
   ::close(descriptor_);

@@ -29,8 +29,7 @@ class FileLock {
   [[nodiscard]] bool supported() const { return supported_; }
 
  private:
-  FileLock(std::filesystem::path file, int descriptor, bool supported)
-      : file_(std::move(file)), descriptor_(descriptor), supported_(supported) {}
+  FileLock(std::filesystem::path file, int descriptor, bool supported);
   std::filesystem::path file_;
   int descriptor_;
   bool supported_;

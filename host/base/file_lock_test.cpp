@@ -86,6 +86,28 @@ TEST_F(FileLockTest, EndsWithAKilledHolder) {
   EXPECT_THAT(name, HasSubstr("process " + std::to_string(child)));
 }
 
+TEST_F(FileLockTest, EndsWithItsHolderThoughAChildLivesOn) {
+  int child_of_holder[2];
+  ASSERT_EQ(::pipe(child_of_holder), 0);
+  const pid_t holder = ::fork();
+  if (holder == 0) {
+    const FileLock lock = FileLock::lock(file_, [](const std::string&) {});
+    const pid_t child = ::fork();
+    if (child == 0)
+      for (;;) ::pause();
+    (void)!::write(child_of_holder[1], &child, sizeof child);
+    for (;;) ::pause();
+  }
+  pid_t child = 0;
+  ASSERT_EQ(::read(child_of_holder[0], &child, sizeof child), ssize_t{sizeof child});
+  EXPECT_FALSE(FileLock::try_lock(file_));
+  ::kill(holder, SIGKILL);
+  ::waitpid(holder, nullptr, 0);
+  EXPECT_EQ(::kill(child, 0), 0);
+  EXPECT_TRUE(FileLock::try_lock(file_));
+  ::kill(child, SIGKILL);
+}
+
 TEST_F(FileLockTest, WaitingEndsWithCtrlC) {
   const pid_t child = holder();
   const std::atomic<int> signal_number{SIGINT};

@@ -38,7 +38,10 @@ void guarded(const std::atomic<int>* interrupted, Outcome& outcome, Function&& f
   } catch (const Cancelled&) {
     const int signal_number = interrupted != nullptr ? interrupted->load() : SIGINT;
     fail(outcome, base::exit_code_of_signal(signal_number),
-         signal_number == SIGINT ? "interrupted" : "terminated", std::string(outcome.hint));
+         signal_number == SIGINT   ? "interrupted"
+         : signal_number == SIGHUP ? "the terminal went away"
+                                   : "terminated",
+         std::string(outcome.hint));
   } catch (const base::HostError& e) {
     fail(outcome, e.code(), e.what(), e.hint());
   } catch (const std::bad_alloc&) {

@@ -98,6 +98,13 @@ class Expansion {
     });
     combinations_ = 1;
     for (const auto& axis : axes) {
+      std::set<std::string> values;
+      for (const toml::node& value : *axis.values)
+        if (!values.insert(schema::value_text(value)).second)
+          report(axis.place, {fmt::format("`{}` has {} twice: the summary would count the same run "
+                                          "again",
+                                          path_text(axis.path), schema::short_text(value)),
+                              "leave one of them out"});
       combinations_ *= axis.values->size();
       if (combinations_ > kMostRecipes)
         return too_many(axis.place, fmt::format("{} recipes", grouped(kMostRecipes)));

@@ -216,5 +216,11 @@ TEST(RowName, SaysWhatNobodyCanSee) {
   EXPECT_EQ(problem_of_name(std::string(200, 'a')), std::nullopt);
 }
 
+TEST_F(RecipeBounds, AValueIsThereOnceInAMatrix) {
+  EXPECT_THAT(problems_of(std::string(kValidRecipe) + "[matrix]\nseed = [1, 2, 1]\n"),
+              HasSubstr("`seed` has 1 twice"));
+  EXPECT_EQ(problems_of(std::string(kValidRecipe) + "[matrix]\nseed = [1, 2, 3]\n"), "");
+}
+
 }  // namespace
 }  // namespace backstop::recipe

@@ -234,19 +234,6 @@ TEST_F(RunErrors, PathsThatAreNotUtf8) {
   EXPECT_THAT(setting.err, HasSubstr("`--set model.file=caf\uFFFD` is not UTF-8"));
 }
 
-TEST_F(RunErrors, MemoryThatRanOut) {
-  Start start = command({"--set", "model.width=1024", "--set", "dataset.train_images=16"});
-  std::string line = "ulimit -v 1200000; exec '" + start.program + "'";
-  for (const auto& argument : start.arguments) line += " '" + argument + "'";
-  start.program = "/bin/sh";
-  start.arguments = {"-c", line};
-  start.environment["OPENBLAS_NUM_THREADS"] = "1";
-  const Outcome outcome = Process(start).wait();
-  EXPECT_EQ(outcome.code, 4) << outcome.err;
-  EXPECT_THAT(outcome.err, HasSubstr("out of memory"));
-  EXPECT_THAT(outcome.err, HasSubstr(": LibTorch asked for "));
-}
-
 TEST_F(RunErrors, PluginWithItsOwnImageSet) {
   const Outcome outcome = run({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
                                "defense=[{ plugin = \"probe\", action = \"foreign-set\" }]"});

@@ -205,6 +205,34 @@ TEST_F(Survival, ADefenseThatFailsDoesNotEndTheOthers) {
   EXPECT_EQ(status(runs()[0]), "failed");
 }
 
+TEST_F(Survival, AChildThatAPluginLeavesIsEndedAndSaid) {
+  const Outcome outcome = run({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
+                               "defense=[{ plugin = \"probe\", action = \"leave-child\" }]"});
+  // The child would keep stderr open, and this would not have returned.
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("a plugin left a process running after it had returned"));
+}
+
+TEST_F(Survival, AnAttackThatFailsLeavesFailedRowsAndUnmetExpectations) {
+  write_recipe(std::string(kRecipe) + "[expect.plain]\nclean_accuracy = { minimum = 0 }\n");
+  const Outcome outcome = run({"--set", "attack.training.scheduler.rate=1e30"});
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_THAT(outcome.out, HasSubstr("failed: "));
+  const auto results = nlohmann::json::parse(read(runs().at(0) / "results.json"));
+  EXPECT_EQ(results["rows"].size(), 3U);
+  EXPECT_FALSE(results["expectations"].at(0)["met"].get<bool>());
+}
+
+TEST_F(Survival, AnAttackFileThatIsNotWholeIsNamed) {
+  ASSERT_EQ(run().code, 0);
+  const fs::path models = runs().at(0) / "models";
+  const Outcome outcome =
+      run({"--set", "attack.file=" + (models / "no-defense.safetensors").string(), "--set",
+           "model.file=" + (models / "no-defense.safetensors").string()});
+  EXPECT_EQ(outcome.code, 4);
+  EXPECT_THAT(outcome.err, HasSubstr("no-defense.safetensors holds a tensor"));
+}
+
 TEST_F(Survival, ACombinationThatFailsDoesNotEndTheMatrix) {
   write_recipe(std::string(kRecipe) + "[matrix]\n\"defense.1.clean_images\" = [100, 1000, 50]\n");
   const Outcome outcome = run();

@@ -361,7 +361,7 @@ Verdict from_child(const ChildOutcome& child, const Test& test, std::chrono::sec
     return verdict;
   } catch (const nlohmann::json::exception&) {
     return failed(fmt::format("it ended the process with exit status {}{}", child.code, wrote),
-                  child.err.empty() ? "a plugin must not call exit()" : "");
+                  child.err.empty() ? "a plugin must not end the process" : "");
   }
 }
 

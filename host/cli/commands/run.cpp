@@ -33,6 +33,7 @@ void add_options(boost::program_options::options_description& options) {
 base::ExitCode run(const Invocation& invocation) {
   const bool json = invocation.has("json");
   const std::string out = invocation.one("out").value_or("runs");
+  if (out.empty()) throw base::HostError(base::ExitCode::usage, "--out is empty", "name a folder");
   const catalog::Catalog catalog = invocation.catalog();
   const recipe::CheckedRecipe checked =
       recipe::check_recipe(invocation.arguments[0], invocation.all("set"), catalog);

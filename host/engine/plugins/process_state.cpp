@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <iterator>
 #include <string_view>
 #include <system_error>
@@ -113,6 +114,19 @@ std::vector<std::string> ProcessBelongings::additions(const ProcessBelongings& l
   if (later.files > files) words.push_back(base::count_of(later.files - files, "open file"));
   if (later.children) words.emplace_back("a child process");
   return words;
+}
+
+std::size_t end_children() {
+  std::size_t ended = 0;
+  std::error_code error;
+  for (const auto& thread : fs::directory_iterator("/proc/self/task", error)) {
+    std::ifstream children(thread.path() / "children");
+    for (pid_t child = 0; children >> child; ++ended) {
+      ::kill(child, SIGKILL);
+      ::waitpid(child, nullptr, 0);
+    }
+  }
+  return ended;
 }
 
 }  // namespace backstop::engine

@@ -40,4 +40,7 @@ struct ProcessBelongings {
   [[nodiscard]] std::vector<std::string> additions(const ProcessBelongings& later) const;
 };
 
+/// Ends the child processes of this process, which has none of its own, and returns their number.
+std::size_t end_children();
+
 }  // namespace backstop::engine

@@ -266,8 +266,7 @@ const at::Tensor& tensor_named(const NamedTensors& tensors, std::string_view nam
   for (const auto& item : tensors)
     if (item.first == name) return item.second;
   throw base::HostError(base::ExitCode::environment,
-                        fmt::format("a cached file lacks the tensor `{}`", name),
-                        "run again with --fresh");
+                        fmt::format("a file lacks the tensor `{}`", name));
 }
 
 }  // namespace backstop::engine

@@ -1,5 +1,7 @@
 #include "host/engine/run/attack_stage.hpp"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -24,6 +26,13 @@ void make_trigger(const PluginObject& attack, const AttackInputs& inputs, StageC
   if (inputs.attack_file) {
     const std::string file = inputs.attack_file->path.string();
     const AttackFile learned = read_attack_file(file);
+    for (const char* name : {"positions", "images", "labels", "roles"})
+      if (std::none_of(learned.poison.begin(), learned.poison.end(),
+                       [&](const auto& tensor) { return tensor.first == name; }))
+        throw base::HostError(
+            base::ExitCode::environment,
+            fmt::format("{} is not whole: it lacks the tensor `poison.{}`", file, name),
+            "a run leaves an attack file as models/no-defense.attack.safetensors");
     require_finite(learned.state, file);
     require_same_attack(learned.record, inputs);
     const bool poison = tensor_named(learned.poison, "positions").numel() > 0;

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "host/base/hash.hpp"
+#include "host/engine/plugins/process_state.hpp"
 #include "host/engine/run/attack_stage.hpp"
 #include "host/engine/run/defense_stage.hpp"
 #include "host/engine/run/inputs.hpp"
@@ -72,6 +73,8 @@ class Run {
   [[nodiscard]] StageServices services(const StageLabel& label) {
     return {label, &directory_, request_.interrupted};
   }
+  /// Those that plugins have started and left.
+  void end_processes_of_plugins(const StageLabel& label);
   void log(const StageLabel& label, const char* level, const std::string& message);
   void warn(const StageLabel& label, const std::string& message) { log(label, "warning", message); }
 
@@ -156,6 +159,12 @@ void Run::log(const StageLabel& label, const char* level, const std::string& mes
                     {"message", message}});
 }
 
+void Run::end_processes_of_plugins(const StageLabel& label) {
+  if (const std::size_t ended = end_children(); ended > 0)
+    warn(label, fmt::format("a plugin left {} running after it had returned; ended",
+                            ended == 1 ? "a process" : fmt::format("{} processes", ended)));
+}
+
 // --- data ---
 
 DatasetInput Run::load(const recipe::DatasetUse& use) {
@@ -169,6 +178,7 @@ DatasetInput Run::load(const recipe::DatasetUse& use) {
   DatasetInput dataset{label.name,
                        load_data(plugin, use, recipe_.seed, ctx, compute_.device),
                        {use.crop_padding, use.horizontal_flip}};
+  end_processes_of_plugins(label);
   event["event"] = "stage_finished";
   event["wall_seconds"] = ctx.cost().stop()["wall_seconds"];
   directory_.event(event);
@@ -313,7 +323,9 @@ Stage Run::stage(const StageLabel& label, const std::string& row, const json& ke
     reused = store_.kept_at(folder) != before && (kept = store_.load(folder, key, damage));
     start();
     if (!reused) {
-      store_.save(folder, key, make());
+      const Stage made = make();
+      end_processes_of_plugins(label);
+      store_.save(folder, key, made);
       kept = store_.load(folder, key, damage);  // a reused stage and a new one take the same way
       if (!kept)
         throw base::HostError(
@@ -505,10 +517,9 @@ json Run::execute() {
   } catch (const base::HostError&) {  // the disk is full: the first error is the one to report
     if (!failure) throw;
   }
-  // A table of rows that all failed says less than the error; but a summary counts them.
-  const bool measured = std::any_of(results_["rows"].begin(), results_["rows"].end(),
-                                    [](const json& row) { return !row.contains("error"); });
-  if (measured || request_.recipes->size() > 1)
+  // Without data, a table of rows that all failed says less than the error; but a summary counts
+  // them.
+  if (task_ || request_.recipes->size() > 1)
     directory_.event(
         {{"event", "run_finished"}, {"run", directory_.path().string()}, {"results", results_}});
   if (failure) std::rethrow_exception(failure);
