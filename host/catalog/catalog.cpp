@@ -55,7 +55,7 @@ fs::path built_in_folder() {
 fs::path given_folder(const std::string& text) {
   if (text.empty()) throw base::HostError(base::ExitCode::usage, "`--plugin-path` needs a folder");
   std::error_code error;
-  const fs::path folder = fs::absolute(text, error).lexically_normal();
+  fs::path folder = fs::absolute(text, error).lexically_normal();
   if (error || !fs::is_directory(folder, error)) {
     throw base::HostError(base::ExitCode::environment,
                           fmt::format("`--plugin-path {}` is not a directory", text));
@@ -220,7 +220,7 @@ std::optional<Refusal> distrust(const SearchPath& path, const fs::path& file) {
   if (path.given) return std::nullopt;
   // Who can replace the installation can replace this program, too.
   const fs::path within = path.built_in ? path.folder : "/";
-  if (const auto fault = fault_on_the_way(path.named, within)) return fault;
+  if (auto fault = fault_on_the_way(path.named, within)) return fault;
   return fault_on_the_way(file, within);
 }
 

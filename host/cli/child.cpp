@@ -57,7 +57,7 @@ class Capture {
 [[noreturn]] void become(char* const* words, const Capture& out, const Capture& err, pid_t parent,
                          unsigned seconds) {
   ::setpgid(0, 0);  // what it starts is in its group
-  std::signal(SIGALRM, SIG_DFL);
+  (void)std::signal(SIGALRM, SIG_DFL);
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -79,7 +79,7 @@ void kill_child() {
 
 extern "C" void end_with_child(int number) {
   kill_child();
-  ::raise(number);  // not handled any more
+  (void)::raise(number);  // not handled any more
 }
 
 /// While it lives, the signals that end this process end the child, too.

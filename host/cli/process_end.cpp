@@ -80,7 +80,7 @@ extern "C" void on_crash(int number) {
     for (const char* part :
          {"error: SIG", ::sigabbrev_np(number), " during the call of ", call, "\n"})
       (void)!::write(STDERR_FILENO, part, std::strlen(part));
-  ::raise(number);  // when this returns, by the default action
+  (void)::raise(number);  // when this returns, by the default action
 }
 
 void watch_crashes() {
@@ -104,7 +104,8 @@ Function* original(const char* name) {
 /// The arguments of execl() and execlp(), which end with a null pointer.
 std::vector<char*> collect(const char* first, va_list others) {
   std::vector<char*> words{const_cast<char*>(first)};
-  while (words.back() != nullptr) words.push_back(va_arg(others, char*));
+  while (words.back() != nullptr)
+    words.push_back(va_arg(others, char*));  // NOLINT(clang-analyzer-valist.Uninitialized)
   return words;
 }
 
