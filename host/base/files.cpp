@@ -34,6 +34,14 @@ std::string reason(int error) {
   throw HostError(ExitCode::environment, fmt::format("cannot read {}: {}", path.string(), why));
 }
 
+/// Opening a FIFO would wait for its writer, and a device may never end.
+void require_regular_file(const fs::path& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) cannot_read(path, error.message());
+  if (!fs::is_regular_file(status)) cannot_read(path, "not a regular file");
+}
+
 }  // namespace
 
 void make_folder(const fs::path& folder) {
@@ -76,13 +84,6 @@ void write_file(const fs::path& path, std::string_view text) {
   write_file(path, [text](std::ostream& out) { out << text; });
 }
 
-void require_regular_file(const fs::path& path) {
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status)) cannot_read(path, error.message());
-  if (!fs::is_regular_file(status)) cannot_read(path, "not a regular file");
-}
-
 void read_blocks(const fs::path& path, const std::function<void(std::string_view)>& take) {
   require_regular_file(path);
   errno = 0;
@@ -105,12 +106,6 @@ std::string read_file(const fs::path& path, std::uintmax_t most) {
     text += block;
   });
   return text;
-}
-
-void copy_file(const fs::path& from, const fs::path& to) {
-  write_file(to, [&](std::ostream& out) {
-    read_blocks(from, [&](std::string_view block) { out << block; });
-  });
 }
 
 void sync(const fs::path& path) {

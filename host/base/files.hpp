@@ -29,11 +29,6 @@ std::string read_file(const std::filesystem::path& path,
 /// The same for a file of any size, in blocks of at most a megabyte; Ctrl-C ends it.
 void read_blocks(const std::filesystem::path& path,
                  const std::function<void(std::string_view)>& take);
-/// Throws HostError(environment) "cannot read FILE: ..." unless it is a regular file.
-void require_regular_file(const std::filesystem::path& path);
-
-/// Copies a file; what was at `to` stays until the copy is whole.
-void copy_file(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Returns when the file's content, or the list of names in the folder, would survive a loss of
 /// power. Throws HostError(environment).

@@ -29,29 +29,6 @@ std::size_t width(std::string_view text) {
          static_cast<std::size_t>(std::count_if(text.begin(), text.end(), continues_character));
 }
 
-struct Character {
-  char32_t code = 0xFFFD;
-  std::size_t size = 1;  ///< bytes
-  bool valid = false;
-};
-
-/// The character that `text`, which is not empty, begins with.
-Character first_character(std::string_view text) {
-  constexpr std::array<char32_t, 5> kSmallest = {0, 0, 0x80, 0x800, 0x10000};
-  const auto lead = static_cast<unsigned char>(text[0]);
-  if (lead < 0x80) return {lead, 1, true};
-  const std::size_t size = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-  if (lead < 0xC0 || lead > 0xF4 || text.size() < size) return {};
-  char32_t code = lead & (0x7FU >> size);
-  for (const char c : text.substr(1, size - 1)) {
-    if (!continues_character(c)) return {};
-    code = code << 6U | (static_cast<unsigned char>(c) & 0x3FU);
-  }
-  const bool surrogate = code >= 0xD800 && code < 0xE000;
-  if (code < kSmallest.at(size) || surrogate || code > 0x10FFFF) return {};
-  return {code, size, true};
-}
-
 /// Control characters, and those that show nothing but change how the text around them is shown.
 bool hidden(char32_t code) {
   constexpr std::pair<char32_t, char32_t> kRanges[] = {
@@ -107,6 +84,22 @@ std::string duration(double seconds) {
 
 std::string count_of(std::size_t n, std::string_view noun) {
   return fmt::format("{} {}{}", n, noun, n == 1 ? "" : "s");
+}
+
+Character first_character(std::string_view text) {
+  constexpr std::array<char32_t, 5> kSmallest = {0, 0, 0x80, 0x800, 0x10000};
+  const auto lead = static_cast<unsigned char>(text[0]);
+  if (lead < 0x80) return {lead, 1, true};
+  const std::size_t size = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+  if (lead < 0xC0 || lead > 0xF4 || text.size() < size) return {};
+  char32_t code = lead & (0x7FU >> size);
+  for (const char c : text.substr(1, size - 1)) {
+    if (!continues_character(c)) return {};
+    code = code << 6U | (static_cast<unsigned char>(c) & 0x3FU);
+  }
+  const bool surrogate = code >= 0xD800 && code < 0xE000;
+  if (code < kSmallest.at(size) || surrogate || code > 0x10FFFF) return {};
+  return {code, size, true};
 }
 
 std::string valid_utf8(std::string_view text) {

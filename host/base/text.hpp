@@ -22,6 +22,14 @@ std::string grouped(std::int64_t value);      ///< 10000 -> "10,000"
 std::string duration(double seconds);         ///< "3.1 s", "5 min 12 s", "2 h 05 min"
 std::string count_of(std::size_t n, std::string_view noun);  ///< "1 run", "2 runs"
 
+struct Character {
+  char32_t code = 0xFFFD;
+  std::size_t size = 1;  ///< bytes
+  bool valid = false;    ///< else a byte that is not part of valid UTF-8
+};
+/// The character that `text`, which is not empty, begins with.
+Character first_character(std::string_view text);
+
 // Names and messages come from other people's files and plugins, and may hold any bytes.
 
 /// The text with U+FFFD for each byte that is not part of valid UTF-8.

@@ -99,7 +99,11 @@ void run_all(const RunRequest& request, RunOutcome& outcome) {
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
     const RunRequest& request, RunOutcome& outcome) {
-  close_dead_runs(request.out);
+  guarded(request.interrupted, outcome, [&] {
+    close_dead_runs(request.out);
+    StageStore(request.out / kStoreFolder).remove_leftovers();
+  });
+  if (outcome.code != base::ExitCode::done) return;
   if (request.recipes->size() == 1)
     run_one(request.recipes->front(), request, outcome);
   else

@@ -30,7 +30,8 @@ struct Diagnostic {
 ///      | ^^^^^
 ///   hint: did you mean `width`?
 ///
-/// At most 20, errors before warnings, then "and N more". `source` is the recipe's text; `color` adds ANSI colors.
+/// At most 20, errors before warnings, then "and N more". `source` is the recipe's text; `color`
+/// adds ANSI colors.
 std::string render(const std::vector<Diagnostic>& diagnostics, const std::string& source,
                    bool color);
 

@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "host/base/text.hpp"
+
 namespace backstop::recipe {
 namespace {
 
@@ -29,19 +31,6 @@ constexpr std::array kForbidden = std::to_array<Range>({
     {0xe0000, 0xe0fff, kInvisible},
 });
 
-/// Takes the first character off `text`, which is UTF-8 and not empty.
-char32_t next(std::string_view& text) {
-  const auto byte = static_cast<unsigned char>(text.front());
-  const std::size_t more = byte < 0xc0 ? 0 : byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
-  char32_t character = more == 0 ? byte : byte & (0x3fU >> more);
-  text.remove_prefix(1);
-  for (std::size_t i = 0; i < more && !text.empty(); ++i) {
-    character = character << 6 | (static_cast<unsigned char>(text.front()) & 0x3fU);
-    text.remove_prefix(1);
-  }
-  return character;
-}
-
 }  // namespace
 
 std::optional<std::string> problem_of_name(std::string_view name) {
@@ -54,7 +43,8 @@ std::optional<std::string> problem_of_name(std::string_view name) {
     return fmt::format("`name` must not {} with a space", name.starts_with(' ') ? "begin" : "end");
   int position = 1;
   for (std::string_view rest = name; !rest.empty(); ++position) {
-    const char32_t character = next(rest);
+    const auto [character, size, valid] = base::first_character(rest);
+    rest.remove_prefix(size);
     const auto* range = std::find_if(kForbidden.begin(), kForbidden.end(), [&](const Range& r) {
       return character >= r.first && character <= r.last;
     });

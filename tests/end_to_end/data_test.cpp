@@ -158,17 +158,14 @@ TEST_F(Datasets, WhatTheDataLacksIsSaidBeforeTraining) {
 }
 
 TEST_F(Datasets, MappedImagesLargerThanMemoryAreNotCopied) {
-  Start start = command({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
-                         "dataset={ plugin = \"swatches\", root = \"" + root().string() +
-                             "\", mapped = 8192, height = 128, width = 128, fingerprint = \"x\" }",
-                         "--set", "defense=[]", "--set", "attack.training.epochs=0", "--set",
-                         "attack.poison_ratio=0.001"});
+  const Start start =
+      command({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
+               "dataset={ plugin = \"swatches\", root = \"" + root().string() +
+                   "\", mapped = 8192, height = 128, width = 128, fingerprint = \"x\" }",
+               "--set", "defense=[]", "--set", "attack.training.epochs=0", "--set",
+               "attack.poison_ratio=0.001"});
   // 4 GiB for everything but mapped files: half of what the training images would take.
-  std::string line = "ulimit -d 4194304; exec '" + start.program + "'";
-  for (const auto& argument : start.arguments) line += " '" + argument + "'";
-  start.program = "/bin/sh";
-  start.arguments = {"-c", line};
-  const Outcome outcome = Process(start).wait();
+  const Outcome outcome = Process(limited("-d 4194304", start)).wait();
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_EQ(dataset()["training_images"], 174762);
 }

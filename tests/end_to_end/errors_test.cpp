@@ -74,13 +74,7 @@ TEST_F(RunErrors, UnwritableOutputFolder) {
 }
 
 TEST_F(RunErrors, FileSizeLimitLeavesNothingHalfWritten) {
-  Start start = command();
-  std::string line = "ulimit -f 8; exec";
-  start.arguments.insert(start.arguments.begin(), start.program);
-  for (const auto& argument : start.arguments) line += " '" + argument + "'";
-  start.program = "/bin/sh";
-  start.arguments = {"-c", line};
-  const Outcome outcome = Process(start).wait();
+  const Outcome outcome = Process(limited("-f 8", command())).wait();
   EXPECT_EQ(outcome.code, 4) << outcome.err;
   EXPECT_THAT(outcome.err, HasSubstr("cannot write"));
   EXPECT_THAT(outcome.err, HasSubstr("File too large"));

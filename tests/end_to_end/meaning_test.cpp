@@ -210,14 +210,9 @@ TEST_F(Meaning, AnEncoderFromAFileMustKnowTheTrigger) {
 }
 
 TEST_F(Meaning, ARunThatCannotFitIntoMemoryEndsBeforeItTrains) {
-  Start start =
+  const Start start =
       command({"--set", "model.architecture=preact-resnet18", "--set", "model.width=512"});
-  std::string line = "ulimit -v 4000000; exec";
-  start.arguments.insert(start.arguments.begin(), start.program);
-  for (const auto& argument : start.arguments) line += " '" + argument + "'";
-  start.program = "/bin/sh";
-  start.arguments = {"-c", line};
-  const Outcome outcome = Process(start).wait();
+  const Outcome outcome = Process(limited("-v 4000000", start)).wait();
   EXPECT_EQ(outcome.code, 4) << outcome.err;
   EXPECT_THAT(outcome.err,
               AllOf(HasSubstr("not enough memory: preact-resnet18 of width 512 needs at least 11."),

@@ -93,6 +93,14 @@ class EndToEnd : public ::testing::Test {
     return {
         BACKSTOP_PROGRAM, arguments, {{"HOME", folder_.string()}, {"BACKSTOP_PLUGIN_PATH", ""}}};
   }
+  /// The same behind `ulimit LIMIT`.
+  [[nodiscard]] static Start limited(const std::string& limit, Start start) {
+    std::string line = "ulimit " + limit + "; exec '" + start.program + "'";
+    for (const auto& argument : start.arguments) line += " '" + argument + "'";
+    start.program = "/bin/sh";
+    start.arguments = {"-c", line};
+    return start;
+  }
   [[nodiscard]] Outcome run(std::vector<std::string> more = {}) const {
     return Process(command(std::move(more))).wait();
   }

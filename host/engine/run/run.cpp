@@ -66,7 +66,7 @@ class Run {
   /// Every plugin that the run uses, schedulers of schedulers included.
   template <typename Function>
   void for_each_plugin(Function&& function) const;
-  /// Throws HostError(environment) if a plugin needs a GPU and the run has none.
+  /// Sets `compute_`. Throws HostError(environment) if a plugin needs a GPU and the run has none.
   void choose_device();
   /// For run.json.
   [[nodiscard]] json plugins() const;
@@ -111,8 +111,7 @@ Run::Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& ou
       request_(request),
       outcome_(outcome),
       directory_(request.out, recipe.name, to_toml(recipe), request.observer),
-      store_(request.out / ".stages") {
-  store_.remove_leftovers();
+      store_(request.out / kStoreFolder) {
   outcome.runs.push_back(directory_.path());
   results_ = {{"schema", 1},           {"name", recipe.name},
               {"seed", recipe.seed},   {"recipe_sha256", base::sha256_of_text(to_toml(recipe))},

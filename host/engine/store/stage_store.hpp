@@ -66,6 +66,8 @@ class StageStore {
   std::filesystem::path root_;
 };
 
+/// Of the store, below --out.
+inline constexpr const char* kStoreFolder = ".stages";
 inline constexpr const char* kModelFile = "model.safetensors";
 inline constexpr const char* kAttackFile = "attack.safetensors";
 inline constexpr const char* kArtifactsFile = "artifacts.safetensors";
