@@ -43,8 +43,9 @@ std::optional<std::string> problem_of_name(std::string_view name) {
     return fmt::format("`name` must not {} with a space", name.starts_with(' ') ? "begin" : "end");
   int position = 1;
   for (std::string_view rest = name; !rest.empty(); ++position) {
-    const auto [character, size, valid] = base::first_character(rest);
-    rest.remove_prefix(size);
+    const base::Character next = base::first_character(rest);
+    const char32_t character = next.code;
+    rest.remove_prefix(next.size);
     const auto* range = std::find_if(kForbidden.begin(), kForbidden.end(), [&](const Range& r) {
       return character >= r.first && character <= r.last;
     });
