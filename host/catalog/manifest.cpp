@@ -40,6 +40,8 @@ const Parameters& manifest_keys() {
        .optional = true,
        .choices = {"clean-data", "training-data", "feature-maps", "batch-norm", "cuda"}},
       {.key = "poisons", .type = boolean, .optional = true},
+      {.key = "detects", .type = choice, .list = true, .optional = true, .choices = {"model"}},
+      {.key = "repairs", .type = boolean, .optional = true},
   };
   return kKeys;
 }
@@ -297,6 +299,13 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
   manifest.poisons = values["poisons"].value_or(true);
   if (values.contains("poisons") && kind && kind != Kind::attack)
     note.add(*table.get("poisons"), "`poisons` is only for kind `attack`");
+  manifest.detects = strings(values, "detects");
+  manifest.repairs = values["repairs"].value_or(true);
+  for (const char* key : {"detects", "repairs"})
+    if (values.contains(key) && kind && kind != Kind::defense)
+      note.add(*table.get(key), fmt::format("`{}` is only for kind `defense`", key));
+  if (!manifest.repairs && manifest.detects.empty())
+    note.add(*table.get("repairs"), "`repairs` can be false only where `detects` names something");
   if (const toml::node* parameters = table.get("parameters")) {
     if (const toml::table* all = parameters->as_table())
       manifest.parameters = read_parameters(note, *all);

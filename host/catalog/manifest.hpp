@@ -26,6 +26,9 @@ struct Manifest {
   std::vector<std::string> needs;  ///< "clean-data", "training-data", "feature-maps", ...
   schema::Parameters parameters;   ///< in the author's order
   bool poisons = true;             ///< kind = "attack": it changes the training set
+  /// kind = "defense": what it judges, beside or instead of repairing a model: "model".
+  std::vector<std::string> detects;
+  bool repairs = true;  ///< kind = "defense": it can be a [[defense]]
   /// kind = "dataset": the augmentation of its training images by default, `[augmentation]`.
   std::int64_t crop_padding = 0;  ///< pixels, of images `crop_image_size` pixels wide
   /// Images of another size get a proportional padding. 0: any size gets the same padding.

@@ -164,6 +164,24 @@ TEST(Manifest, RefusesUnknownNeeds) {
             "m:6: `needs` must be an array of strings, got \"cuda\"");
 }
 
+TEST(Manifest, DetectorsAreDefenses) {
+  const std::string head =
+      "name = \"example\"\nkind = \"defense\"\nversion = \"1\"\nsummary = \"s\"\nlicense = "
+      "\"MIT\"\n";
+  EXPECT_TRUE(parse_manifest(head, "m").detects.empty());
+  EXPECT_TRUE(parse_manifest(head, "m").repairs);
+  const Manifest manifest = parse_manifest(head + "detects = [\"model\"]\nrepairs = false\n", "m");
+  EXPECT_THAT(manifest.detects, ElementsAre("model"));
+  EXPECT_FALSE(manifest.repairs);
+  EXPECT_EQ(problems(head + "detects = [\"models\"]\n"),
+            "m:6: `detects` must be \"model\", got \"models\"");
+  EXPECT_EQ(problems(head + "repairs = false\n"),
+            "m:6: `repairs` can be false only where `detects` names something");
+  EXPECT_EQ(problems(kHead + "detects = [\"model\"]\nrepairs = true\n"),
+            "m:6: `detects` is only for kind `defense`\n"
+            "m:7: `repairs` is only for kind `defense`");
+}
+
 TEST(Manifest, AugmentationIsForDatasets) {
   EXPECT_EQ(problems(kHead + "[augmentation]\ncrop_padding = 4\n"),
             "m:6: `augmentation` is only for kind `dataset`");
@@ -238,9 +256,8 @@ TEST(Manifest, RefusesBadChoices) {
             "m:8: `parameters.p.choices` must hold at least one string, and no empty ones");
   EXPECT_EQ(parameter_problems("type = \"choice\"\nchoices = [\"a\", \"a\"]\n"),
             "m:8: `parameters.p.choices` lists \"a\" twice");
-  EXPECT_EQ(
-      parameter_problems("type = \"choice\"\nchoices = [\"a\", \"b\"]\ndefault = \"c\"\n"),
-      "m:9: `parameters.p.default` must be one of \"a\", \"b\", got \"c\"");
+  EXPECT_EQ(parameter_problems("type = \"choice\"\nchoices = [\"a\", \"b\"]\ndefault = \"c\"\n"),
+            "m:9: `parameters.p.default` must be one of \"a\", \"b\", got \"c\"");
 }
 
 TEST(Manifest, RefusesEmptyRanges) {
