@@ -78,6 +78,16 @@ const Parameters& augmentation_keys() {
   return kKeys;
 }
 
+const Parameters& calibration_keys() {
+  using enum ParameterType;
+  static const Parameters kKeys = {
+      {.key = "source"},
+      {.key = "clean_scores", .type = floating, .list = true},
+      {.key = "backdoored_scores", .type = floating, .list = true},
+  };
+  return kKeys;
+}
+
 /// A lower-case letter, then lower-case letters, digits and `separator`.
 bool is_identifier(std::string_view text, char separator) {
   const auto lower = [](char c) { return c >= 'a' && c <= 'z'; };
@@ -262,6 +272,28 @@ void read_augmentation(NoteText& note, const toml::node& node, Manifest& manifes
   manifest.crop_image_size = values["image_size"].value_or(std::int64_t{0});
 }
 
+std::vector<double> sorted_numbers(const toml::table& values, std::string_view key) {
+  std::vector<double> result;
+  if (const toml::array* array = values[key].as_array())
+    for (const toml::node& element : *array) result.push_back(element.ref<double>());
+  std::sort(result.begin(), result.end());
+  return result;
+}
+
+void read_calibration(NoteText& note, const toml::node& node, Manifest& manifest) {
+  const toml::table* table = node.as_table();
+  if (table == nullptr) {
+    note.add(node, schema::mismatch("calibration", "a table", node));
+    return;
+  }
+  if (manifest.detects.empty()) note.add(node, "`calibration` needs `detects`");
+  note.forbid_other_keys(*table, calibration_keys(), "calibration.");
+  const toml::table values = note.read(*table, calibration_keys(), "calibration.");
+  manifest.calibration = {.source = values["source"].value_or(std::string()),
+                          .clean_scores = sorted_numbers(values, "clean_scores"),
+                          .backdoored_scores = sorted_numbers(values, "backdoored_scores")};
+}
+
 }  // namespace
 
 std::string_view to_string(Kind kind) {
@@ -278,7 +310,7 @@ std::optional<Kind> kind_from(std::string_view text) {
 Manifest parse_manifest(std::string_view text, const std::string& where) {
   NoteText note(text, where, "correct the plugin's manifest and build it again");
   const toml::table& table = note.table();
-  note.forbid_other_keys(table, manifest_keys(), "", {"parameters", "augmentation"});
+  note.forbid_other_keys(table, manifest_keys(), "", {"parameters", "augmentation", "calibration"});
   const toml::table values = note.read(table, manifest_keys());
   const auto string = [&](const char* key) { return values[key].value_or(std::string()); };
 
@@ -314,6 +346,8 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
   }
   if (const toml::node* augmentation = table.get("augmentation"); augmentation && kind)
     read_augmentation(note, *augmentation, manifest);
+  if (const toml::node* calibration = table.get("calibration"))
+    read_calibration(note, *calibration, manifest);
   note.throw_if_any();
   return manifest;
 }

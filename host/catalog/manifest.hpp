@@ -16,6 +16,14 @@ inline constexpr Kind kKinds[] = {Kind::attack, Kind::defense, Kind::scheduler, 
 std::string_view to_string(Kind kind);
 std::optional<Kind> kind_from(std::string_view text);
 
+/// [calibration]: what a detector's score was for models of which the truth is known, with its
+/// default parameters.
+struct Calibration {
+  std::string source;                     ///< where the measurement is described
+  std::vector<double> clean_scores;       ///< ascending
+  std::vector<double> backdoored_scores;  ///< ascending
+};
+
 struct Manifest {
   std::string name;
   Kind kind = Kind::attack;
@@ -29,6 +37,7 @@ struct Manifest {
   /// kind = "defense": what it judges, beside or instead of repairing a model: "model".
   std::vector<std::string> detects;
   bool repairs = true;  ///< kind = "defense": it can be a [[defense]]
+  std::optional<Calibration> calibration;
   /// kind = "dataset": the augmentation of its training images by default, `[augmentation]`.
   std::int64_t crop_padding = 0;  ///< pixels, of images `crop_image_size` pixels wide
   /// Images of another size get a proportional padding. 0: any size gets the same padding.

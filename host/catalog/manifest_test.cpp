@@ -173,13 +173,40 @@ TEST(Manifest, DetectorsAreDefenses) {
   const Manifest manifest = parse_manifest(head + "detects = [\"model\"]\nrepairs = false\n", "m");
   EXPECT_THAT(manifest.detects, ElementsAre("model"));
   EXPECT_FALSE(manifest.repairs);
-  EXPECT_EQ(problems(head + "detects = [\"models\"]\n"),
-            "m:6: `detects` must be \"model\", got \"models\"");
+  EXPECT_EQ(problems(head + "detects = [\"images\"]\n"),
+            "m:6: `detects.0` must be one of \"model\", got \"images\"");
   EXPECT_EQ(problems(head + "repairs = false\n"),
             "m:6: `repairs` can be false only where `detects` names something");
   EXPECT_EQ(problems(kHead + "detects = [\"model\"]\nrepairs = true\n"),
             "m:6: `detects` is only for kind `defense`\n"
             "m:7: `repairs` is only for kind `defense`");
+}
+
+TEST(Manifest, DetectorsSayWhatTheyScored) {
+  const std::string head =
+      "name = \"example\"\nkind = \"defense\"\nversion = \"1\"\nsummary = \"s\"\nlicense = "
+      "\"MIT\"\n";
+  const std::string detector = head + "detects = [\"model\"]\n";
+  EXPECT_FALSE(parse_manifest(detector, "m").calibration);
+  const Manifest manifest = parse_manifest(
+      detector +
+          "[calibration]\nsource = \"docs\"\nclean_scores = [1, 0.5]\nbackdoored_scores = [3]\n",
+      "m");
+  ASSERT_TRUE(manifest.calibration);
+  EXPECT_EQ(manifest.calibration->source, "docs");
+  EXPECT_THAT(manifest.calibration->clean_scores, ElementsAre(0.5, 1));  // sorted
+  EXPECT_THAT(manifest.calibration->backdoored_scores, ElementsAre(3));
+  EXPECT_EQ(problems(detector + "[calibration]\nclean_scores = [nan]\nscores = [1]\n"),
+            "m:7: `calibration.source` is missing\n"
+            "m:7: `calibration.backdoored_scores` is missing\n"
+            "m:8: `calibration.clean_scores.0` must be finite, got nan\n"
+            "m:9: unknown key `scores` in [calibration]; known keys: `source`, `clean_scores`, "
+            "`backdoored_scores`");
+  EXPECT_EQ(problems(detector + "calibration = 1\n"), "m:7: `calibration` must be a table, got 1");
+  EXPECT_EQ(
+      problems(head +
+               "[calibration]\nsource = \"docs\"\nclean_scores = []\nbackdoored_scores = []\n"),
+      "m:6: `calibration` needs `detects`");
 }
 
 TEST(Manifest, AugmentationIsForDatasets) {
