@@ -50,8 +50,11 @@ void probe_plugins(const std::vector<recipe::Recipe>& recipes) {
   for (const auto& recipe : recipes) {
     if (recipe.pretraining) find_plugins(recipe.pretraining->use, files);
     find_plugins(recipe.dataset.use, files);
-    find_plugins(recipe.attack.use, files);
-    find_plugins(recipe.attack.training.scheduler, files);
+    if (recipe.attack) {
+      find_plugins(recipe.attack->use, files);
+      find_plugins(recipe.attack->training.scheduler, files);
+    }
+    for (const auto& detector : recipe.detectors) find_plugins(detector.use, files);
     for (const auto& defense : recipe.defenses) find_plugins(defense.use, files);
   }
   for (const auto& file : files) probe(file);

@@ -14,6 +14,7 @@
 #include "host/engine/plugins/conformance.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/run/run.hpp"
+#include "host/engine/store/opened_model.hpp"
 #include "host/engine/store/run_directory.hpp"
 
 namespace backstop::engine {
@@ -115,6 +116,11 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_data(
   guarded(request.interrupted, outcome, [&] { outcome.report = report_on_data(request); });
   if (outcome.code == base::ExitCode::done && !outcome.report["problems"].empty())
     outcome.code = base::ExitCode::environment;
+}
+
+extern "C" __attribute__((visibility("default"))) void backstop_engine_describe_model(
+    const std::filesystem::path& file, ModelDescription& description) {
+  guarded(nullptr, description, [&] { description.facts = describe_model(file); });
 }
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_check_plugin(

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,8 @@ class RunObserver {
   virtual ~RunObserver() = default;
   /// One JSON object with a string "event":
   ///   run_started     run (the folder of the run), seed
-  ///   stage_started   stage ("data", "attack" or "defense"), name (of its row), reused
+  ///   stage_started   stage ("data", "attack", "model", "detector" or "defense"), name (of its row),
+  ///                   reused
   ///   epoch           stage, name, epoch, epochs, loss, clean_accuracy, attack_success_rate,
   ///                   attack_success_rate_all, robust_accuracy; epoch 0 is before training and has
   ///                   no loss
@@ -34,8 +36,15 @@ class RunObserver {
   virtual void progress(std::int64_t done, std::int64_t total, const std::string& what) = 0;
 };
 
+/// A defended model, as a file like the recipe's `model.file`.
+struct ModelOutput {
+  std::string row;  ///< the defense
+  std::filesystem::path file;
+};
+
 struct RunRequest {
   const std::vector<recipe::Recipe>* recipes = nullptr;
+  std::optional<ModelOutput> output;  ///< of the only recipe
   std::filesystem::path out = "runs";
   bool fresh = false;                             ///< ignore cached stages and retrain
   const std::atomic<int>* interrupted = nullptr;  ///< a signal's number, or 0
@@ -76,6 +85,10 @@ struct DataOutcome : Outcome {
   nlohmann::json report;
 };
 
+struct ModelDescription : Outcome {
+  nlohmann::json facts;  ///< see describe_model() in host/engine/store/opened_model.hpp
+};
+
 /// What only the engine can say of the machine and of LibTorch: `backstop doctor` shows it.
 struct EngineDescription {
   std::string error;           ///< not empty: LibTorch failed, and the rest may be missing
@@ -98,6 +111,8 @@ struct EngineDescription {
 
 /// The engine's exported functions. They never throw. void(const RunRequest&, RunOutcome&):
 inline constexpr const char* kEngineRun = "backstop_engine_run";
+/// void(const std::filesystem::path&, ModelDescription&):
+inline constexpr const char* kEngineDescribeModel = "backstop_engine_describe_model";
 /// void(EngineDescription&):
 inline constexpr const char* kEngineDescribe = "backstop_engine_describe";
 /// void(const DataRequest&, DataOutcome&):

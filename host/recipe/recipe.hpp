@@ -61,11 +61,13 @@ struct NormalizationUse {
   std::vector<double> mean, deviation;
 };
 
+/// Without a file, the first two are given and the last one is not.
 struct ModelUse {
-  std::string architecture;
-  std::int64_t width = 0;
-  std::optional<std::string> file;                ///< start from these weights instead of training
-  std::optional<NormalizationUse> normalization;  ///< of the model in `file`
+  std::optional<std::string> file;          ///< start from this model instead of training one
+  std::optional<std::string> architecture;  ///< nothing: recognized from the file
+  std::optional<std::int64_t> width;        ///< nothing: recognized from the file
+  /// Of the model in `file`; nothing: what the file records, or what fits the images best.
+  std::optional<NormalizationUse> normalization;
 };
 
 struct AttackUse {
@@ -85,6 +87,14 @@ struct DefenseUse {
   std::int64_t measure_every = 1;            ///< epochs; 0: only at the end
 };
 
+/// A plugin that judges the undefended model.
+struct DetectorUse {
+  PluginUse use;
+  std::string name;                          ///< its row's, unique among defenses too
+  std::optional<std::int64_t> clean_images;  ///< as a defense's
+  double clean_fraction = 0;
+};
+
 struct ComputeUse {
   std::string device;        ///< auto, cpu, cuda or cuda:N
   std::string precision;     ///< auto, float32 or bfloat16
@@ -97,19 +107,20 @@ struct Recipe {
   std::string name;
   Scenario scenario = Scenario::standalone;
   std::int64_t seed = 0;
-  std::optional<DatasetUse> pretraining;  ///< with every scenario but standalone
+  std::optional<DatasetUse> pretraining;  ///< with an attack, in every scenario but standalone
   DatasetUse dataset;
   ModelUse model;
-  AttackUse attack;
+  std::optional<AttackUse> attack;  ///< nothing: the model in `model.file` is taken as it is
   std::vector<DefenseUse> defenses;
+  std::vector<DetectorUse> detectors;
   ComputeUse compute;
-  std::vector<report::Bounds> expectations;
+  std::vector<report::Expectation> expectations;
   /// The same as TOML. Its keys' source positions hold the documented order, in which to_toml()
   /// writes them.
   toml::table table;
 };
 
-/// The row of the backdoored model itself.
+/// The row of the model itself, before any defense.
 inline constexpr const char* kUndefended = "no defense";
 /// A row's name as the name of its files: every byte of ASCII but letters, digits, dots and dashes
 /// becomes a dash.

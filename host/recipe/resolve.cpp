@@ -52,6 +52,11 @@ bool needs_clean_data(const catalog::Manifest& manifest) {
   return needs(manifest, "clean-data");
 }
 
+bool judges_models(const catalog::Manifest& manifest) {
+  return std::find(manifest.detects.begin(), manifest.detects.end(), "model") !=
+         manifest.detects.end();
+}
+
 bool declares(const catalog::Manifest& plugin, std::string_view key) {
   return std::any_of(plugin.parameters.begin(), plugin.parameters.end(),
                      [&](const schema::Parameter& parameter) { return parameter.key == key; });
@@ -63,8 +68,8 @@ bool is_clean_data_key(std::string_view key) {
 
 struct TooManyProblems {};
 
-/// Most [[defense]]s of a recipe.
-constexpr std::size_t kMostDefenses = 256;
+/// Most [[defense]]s of a recipe, and most [[detector]]s.
+constexpr std::size_t kMostEntries = 256;
 /// A recipe may have been written for a larger machine, but nobody means many threads for each
 /// processor, which take turns and hardly get on.
 constexpr std::int64_t kMostThreadsPerProcessor = 16;
@@ -114,6 +119,7 @@ class Checker {
   void warn_of_shadowing(const catalog::PluginEntry& entry, const toml::source_region& region);
   toml::table host_section(const toml::table& parent, const std::string& key,
                            const Parameters& parameters, const Scope& outer);
+  toml::table model(const toml::table& recipe, const Scope& top);
   toml::table plugin_section(catalog::Kind kind, const toml::table& recipe,
                              const std::string& subsection, Parameters inside, const Scope& top);
   /// Whether the scenario adapts a model that was trained on another dataset.
@@ -124,12 +130,20 @@ class Checker {
   void chosen_classes(const toml::table& given, const toml::table& resolved, const Scope& scope);
   void normalization(const toml::table& recipe, const toml::table& model, const Scope& top);
   void threads(std::int64_t count, const toml::source_region& place);
-  toml::array defenses(const toml::table& recipe, const Scope& top);
+  using Entry = toml::table (Checker::*)(const toml::table& given, const Scope& scope);
+  toml::array entries(const toml::table& recipe, const std::string& kind, Entry check,
+                      const Scope& top);
   toml::table defense(const toml::table& given, const Scope& scope);
+  toml::table detector(const toml::table& given, const Scope& scope);
+  void clean_data(const toml::table& given, const catalog::PluginEntry* entry,
+                  Parameters& parameters, const Scope& scope);
+  void name_row(const std::string& kind, const toml::table& given, toml::table& resolved,
+                const Scope& scope);
   void add_row(const std::string& name, const toml::source_region& place);
   toml::table expectations(const toml::table& recipe, const Scope& top);
   toml::table metrics(const toml::table& given, const Scope& scope);
   toml::table bounds(const toml::table& given, const Parameters& parameters, const Scope& scope);
+  toml::table verdict(const toml::table& given, const Scope& scope);
 
   const Changes& changes_;
   const std::string& file_;
@@ -138,7 +152,9 @@ class Checker {
   std::string architecture_;  ///< of [model]
   std::string scenario_;
   std::string device_;                               ///< of [compute]
+  bool attacked_ = false;                            ///< whether there is an [attack]
   std::vector<std::string> rows_{kUndefended};       ///< what [expect] may name
+  std::set<std::string> detectors_;                  ///< and those of it that are detectors
   std::map<std::string, std::string> files_;         ///< the defenses' names by their files'
   std::set<const catalog::PluginEntry*> shadowing_;  ///< those that were warned of
 };
@@ -437,7 +453,10 @@ toml::table Checker::plugin_section(catalog::Kind kind, const toml::table& recip
   if (!node || !node->is_table()) {
     report(scope.header,
            node ? mismatch(name, "a table", *node) : fmt::format("{} is missing", scope.label),
-           fmt::format("write {} with a `plugin`", scope.label));
+           fmt::format("write {} with a `plugin`{}", scope.label,
+                       kind == catalog::Kind::attack
+                           ? " (`none` trains a clean model), or name a model with [model] `file`"
+                           : ""));
     return {};
   }
   const auto& given = *node->as_table();
@@ -489,16 +508,9 @@ void Checker::needs_of_model(const catalog::Manifest& manifest, const toml::sour
   }
 }
 
-toml::table Checker::defense(const toml::table& given, const Scope& scope) {
-  Parameters parameters = sections().defense;
-  const auto* entry = plugin(catalog::Kind::defense, given.get("plugin"), scope);
-  if (entry) needs_of_model(entry->manifest, place_of(*given.get("plugin"), scope));
-  if (entry && adapts() && needs(entry->manifest, "training-data"))
-    report(place_of(*given.get("plugin"), scope),
-           fmt::format("defense `{}` needs the poisoned training set, which is not available to "
-                       "whoever adapts a model",
-                       entry->manifest.name),
-           "it is available in the scenario \"standalone\"");
+/// `clean_images` and `clean_fraction`, and the plugin's parameters.
+void Checker::clean_data(const toml::table& given, const catalog::PluginEntry* entry,
+                         Parameters& parameters, const Scope& scope) {
   if (!entry || needs_clean_data(entry->manifest)) {
     const auto* images = given.get("clean_images");
     const bool fraction = given.contains("clean_fraction");
@@ -508,33 +520,82 @@ toml::table Checker::defense(const toml::table& given, const Scope& scope) {
     if (images) parameters.push_back(sections().clean_images);
     if (fraction || !images) parameters.push_back(sections().clean_fraction);
   }
-  if (entry) {
-    const auto& manifest = entry->manifest;
-    parameters.insert(parameters.end(), manifest.parameters.begin(), manifest.parameters.end());
-    if (needs_clean_data(manifest))
-      unknown_keys(given, parameters, scope, {"clean_images", "clean_fraction"}, &manifest);
-    else
-      unknown_keys(given, parameters, scope, {}, &manifest);
-  }
-  toml::table resolved = keys(given, parameters, scope);
+  if (!entry) return;
+  const auto& manifest = entry->manifest;
+  parameters.insert(parameters.end(), manifest.parameters.begin(), manifest.parameters.end());
+  if (needs_clean_data(manifest))
+    unknown_keys(given, parameters, scope, {"clean_images", "clean_fraction"}, &manifest);
+  else
+    unknown_keys(given, parameters, scope, {}, &manifest);
+}
 
+void Checker::name_row(const std::string& kind, const toml::table& given, toml::table& resolved,
+                       const Scope& scope) {
   const auto* node = given.contains("name") ? given.get("name") : given.get("plugin");
   const auto* name = node ? node->as_string() : nullptr;
-  if (!name) return resolved;
+  if (!name) return;
   const std::string& text = name->get();
   const auto& place = place_of(*node, scope);
   if (auto problem = problem_of_name(text))
     report(place, std::move(*problem), "it names a row of the tables, and files");
   else if (text == rows_.front())
-    report(place, "a defense cannot be called \"no defense\"",
+    report(place, fmt::format("a {} cannot be called \"no defense\"", kind),
            "that is the row of the backdoored model itself; choose another `name`");
   else if (const auto row = files_.find(file_name_of(text));
            row != files_.end() && row->second == text)
-    report(place, fmt::format("two defenses are called {}", in_quotes(text)),
+    report(place,
+           fmt::format("two {} are called {}",
+                       detectors_.empty() && kind == "defense" ? "defenses" : "rows",
+                       in_quotes(text)),
            "give one of them another `name`");
   else
     add_row(text, place);
   resolved.insert(ordered_key("name", 0), text);
+}
+
+toml::table Checker::defense(const toml::table& given, const Scope& scope) {
+  Parameters parameters = sections().defense;
+  const auto* entry = plugin(catalog::Kind::defense, given.get("plugin"), scope);
+  if (entry) {
+    const auto& manifest = entry->manifest;
+    const auto& place = place_of(*given.get("plugin"), scope);
+    needs_of_model(manifest, place);
+    if (!manifest.repairs)
+      report(place, fmt::format("`{}` only detects backdoors", manifest.name),
+             "name it in [[detector]]");
+    if (needs(manifest, "training-data") && adapts())
+      report(place,
+             fmt::format("defense `{}` needs the poisoned training set, which is not available to "
+                         "whoever adapts a model",
+                         manifest.name),
+             "it is available in the scenario \"standalone\"");
+    else if (needs(manifest, "training-data") && !attacked_)
+      report(place,
+             fmt::format("defense `{}` needs the poisoned training set, which nobody has for a "
+                         "model from elsewhere",
+                         manifest.name),
+             "choose another defense, or give the [attack] with its `file`");
+  }
+  clean_data(given, entry, parameters, scope);
+  toml::table resolved = keys(given, parameters, scope);
+  name_row("defense", given, resolved, scope);
+  return resolved;
+}
+
+toml::table Checker::detector(const toml::table& given, const Scope& scope) {
+  Parameters parameters = sections().detector;
+  const auto* entry = plugin(catalog::Kind::defense, given.get("plugin"), scope);
+  if (entry) {
+    const auto& place = place_of(*given.get("plugin"), scope);
+    needs_of_model(entry->manifest, place);
+    if (!judges_models(entry->manifest))
+      report(place, fmt::format("defense `{}` does not judge models", entry->manifest.name),
+             "`backstop list defenses` shows which ones do");
+  }
+  clean_data(given, entry, parameters, scope);
+  toml::table resolved = keys(given, parameters, scope);
+  name_row("detector", given, resolved, scope);
+  if (const auto name = resolved["name"].value<std::string>()) detectors_.insert(*name);
   return resolved;
 }
 
@@ -555,31 +616,33 @@ void Checker::add_row(const std::string& name, const toml::source_region& place)
   rows_.push_back(name);
 }
 
-toml::array Checker::defenses(const toml::table& recipe, const Scope& top) {
+toml::array Checker::entries(const toml::table& recipe, const std::string& kind, Entry check,
+                             const Scope& top) {
   toml::array resolved;
-  const auto* node = recipe.get("defense");
+  const auto* node = recipe.get(kind);
   if (!node) return resolved;
-  const Scope all = inner(top, "defense", "[[defense]]", node);
+  const std::string label = fmt::format("[[{}]]", kind);
+  const Scope all = inner(top, kind, label, node);
   const auto wrong = [&](const toml::node& given) {
-    report(place_of(given, all), mismatch("defense", "an array of tables", given),
-           "write [[defense]] once for each defense");
+    report(place_of(given, all), mismatch(kind, "an array of tables", given),
+           fmt::format("write {} once for each {}", label, kind));
   };
   const auto* array = node->as_array();
   if (!array) {
     wrong(*node);
     return resolved;
   }
-  if (array->size() > kMostDefenses) {
-    report(
-        place_of(*array, all),
-        fmt::format("there are {} defenses; at most {} are allowed", array->size(), kMostDefenses),
-        "split the recipe into several");
+  if (array->size() > kMostEntries) {
+    report(place_of(*array, all),
+           fmt::format("there are {} {}s; at most {} are allowed", array->size(), kind,
+                       kMostEntries),
+           "split the recipe into several");
     return resolved;
   }
   std::size_t index = 0;
   for (const auto& element : *array) {
     if (const auto* table = element.as_table())
-      resolved.push_back(defense(*table, inner(all, std::to_string(index), "[[defense]]", table)));
+      resolved.push_back((this->*check)(*table, inner(all, std::to_string(index), label, table)));
     else
       wrong(*array);
     ++index;
@@ -621,7 +684,12 @@ toml::table Checker::metrics(const toml::table& given, const Scope& scope) {
                   : fmt::format("metrics: {}", list_of(known, ticked)));
       continue;
     }
-    if (std::find(known.begin(), known.end(), name) == known.end())
+    if (metric->of_backdoor && !attacked_)
+      report(key.source(),
+             fmt::format("`{}` is given, but there is no [attack], and nobody knows the trigger",
+                         name),
+             "without an [attack] only `clean_accuracy` and `clean_accuracy_drop` are measured");
+    else if (std::find(known.begin(), known.end(), name) == known.end())
       report(key.source(),
              fmt::format("`{}` does not exist in the scenario {}: {}", name, in_quotes(scenario_),
                          metric->why_not),
@@ -634,6 +702,32 @@ toml::table Checker::metrics(const toml::table& given, const Scope& scope) {
     else
       report(within.header, mismatch(name, "a table", node),
              "write { minimum = ..., maximum = ... }, or one of them");
+  }
+  return resolved;
+}
+
+/// What [expect] says of a detector.
+toml::table Checker::verdict(const toml::table& given, const Scope& scope) {
+  static const Parameters kClasses = {{.key = "suspects", .list = true}};
+  toml::table resolved;
+  if (given.empty())
+    report(scope.header, fmt::format("{} has no metric", scope.label),
+           "metrics of a detector: `score`, `suspects`");
+  for (const auto& [key, node] : given) {
+    const std::string name(key.str());
+    const Scope within = inner(scope, name, ticked(name), &node);
+    if (name == "suspects") {
+      toml::array checked = value(node, kClasses.front(), within);
+      if (!checked.empty()) resolved.insert(name, std::move(*checked.get(0)));
+    } else if (name != "score") {
+      report(key.source(), fmt::format("there is no metric `{}` of a detector", name),
+             "metrics of a detector: `score`, `suspects`");
+    } else if (const auto* table = node.as_table()) {
+      resolved.insert(name, bounds(*table, sections().amount, within));
+    } else {
+      report(within.header, mismatch(name, "a table", node),
+             "write { minimum = ..., maximum = ... }, or one of them");
+    }
   }
   return resolved;
 }
@@ -652,7 +746,9 @@ toml::table Checker::expectations(const toml::table& recipe, const Scope& top) {
     const std::string name(key.str());
     if (std::find(rows_.begin(), rows_.end(), name) == rows_.end()) {
       const auto near = base::nearest(base::shortened(name), rows_);
-      report(key.source(), fmt::format("no defense is called {}", in_quotes(name)),
+      report(key.source(),
+             fmt::format("no defense{} is called {}", detectors_.empty() ? "" : " or detector",
+                         in_quotes(name)),
              near ? fmt::format("did you mean {}?", in_quotes(*near))
                   : fmt::format("known rows: {}", list_of(rows_, in_quotes)));
     }
@@ -662,7 +758,8 @@ toml::table Checker::expectations(const toml::table& recipe, const Scope& top) {
              "{ plugin = \"fine-tuning\", trainable = \"head\" }");
     const Scope within = inner(scope, name, in_quotes(name), &row);
     if (const auto* table = row.as_table())
-      resolved.insert(name, metrics(*table, within));
+      resolved.insert(name, detectors_.contains(name) ? verdict(*table, within)
+                                                      : metrics(*table, within));
     else
       report(within.header, mismatch(name, "a table", row),
              fmt::format("write {}.METRIC = {{ minimum = ..., maximum = ... }}", in_quotes(name)));
@@ -711,10 +808,26 @@ void Checker::threads(std::int64_t count, const toml::source_region& place) {
         .severity = Diagnostic::Severity::warning;
 }
 
-/// `mean` and `deviation` of [model].
+/// [model]; with a file, architecture and width are as the recipe gives them or as the file is.
+toml::table Checker::model(const toml::table& recipe, const Scope& top) {
+  Parameters parameters = sections().model;
+  if (recipe["model"]["file"])
+    for (auto& parameter : parameters)
+      if (parameter.key == "architecture" || parameter.key == "width") {
+        parameter.default_value.clear();
+        parameter.optional = true;
+      }
+  return host_section(recipe, "model", parameters, top);
+}
+
+/// `mean`, `deviation` and `normalization` of [model].
 void Checker::normalization(const toml::table& recipe, const toml::table& model, const Scope& top) {
   const auto* given = recipe["model"].as_table();
   if (given == nullptr) return;
+  const auto report_no_file = [this](const toml::source_region& place, const char* key) {
+    report(place, fmt::format("`{}` is given, but `file` is not", key),
+           "a model that is trained here is normalized with the dataset's constants");
+  };
   for (const auto& [key, other] :
        {std::pair("mean", "deviation"), std::pair("deviation", "mean")}) {
     const toml::node* node = given->get(key);
@@ -727,10 +840,13 @@ void Checker::normalization(const toml::table& recipe, const toml::table& model,
       report(place,
              fmt::format("`{}` must have one number, or one for each of three channels, got {}",
                          key, list->size()));
-    if (!given->contains("file"))
-      report(place, fmt::format("`{}` is given, but `file` is not", key),
-             "a model that is trained here is normalized with the dataset's constants");
+    if (!given->contains("file")) report_no_file(place, key);
+    if (given->contains("normalization"))
+      report(place, fmt::format("`{}` and `normalization` are both given", key),
+             "leave out one of them");
   }
+  if (const auto* name = given->get("normalization"); name && !given->contains("file"))
+    report_no_file(place_of(*name, top), "normalization");
 }
 
 toml::table Checker::recipe(const toml::table& given) {
@@ -739,7 +855,7 @@ toml::table Checker::recipe(const toml::table& given) {
   device_ = given["compute"]["device"].value_or(std::string("auto"));
   const auto& own = sections().recipe;
   unknown_keys(given, own, top,
-               {"dataset", "model", "attack", "defense", "compute", "expect", "matrix",
+               {"dataset", "model", "attack", "detector", "defense", "compute", "expect", "matrix",
                 adapts() ? "pretraining" : "dataset"},
                nullptr);
   toml::table resolved = keys(given, own, top);
@@ -751,13 +867,16 @@ toml::table Checker::recipe(const toml::table& given) {
            "the run's folder is named after it");
 
   std::size_t index = own.size();
-  if (adapts())
+  // Without an attack, a model from elsewhere is taken as it is.
+  const bool file = given["model"]["file"].node() != nullptr;
+  attacked_ = given.contains("attack") || !file || scenario_ == "encoder";
+  if (adapts() && (attacked_ || given.contains("pretraining")))
     resolved.insert(ordered_key("pretraining", index++),
                     toml::table{{"dataset", pretraining_dataset(given, top)}});
   resolved.insert(
       ordered_key("dataset", index++),
       plugin_section(catalog::Kind::dataset, given, "augmentation", sections().augmentation, top));
-  toml::table model = host_section(given, "model", sections().model, top);
+  toml::table model = this->model(given, top);
   normalization(given, model, top);
   architecture_ = model["architecture"].value_or(std::string());
   const auto* network = schema::find_architecture(architecture_);
@@ -769,14 +888,18 @@ toml::table Checker::recipe(const toml::table& given) {
                        in_quotes(scenario_), in_quotes(architecture_)),
            "choose another [model] architecture");
   resolved.insert(ordered_key("model", index++), std::move(model));
-  resolved.insert(
-      ordered_key("attack", index++),
-      plugin_section(catalog::Kind::attack, given, "training", sections().training, top));
+  if (attacked_)
+    resolved.insert(
+        ordered_key("attack", index++),
+        plugin_section(catalog::Kind::attack, given, "training", sections().training, top));
   if (const auto* attack = given["attack"].as_table();
       attack != nullptr && attack->contains("file") && !given["model"]["file"])
     report(place_of(*attack->get("file"), top), "`attack.file` is given, but `model.file` is not",
            "both come from the same run; its model is models/no-defense.safetensors");
-  resolved.insert(ordered_key("defense", index++), defenses(given, top));
+  resolved.insert(ordered_key("detector", index++),
+                  entries(given, "detector", &Checker::detector, top));
+  resolved.insert(ordered_key("defense", index++),
+                  entries(given, "defense", &Checker::defense, top));
   toml::table compute = host_section(given, "compute", sections().compute, top);
   if (const auto device = compute["device"].value<std::string>(); device && !is_device(*device))
     report(place_of(*given["compute"]["device"].node(), top),

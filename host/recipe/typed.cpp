@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "host/schema/normalizations.hpp"
+
 namespace backstop::recipe {
 namespace {
 
@@ -68,12 +70,16 @@ TrainingUse training_use(const toml::table& table, const catalog::Catalog& catal
 }
 
 ModelUse model_use(const toml::table& table) {
-  ModelUse model{get<std::string>(table, "architecture"),
-                 get<std::int64_t>(table, "width"),
-                 table["file"].value<std::string>(),
+  ModelUse model{table["file"].value<std::string>(),
+                 table["architecture"].value<std::string>(),
+                 table["width"].value<std::int64_t>(),
                  {}};
-  if (table.contains("mean"))
+  if (const auto name = table["normalization"].value<std::string>()) {
+    const auto& [_, mean, deviation] = *schema::find_normalization(*name);
+    model.normalization = {{mean.begin(), mean.end()}, {deviation.begin(), deviation.end()}};
+  } else if (table.contains("mean")) {
     model.normalization = {list<double>(table, "mean"), list<double>(table, "deviation")};
+  }
   return model;
 }
 
@@ -92,20 +98,31 @@ DefenseUse defense_use(const toml::table& table, const catalog::Catalog& catalog
           get<std::int64_t>(table, "measure_every")};
 }
 
+DetectorUse detector_use(const toml::table& table, const catalog::Catalog& catalog) {
+  return {named_plugin(Kind::defense, table, catalog), get<std::string>(table, "name"),
+          table["clean_images"].value<std::int64_t>(), table["clean_fraction"].value_or(0.0)};
+}
+
 ComputeUse compute_use(const toml::table& table) {
   return {get<std::string>(table, "device"), get<std::string>(table, "precision"),
           get<std::int64_t>(table, "threads"), get<std::string>(table, "kernels") == "own"};
 }
 
-std::vector<report::Bounds> expectations(const toml::table& recipe) {
-  std::vector<report::Bounds> all;
+std::vector<report::Expectation> expectations(const toml::table& recipe) {
+  std::vector<report::Expectation> all;
   const auto* expect = recipe["expect"].as_table();
   if (expect == nullptr) return all;
   for (const auto& [row, metrics] : *expect)
-    for (const auto& [metric, bounds] : *metrics.as_table())
-      all.push_back({std::string(row.str()), std::string(metric.str()),
-                     (*bounds.as_table())["minimum"].value<double>(),
-                     (*bounds.as_table())["maximum"].value<double>()});
+    for (const auto& [metric, value] : *metrics.as_table()) {
+      report::Expectation& expectation =
+          all.emplace_back(report::Expectation{std::string(row.str()), std::string(metric.str())});
+      if (const auto* bounds = value.as_table()) {
+        expectation.minimum = (*bounds)["minimum"].value<double>();
+        expectation.maximum = (*bounds)["maximum"].value<double>();
+      } else {
+        expectation.classes = list<std::string>(*metrics.as_table(), metric.str());
+      }
+    }
   return all;
 }
 
@@ -174,9 +191,12 @@ Recipe typed(toml::table resolved, const catalog::Catalog& catalog) {
     recipe.pretraining = dataset_use(*dataset, catalog);
   recipe.dataset = dataset_use(table_in(resolved, "dataset"), catalog);
   recipe.model = model_use(table_in(resolved, "model"));
-  recipe.attack = attack_use(table_in(resolved, "attack"), catalog);
+  if (const auto* attack = resolved["attack"].as_table())
+    recipe.attack = attack_use(*attack, catalog);
   for (const auto& defense : *resolved["defense"].as_array())
     recipe.defenses.push_back(defense_use(*defense.as_table(), catalog));
+  for (const auto& detector : *resolved["detector"].as_array())
+    recipe.detectors.push_back(detector_use(*detector.as_table(), catalog));
   recipe.compute = compute_use(table_in(resolved, "compute"));
   recipe.expectations = expectations(resolved);
   recipe.table = std::move(resolved);

@@ -81,12 +81,13 @@ std::string scheduler_fragment(const catalog::Manifest& manifest) {
 std::string to_toml(const Recipe& recipe) {
   std::string out;
   for (const auto& [key, value] : in_order(recipe.table)) {
-    if (!value->is_table() && key->str() != "defense") write_line(out, key->str(), *value);
+    if (!value->is_table() && !value->is_array()) write_line(out, key->str(), *value);
   }
   for (const auto& [key, value] : in_order(recipe.table)) {
     const std::string name(key->str());
-    if (const auto* defenses = value->as_array()) {
-      for (const auto& defense : *defenses) write_section(out, "[[defense]]", *defense.as_table());
+    if (const auto* entries = value->as_array()) {  // of [[defense]] or [[detector]]
+      for (const auto& entry : *entries)
+        write_section(out, fmt::format("[[{}]]", name), *entry.as_table());
       continue;
     }
     const auto* table = value->as_table();

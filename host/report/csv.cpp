@@ -26,14 +26,6 @@ std::string quoted(const std::string& text) {
   return result + '"';
 }
 
-/// Text as a cell. Spreadsheets would run what begins like a formula; behind an apostrophe it is
-/// text to them.
-std::string text_cell(const std::string& text) {
-  constexpr std::string_view kFormula = "=+-@\t\r";
-  const bool runs = !text.empty() && kFormula.find(text[0]) != std::string_view::npos;
-  return quoted(base::valid_utf8(runs ? "'" + text : text));
-}
-
 std::string field(const nlohmann::json& object, const std::string& key) {
   const auto found = object.find(key);
   if (found == object.end() || found->is_null()) return "";
@@ -58,6 +50,12 @@ std::vector<Column> columns_of(const nlohmann::json& results) {
 }
 
 }  // namespace
+
+std::string text_cell(const std::string& text) {
+  constexpr std::string_view kFormula = "=+-@\t\r";
+  const bool runs = !text.empty() && kFormula.find(text[0]) != std::string_view::npos;
+  return quoted(base::valid_utf8(runs ? "'" + text : text));
+}
 
 std::string results_csv(const nlohmann::json& results) {
   const auto columns = columns_of(results);

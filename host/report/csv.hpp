@@ -13,4 +13,8 @@ namespace backstop::report {
 /// return) begins with an apostrophe instead.
 std::string results_csv(const nlohmann::json& results);
 
+/// Text as a cell. Spreadsheets would run what begins like a formula; behind an apostrophe it is
+/// text to them.
+std::string text_cell(const std::string& text);
+
 }  // namespace backstop::report

@@ -1,6 +1,7 @@
 #include "host/report/expectations.hpp"
 
 #include <algorithm>
+#include <set>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -16,13 +17,18 @@ nlohmann::json number_or_null(std::optional<double> value) {
   return value ? nlohmann::json(*value) : nlohmann::json(nullptr);
 }
 
+bool within(double value, const Expectation& bounds) {
+  return (!bounds.minimum || value >= *bounds.minimum) &&
+         (!bounds.maximum || value <= *bounds.maximum);
+}
+
 /// Why there is no row; the defenses of an attack that failed are never run.
 std::string absence(const nlohmann::json& rows) {
   return !rows.empty() && has_failed(rows[0]) ? objection_to_attack(rows) : "there is no such row";
 }
 
 /// Why the value does not count; empty when it does.
-std::string objection(const nlohmann::json& rows, const nlohmann::json& row, const Bounds& bounds,
+std::string objection(const nlohmann::json& rows, const nlohmann::json& row, const Expectation& bounds,
                       bool measured) {
   const Metric* metric = find_metric(bounds.metric);
   const bool of_backdoor = metric != nullptr && metric->of_backdoor;
@@ -37,7 +43,7 @@ std::string objection(const nlohmann::json& rows, const nlohmann::json& row, con
   return fmt::format("`{}` was not measured for this row", bounds.metric);
 }
 
-nlohmann::json check(const nlohmann::json& rows, const Bounds& bounds) {
+nlohmann::json check(const nlohmann::json& rows, const Expectation& bounds) {
   const auto row = std::find_if(rows.begin(), rows.end(), [&](const nlohmann::json& candidate) {
     return candidate.at("name") == bounds.row;
   });
@@ -49,23 +55,57 @@ nlohmann::json check(const nlohmann::json& rows, const Bounds& bounds) {
     value = number_in(section_of(*row, "metrics"), bounds.metric);
     reason = objection(rows, *row, bounds, value.has_value());
   }
-  const bool within = value && (!bounds.minimum || *value >= *bounds.minimum) &&
-                      (!bounds.maximum || *value <= *bounds.maximum);
   nlohmann::json entry = {{"row", bounds.row},
                           {"metric", bounds.metric},
                           {"value", number_or_null(value)},
                           {"minimum", number_or_null(bounds.minimum)},
                           {"maximum", number_or_null(bounds.maximum)},
-                          {"met", within && reason.empty()}};
+                          {"met", value && within(*value, bounds) && reason.empty()}};
+  if (!reason.empty()) entry["reason"] = reason;
+  return entry;
+}
+
+/// Of a detector: its score, or the names of the classes that it suspects.
+nlohmann::json check_detector(const nlohmann::json& detector, const Expectation& expectation) {
+  const auto& verdict = section_of(detector, "verdict");
+  const std::string reason =
+      detector.contains("error")     ? "failed: " + detector.value("error", "")
+      : verdict.contains("reason") ? "no verdict: " + verdict.value("reason", "")
+                                     : "";
+  nlohmann::json entry = {{"row", expectation.row}, {"metric", expectation.metric}};
+  bool met = reason.empty();
+  if (expectation.classes) {
+    std::set<std::string> found;
+    for (const auto& suspect : section_of(verdict, "suspects"))
+      found.insert(suspect.value("class", ""));
+    entry["value"] = found;
+    entry["classes"] = *expectation.classes;
+    met = met && found == std::set(expectation.classes->begin(), expectation.classes->end());
+  } else {
+    const auto score = number_in(verdict, "score");
+    entry["value"] = number_or_null(score);
+    entry["minimum"] = number_or_null(expectation.minimum);
+    entry["maximum"] = number_or_null(expectation.maximum);
+    met = met && score && within(*score, expectation);
+  }
+  entry["met"] = met;
   if (!reason.empty()) entry["reason"] = reason;
   return entry;
 }
 
 }  // namespace
 
-nlohmann::json check_expectations(const nlohmann::json& rows, const std::vector<Bounds>& all) {
+nlohmann::json check_expectations(const nlohmann::json& rows, const std::vector<Expectation>& all,
+                                  const nlohmann::json& detectors) {
   auto entries = nlohmann::json::array();
-  for (const Bounds& bounds : all) entries.push_back(check(rows, bounds));
+  for (const Expectation& expectation : all) {
+    const auto detector =
+        std::find_if(detectors.begin(), detectors.end(), [&](const nlohmann::json& candidate) {
+          return candidate.at("name") == expectation.row;
+        });
+    entries.push_back(detector == detectors.end() ? check(rows, expectation)
+                                                  : check_detector(*detector, expectation));
+  }
   return entries;
 }
 

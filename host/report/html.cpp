@@ -72,6 +72,18 @@ std::string element(const std::string& tag, const std::string& text,
          html_escape(text) + "</" + tag + ">";
 }
 
+/// Lines of cells, titles first.
+std::string plain_table(const std::vector<std::vector<std::string>>& lines) {
+  if (lines.empty()) return "";
+  std::string html = "<div class=\"scroll\"><table>\n";
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    html += "<tr>";
+    for (const auto& cell : lines[i]) html += element(i == 0 ? "th" : "td", cell);
+    html += "</tr>\n";
+  }
+  return html + "</table></div>\n";
+}
+
 std::string result_section(const nlohmann::json& results) {
   const ResultTable table = lay_out_results(results);
   std::string html = "<div class=\"scroll\"><table>\n<tr>";
@@ -87,6 +99,12 @@ std::string result_section(const nlohmann::json& results) {
   for (const auto& line : table.warnings)
     html += element("p", "warning: " + line, "warning") + "\n";
   for (const auto& line : table.definitions) html += element("p", line, "note") + "\n";
+  for (const auto& detector : table.detectors) {
+    html += element("h2", detector.name) + "\n";
+    for (const auto& line : detector.sentences)
+      html += element("p", line, detector.suspicious ? "warning" : "") + "\n";
+    html += plain_table(detector.classes);
+  }
   for (const auto& line : table.findings) html += element("p", line) + "\n";
   if (table.expectations.empty()) return html;
   html += "<h2>Expectations</h2>\n<ul>\n";

@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "host/base/text.hpp"
+#include "host/report/detectors.hpp"
 #include "host/report/fields.hpp"
 #include "host/report/metrics.hpp"
 #include "host/report/verdict.hpp"
@@ -50,6 +51,14 @@ std::vector<const Metric*> columns_of(const nlohmann::json& rows) {
     return number_in(section_of(row, "cost"), "gpu_seconds").value_or(0) > 0;
   });
   auto columns = metrics_with(&Metric::in_table);
+  // Nobody knows the trigger of a model from elsewhere.
+  const auto any_has = [&](const char* key) {
+    return std::any_of(rows.begin(), rows.end(), [key](const nlohmann::json& row) {
+      return section_of(row, "metrics").contains(key);
+    });
+  };
+  if (any_has("clean_accuracy") && !any_has("attack_success_rate"))
+    std::erase_if(columns, [](const Metric* metric) { return metric->of_backdoor; });
   std::erase_if(columns, [gpu](const Metric* metric) {
     return metric->key == (gpu ? "cpu_seconds" : "gpu_seconds");
   });
@@ -70,7 +79,7 @@ double best_of(const nlohmann::json& rows, const Metric& metric) {
 std::vector<std::string> definitions(const nlohmann::json& counts) {
   std::vector<std::string> lines;
   for (const Metric* metric : metrics_with(&Metric::in_table))
-    if (!metric->definition.empty())
+    if (!metric->definition.empty() && number_in(counts, metric->images))
       lines.push_back(fmt::format("{}: {} (n = {})", metric->title, metric->definition,
                                   count(number_in(counts, metric->images))));
   lines.emplace_back("time excludes evaluation; memory is the resident set of the whole process");
@@ -148,7 +157,8 @@ std::set<std::int64_t> shown_epochs(const std::set<std::int64_t>& all) {
 std::string values_at(const nlohmann::json& point) {
   std::string text;
   for (const Metric* metric : metrics_with(&Metric::by_epoch))
-    text += (text.empty() ? "" : " ") + text_of(*metric, number_in(point, metric->key));
+    if (point.contains(metric->key))
+      text += (text.empty() ? "" : " ") + text_of(*metric, number_in(point, metric->key));
   return text;
 }
 
@@ -174,14 +184,34 @@ std::vector<std::vector<std::string>> curves_of(const nlohmann::json& rows) {
   return lines;
 }
 
-std::string curves_title() {
+/// "clean accuracy and attack success by epoch", of what the rows have.
+std::string curves_title(const nlohmann::json& rows) {
+  const auto has = [&](const Metric& metric) {
+    return std::any_of(rows.begin(), rows.end(), [&](const nlohmann::json& row) {
+      const auto& points = section_of(row, "by_epoch");
+      return std::any_of(points.begin(), points.end(), [&](const nlohmann::json& point) {
+        return point.contains(metric.key);
+      });
+    });
+  };
   std::string names;
   for (const Metric* metric : metrics_with(&Metric::by_epoch))
-    names += (names.empty() ? "" : " and ") + std::string(metric->title);
+    if (has(*metric)) names += (names.empty() ? "" : " and ") + std::string(metric->title);
   return names + " by epoch";
 }
 
+/// "cat, dog"; "none".
+std::string class_list(const nlohmann::json& names) {
+  return names.empty() ? "none" : base::list_of(names.get<std::vector<std::string>>());
+}
+
 std::string expectation(const nlohmann::json& entry) {
+  if (entry.contains("classes")) {
+    const std::string reason = entry.value("reason", "");
+    return fmt::format("{}: suspects {}, expected {}{}", entry.at("row").get<std::string>(),
+                       class_list(entry.at("value")), class_list(entry.at("classes")),
+                       reason.empty() ? "" : " (" + reason + ")");
+  }
   const auto minimum = number_in(entry, "minimum");
   const auto maximum = number_in(entry, "maximum");
   const auto value = number_in(entry, "value");
@@ -249,6 +279,9 @@ ResultTable lay_out_results(const nlohmann::json& results) {
     if (const std::string text = figures(section_of(rows[i], "extra")); !text.empty())
       table.findings.push_back(name_of(rows[i]) + ": " + text);
   }
+  for (const auto& detector : section_of(results, "detectors"))
+    table.detectors.push_back({detector.value("name", ""), verdict_sentences(detector),
+                               is_suspicious(detector), class_table(detector)});
   if (!rows.empty()) {
     // An encoder is not measured before it is adapted.
     const auto measured = std::find_if(rows.begin(), rows.end(), [](const nlohmann::json& row) {
@@ -259,11 +292,23 @@ ResultTable lay_out_results(const nlohmann::json& results) {
       table.definitions.push_back("trigger: " + text);
     for (auto& line : definitions_of_transfer(rows)) table.definitions.push_back(std::move(line));
   }
+  if (const std::string precision = results.value("precision", ""); !precision.empty())
+    table.definitions.push_back("computed in " + precision);
   table.curves = curves_of(rows);
-  table.curves_title = curves_title();
+  table.curves_title = curves_title(rows);
   for (const auto& entry : section_of(results, "expectations"))
     table.expectations.push_back({entry.at("met").get<bool>(), expectation(entry)});
   return table;
+}
+
+std::string text_columns(const std::vector<std::vector<std::string>>& lines) {
+  if (lines.empty()) return "";
+  std::vector<std::vector<base::Cell>> rows;
+  for (const auto& line : lines) {
+    auto& cells = rows.emplace_back();
+    for (const auto& cell : line) cells.push_back({cell});
+  }
+  return base::columns(rows, "l" + std::string(lines[0].size() - 1, 'r'));
 }
 
 std::string result_table(const nlohmann::json& results, bool color) {
@@ -290,14 +335,13 @@ std::string result_table(const nlohmann::json& results, bool color) {
                         base::printable(line));
   if (!table.definitions.empty()) text += '\n';
   for (const auto& line : table.definitions) text += line + '\n';
-  if (!table.curves.empty()) {
-    rows.clear();
-    for (const auto& line : table.curves) {
-      auto& cells = rows.emplace_back();
-      for (const auto& cell : line) cells.push_back({cell});
-    }
-    text += '\n' + table.curves_title + '\n' +
-            base::columns(rows, "l" + std::string(table.curves[0].size() - 1, 'r'));
+  if (!table.curves.empty()) text += '\n' + table.curves_title + '\n' + text_columns(table.curves);
+  for (const auto& detector : table.detectors) {
+    text += '\n';
+    for (const auto& line : detector.sentences)
+      text += fmt::format("{}{}{}\n", style(detector.suspicious ? base::kYellow : ""),
+                          base::printable(line), style(detector.suspicious ? base::kReset : ""));
+    text += text_columns(detector.classes);
   }
   if (!table.findings.empty()) text += '\n';
   for (const auto& line : table.findings) text += base::printable(line) + '\n';

@@ -19,6 +19,12 @@ struct ResultTable {
     bool met = false;
     std::string text;
   };
+  struct Detector {
+    std::string name;
+    std::vector<std::string> sentences;
+    bool suspicious = false;
+    std::vector<std::vector<std::string>> classes;  ///< titles first; may be empty
+  };
   std::vector<std::string> header;
   std::vector<Row> rows;                 ///< "no defense" first
   std::vector<std::string> warnings;     ///< of the marked rows
@@ -27,6 +33,7 @@ struct ResultTable {
   /// the epochs. Empty where there is nothing to see.
   std::vector<std::vector<std::string>> curves;
   std::string curves_title;           ///< "clean accuracy and attack success by epoch"
+  std::vector<Detector> detectors;
   std::vector<std::string> findings;  ///< what the defenses detected and recorded
   std::vector<Expectation> expectations;
 };
@@ -35,6 +42,9 @@ ResultTable lay_out_results(const nlohmann::json& results);
 /// "PSNR 20.1 dB, SSIM 0.891 (means over the test images)" for the trigger that `row` ("no
 /// defense") was measured with; empty when the row does not say.
 std::string trigger_text(const nlohmann::json& row);
+
+/// Lines of cells, the first of each line to the left and the others to the right.
+std::string text_columns(const std::vector<std::vector<std::string>>& lines);
 
 /// lay_out_results as text; `color` sets off the best of each column, warnings and expectations.
 std::string result_table(const nlohmann::json& results, bool color);

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "host/schema/architectures.hpp"
+#include "host/schema/normalizations.hpp"
 
 namespace backstop::schema {
 namespace {
@@ -13,18 +14,18 @@ using enum ParameterType;
 
 constexpr double kLargestSeed = 9007199254740992;  // 2^53: JSON readers keep it exactly
 
-Parameters bounds(double smallest) {
+Parameters bounds(std::optional<double> smallest, std::optional<double> largest) {
   return {{.key = "minimum",
            .type = floating,
            .optional = true,
            .minimum = smallest,
-           .maximum = 1,
+           .maximum = largest,
            .help = "Smallest value that meets the expectation"},
           {.key = "maximum",
            .type = floating,
            .optional = true,
            .minimum = smallest,
-           .maximum = 1,
+           .maximum = largest,
            .help = "Largest value that meets the expectation"}};
 }
 
@@ -32,6 +33,13 @@ std::vector<std::string> names_of_architectures() {
   std::vector<std::string> names;
   for (const ArchitectureInfo& architecture : architectures())
     names.emplace_back(architecture.name);
+  return names;
+}
+
+std::vector<std::string> names_of_normalizations() {
+  std::vector<std::string> names;
+  for (const NamedNormalization& normalization : normalizations())
+    names.emplace_back(normalization.name);
   return names;
 }
 
@@ -114,24 +122,32 @@ Sections make_sections() {
        .type = choice,
        .default_value = toml::array{"preact-resnet18"},
        .choices = names_of_architectures(),
-       .help = "Network: " + summary_of_architectures()},
+       .help = "Network: " + summary_of_architectures() +
+               "; with `file` left out to recognize it from the file"},
       {.key = "width",
        .type = integer,
        .default_value = toml::array{64},
        .minimum = 1,
        .maximum = 1024,
-       .help = "Channels of the network's first stage"},
+       .help = "Channels of the network's first stage; with `file` left out to recognize it"},
       {.key = "file",
        .type = path,
        .optional = true,
        .must_exist = true,
-       .help = "Start from these weights instead of training a model"},
+       .help = "Start from this model instead of training one: safetensors, a checkpoint of "
+               "torch.save, or TorchScript"},
+      {.key = "normalization",
+       .type = choice,
+       .optional = true,
+       .choices = names_of_normalizations(),
+       .help = "Normalization of the model in `file`, by name, where the file does not record it; "
+               "left out: the one with the highest clean accuracy on the training images"},
       {.key = "mean",
        .type = floating,
        .list = true,
        .optional = true,
-       .help = "Normalization of the model in `file`, where the file does not record it: mean of "
-               "each channel of pixels in [0, 1], or of all channels"},
+       .help = "The same in numbers: mean of each channel of pixels in [0, 1], or of all "
+               "channels"},
       {.key = "deviation",
        .type = floating,
        .list = true,
@@ -200,6 +216,12 @@ Sections make_sections() {
        .unit = "epochs",
        .help = "How often to measure on the test set; 0: only at the end"},
   };
+  sections.detector = {
+      {.key = "name",
+       .optional = true,
+       .help = "What the tables call it; left out: the plugin's name"},
+      {.key = "plugin", .help = "Defense that judges a model"},
+  };
   sections.clean_fraction = {.key = "clean_fraction",
                              .type = floating,
                              .default_value = toml::array{0.05},
@@ -231,8 +253,9 @@ Sections make_sections() {
        .help = "Which kernels to use: Backstop's own where available, or LibTorch's"},
   };
   sections.scheduler = {{.key = "plugin", .help = "Scheduler"}};
-  sections.share = bounds(0);
-  sections.difference = bounds(-1);
+  sections.share = bounds(0, 1);
+  sections.difference = bounds(-1, 1);
+  sections.amount = bounds(std::nullopt, std::nullopt);
   return sections;
 }
 

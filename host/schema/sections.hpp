@@ -14,11 +14,12 @@ struct Sections {
   Parameters recipe;                     ///< the keys outside every table
   Parameters dataset;                    ///< a plugin may replace `replaceable` ones
   std::vector<std::string> replaceable;  ///< by a parameter of the same name
-  Parameters augmentation, model, attack, training, defense, compute;
+  Parameters augmentation, model, attack, training, defense, detector, compute;
   Parameter clean_fraction, clean_images;  ///< of a defense that needs "clean-data"
   Parameters scheduler;                    ///< the keys before the scheduler's own
   Parameters share;                        ///< what [expect] says of a metric in 0 .. 1
   Parameters difference;                   ///< and of one in -1 .. 1
+  Parameters amount;                       ///< and of a score of any size
 };
 
 const Sections& sections();

@@ -29,9 +29,12 @@ nlohmann::json to_json(const recipe::Diagnostic& diagnostic) {
 }
 
 std::string plan(const recipe::Recipe& recipe) {
-  return std::string(to_string(recipe.scenario)) + ": " + recipe.attack.use.name() + " on " +
-         (recipe.pretraining ? recipe.pretraining->use.name() + ", then " : "") +
-         recipe.dataset.use.name() + ", " + base::count_of(recipe.defenses.size(), "defense");
+  const std::string model = recipe.attack ? recipe.attack->use.name() : *recipe.model.file;
+  std::string text = std::string(to_string(recipe.scenario)) + ": " + model + " on " +
+                     (recipe.pretraining ? recipe.pretraining->use.name() + ", then " : "") +
+                     recipe.dataset.use.name() + ", ";
+  if (!recipe.detectors.empty()) text += base::count_of(recipe.detectors.size(), "detector") + ", ";
+  return text + base::count_of(recipe.defenses.size(), "defense");
 }
 
 base::ExitCode check(const Invocation& invocation) {

@@ -133,11 +133,11 @@ class Exercise {
   [[nodiscard]] const recipe::PluginUse& use_of(const recipe::Recipe& recipe) const {
     switch (request_.plugin->manifest.kind) {
       case catalog::Kind::attack:
-        return recipe.attack.use;
+        return recipe.attack->use;
       case catalog::Kind::defense:
         return recipe.defenses.front().use;
       case catalog::Kind::scheduler:
-        return recipe.attack.training.scheduler;
+        return recipe.attack->training.scheduler;
       case catalog::Kind::dataset:
         return recipe.dataset.use;
     }

@@ -10,7 +10,7 @@
 #include "host/engine/run/measurements.hpp"
 #include "host/engine/run/memory.hpp"
 #include "host/engine/run/trigger.hpp"
-#include "host/engine/store/model_file.hpp"
+#include "host/engine/store/opened_model.hpp"
 
 namespace backstop::engine {
 
@@ -66,9 +66,9 @@ void make_trigger(const PluginObject& attack, const AttackInputs& inputs, StageC
 std::optional<std::string> load_model(const AttackInputs& inputs, StageContext& ctx,
                                       Classifier& model) {
   const std::string file = inputs.model_file->path.string();
-  const ModelFile content = read_model_file(file);
-  model.load_state(content.weights, file);
-  const auto& trained_with = content.facts.attack;
+  const OpenedModel opened = open_model(inputs.model_file->path);
+  model.load_state(opened.weights(), file);
+  const auto& trained_with = opened.file.facts.attack;
   const std::string& attack = inputs.attack.use.name();
   if (inputs.encoder && trained_with && *trained_with != attack)
     throw base::HostError(
@@ -129,8 +129,8 @@ Stage train_attack(const AttackInputs& inputs, const StageServices& services) {
         triggered_set(attack, source, inputs.encoder ? nullptr : &inputs.threat, ctx));
   };
   if (!inputs.encoder) apply_trigger();
-  Measurements measurements(ctx, services.observer, source.data.test,
-                            [&] { return inputs.encoder ? nullptr : &*triggered; });
+  Measurements measurements(ctx, services.observer, inputs.encoder ? nullptr : &source.data.test,
+                            [&] { return &*triggered; });
   if (inputs.model_file) {
     measurements.before_training(model, 0, nullptr);
   } else {

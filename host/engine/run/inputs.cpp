@@ -160,14 +160,25 @@ json key_of(const AttackInputs& inputs) {
                      {"compute", key_of(compute)}});
 }
 
-json key_of(const DefenseInputs& inputs) {
-  // What the attack's stage left, and the triggered images, follow from its key and the task.
-  const auto& [seed, scenario, attack_key, attacked, triggered, task, architecture, normalization,
+json key_of(const SuspectInputs& inputs) {
+  const auto& [task, measured, architecture, normalization, model_file, compute] = inputs;
+  return with_build({{"stage", "model"},
+                     {"task", key_of(*task)},
+                     {"measured", measured},
+                     {"architecture", key_of(architecture)},
+                     {"normalization", key_of(normalization)},
+                     {"model_file", model_file.sha256},
+                     {"compute", key_of(compute)}});
+}
+
+json key_of(const DefenseInputs& inputs, const std::string& stage) {
+  // What the model's stage left, and the triggered images, follow from its key and the task.
+  const auto& [seed, scenario, model_key, undefended, triggered, task, architecture, normalization,
                defense, clean_images, measure_every, compute] = inputs;
-  return with_build({{"stage", "defense"},
+  return with_build({{"stage", stage},
                      {"seed", seed},
                      {"scenario", to_string(scenario)},
-                     {"attack", attack_key},
+                     {"model", model_key},
                      {"task", key_of(*task)},
                      {"architecture", key_of(architecture)},
                      {"normalization", key_of(normalization)},

@@ -71,12 +71,23 @@ struct AttackInputs {
   Compute compute;
 };
 
+/// A model that is taken as it is: nobody knows whether it has a backdoor.
+struct SuspectInputs {
+  const DatasetInput* task = nullptr;
+  bool measured = true;  ///< its classes are those of the task
+  Architecture architecture;
+  Normalization normalization;
+  FileInput model_file;
+  Compute compute;
+};
+
+/// Of a defense, and of a detector.
 struct DefenseInputs {
   std::int64_t seed = 0;
   recipe::Scenario scenario = recipe::Scenario::standalone;
-  nlohmann::json attack_key;                ///< of the stage that left what follows:
-  const Stage* attacked = nullptr;          ///< the model and the poison
-  const TriggeredSet* triggered = nullptr;  ///< the trigger on the task's test images
+  nlohmann::json model_key;                 ///< of the stage that left what follows:
+  const Stage* undefended = nullptr;        ///< the model, and the poison if there is an attack
+  const TriggeredSet* triggered = nullptr;  ///< the trigger on the task's test images; null: unknown
   const DatasetInput* task = nullptr;       ///< what the defender's images are drawn from
   Architecture architecture;                ///< of the backdoored model
   Normalization normalization;              ///< the model's
@@ -88,6 +99,8 @@ struct DefenseInputs {
 
 /// The key of the stage: all of the inputs, and this build.
 nlohmann::json key_of(const AttackInputs& inputs);
-nlohmann::json key_of(const DefenseInputs& inputs);
+nlohmann::json key_of(const SuspectInputs& inputs);
+/// `stage`: "defense" or "detector".
+nlohmann::json key_of(const DefenseInputs& inputs, const std::string& stage);
 
 }  // namespace backstop::engine

@@ -64,21 +64,26 @@ void set_to_null(json& metrics) {
 }  // namespace
 
 json measure(HostTrainer& trainer, Classifier& model, const ImageStore& clean,
-             const TriggeredSet& triggered) {
-  const at::Tensor triggered_logits = trainer.logits(model, triggered.images);
+             const TriggeredSet* triggered) {
   const at::Tensor clean_logits = trainer.logits(model, clean);
-  const at::Tensor predicted = triggered_logits.argmax(1), of_clean = clean_logits.argmax(1);
-  const at::Tensor labels = triggered.images.labels();
-  json result = triggered.targets.defined()
-                    ? success_at_targets(predicted, of_clean, labels, triggered.targets)
-                    : success_at_any_class(predicted, of_clean, labels, model.classes());
+  const at::Tensor of_clean = clean_logits.argmax(1);
+  std::int64_t broken = not_finite(clean_logits);
+  json result = {{"metrics", json::object()}, {"counts", json::object()}};
+  if (triggered != nullptr) {
+    const at::Tensor logits = trainer.logits(model, triggered->images);
+    const at::Tensor predicted = logits.argmax(1), labels = triggered->images.labels();
+    result = triggered->targets.defined()
+                 ? success_at_targets(predicted, of_clean, labels, triggered->targets)
+                 : success_at_any_class(predicted, of_clean, labels, model.classes());
+    broken += not_finite(logits);
+  }
   const std::int64_t largest = favorite(of_clean, model.classes());
   json &metrics = result["metrics"], &counts = result["counts"];
   metrics["clean_accuracy"] = share(count(of_clean.eq(clean.labels())), clean.size());
   metrics["largest_predicted_class_share"] = share(count(of_clean.eq(largest)), clean.size());
   counts["clean"] = clean.size();
   counts["largest_predicted_class"] = count(clean.labels().eq(largest));
-  counts["not_finite"] = not_finite(clean_logits) + not_finite(triggered_logits);
+  counts["not_finite"] = broken;
   if (counts["not_finite"] > 0) set_to_null(metrics);
   return result;
 }

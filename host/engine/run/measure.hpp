@@ -35,6 +35,8 @@ struct TriggeredSet {
 ///                                  attack_success_rate and attack_success_rate_all are its share
 ///   attack_class_clean_share       clean images classified as that class
 ///
+/// Without triggered images (nobody knows the trigger), there is nothing about them.
+///
 /// Counts, of images:
 ///
 ///   clean, triggered, triggered_all  what clean_accuracy, attack_success_rate and
@@ -43,7 +45,7 @@ struct TriggeredSet {
 ///   not_finite                       clean and triggered images with a logit that is not finite;
 ///                                    if there is any, all metrics are null
 nlohmann::json measure(HostTrainer& trainer, Classifier& model, const ImageStore& clean,
-                       const TriggeredSet& triggered);
+                       const TriggeredSet* triggered);
 
 /// Marks what was measured of a model that has `numbers` weights (or statistics of batch
 /// normalization) that are not finite: the count "not_finite_weights", and all metrics are null.

@@ -8,9 +8,8 @@ namespace backstop::engine {
 using nlohmann::json;
 
 json Measurements::measure_now(Classifier& model) {
-  const TriggeredSet* triggered = triggered_();
-  json result = triggered == nullptr ? json{{"metrics", json::object()}, {"counts", json::object()}}
-                                     : measure(ctx_.trainer(), model, clean_, *triggered);
+  json result = clean_ == nullptr ? json{{"metrics", json::object()}, {"counts", json::object()}}
+                                  : measure(ctx_.trainer(), model, *clean_, triggered_());
   mark_weights(result, model.not_finite());
   return result;
 }

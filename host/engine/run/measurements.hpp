@@ -11,9 +11,10 @@ namespace backstop::engine {
 
 class Measurements {
  public:
-  /// Of models that are measured on `clean` and, where it gives any, on `triggered`'s images; an
-  /// encoder before it is adapted has no classes, gives null, and is not measured.
-  Measurements(StageContext& ctx, RunObserver* observer, const ImageStore& clean,
+  /// Of models that are measured on `clean` and on the images that `triggered` gives, or null
+  /// where nobody knows the trigger. `clean` is null for an encoder before it is adapted, which has
+  /// no classes and is not measured.
+  Measurements(StageContext& ctx, RunObserver* observer, const ImageStore* clean,
                std::function<const TriggeredSet*()> triggered)
       : ctx_(ctx), observer_(observer), clean_(clean), triggered_(std::move(triggered)) {}
 
@@ -35,7 +36,7 @@ class Measurements {
 
   StageContext& ctx_;
   RunObserver* observer_;
-  const ImageStore& clean_;
+  const ImageStore* clean_;
   std::function<const TriggeredSet*()> triggered_;
   nlohmann::json events_ = nlohmann::json::array();
   std::vector<at::Tensor> weights_;  ///< at the last measurement

@@ -7,16 +7,21 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "host/base/hash.hpp"
 #include "host/engine/plugins/process_state.hpp"
 #include "host/engine/run/attack_stage.hpp"
 #include "host/engine/run/defense_stage.hpp"
+#include "host/engine/model/recognize.hpp"
 #include "host/engine/run/inputs.hpp"
-#include "host/engine/store/model_file.hpp"
+#include "host/engine/run/normalization_choice.hpp"
+#include "host/engine/run/suspect_stage.hpp"
+#include "host/engine/store/opened_model.hpp"
 #include "host/engine/store/run_directory.hpp"
 #include "host/engine/store/stage_store.hpp"
 #include "host/report/expectations.hpp"
+#include "host/report/detectors.hpp"
 #include "host/report/metrics.hpp"
 #include "host/report/table.hpp"
 #include "host/report/verdict.hpp"
@@ -42,24 +47,41 @@ class Run {
   /// What the backdoored model is trained on: another dataset than the defenses', but standalone.
   [[nodiscard]] const DatasetInput& source() const { return pretraining_ ? *pretraining_ : *task_; }
   [[nodiscard]] Threat threat() const;
+  /// Opens [model] `file`, and holds it against what the recipe says of it.
+  void open_file();
+  /// Whether the model knows the classes of the task's images.
+  [[nodiscard]] bool knows_task() const;
   [[nodiscard]] Architecture architecture() const;
-  /// The model's constants: those that its file records, else the recipe's, else the dataset's.
-  [[nodiscard]] Normalization normalization();
+  /// The model's constants: those that its file records, else the recipe's, else those that fit the
+  /// images best.
+  [[nodiscard]] Normalization normalization(const Architecture& architecture);
   [[nodiscard]] AttackInputs attack_inputs();
-  [[nodiscard]] DefenseInputs defense_inputs(const recipe::DefenseUse& defense) const;
-  [[nodiscard]] std::int64_t clean_images(const recipe::DefenseUse& defense) const;
+  [[nodiscard]] std::int64_t clean_images(const recipe::PluginUse& use, const std::string& name,
+                                          std::optional<std::int64_t> images,
+                                          double fraction) const;
+  [[nodiscard]] DefenseInputs inputs_of(const recipe::PluginUse& use,
+                                        std::int64_t clean_images) const;
 
   /// The stage of that key from the store, or what `make` returns, kept there first; its model and
   /// artifacts become files of `row`.
   template <typename Make>
   Stage stage(const StageLabel& label, const std::string& row, const json& key, Make&& make);
   void attack();
+  /// Instead of it, without an attack.
+  void examine();
+  void detect(const recipe::DetectorUse& use);
   void defend(const recipe::DefenseUse& use);
+  /// Writes the model of the row as a file like the one that it came from.
+  void write_model(const std::string& row, const Stage& stage);
   /// A row that says why there is none of this name.
   void add_failed_row(const std::string& name, const json& plugin, const std::string& error);
   /// The same for every row that the run did not come to, the first of them because of `error`.
   void add_missing_rows(std::string error);
   void add_row(const std::string& name, const DatasetInput& measured_on, const Stage& stage);
+  /// What the task's classes are called, for the results of a detector.
+  void name_suspects(json& verdict) const;
+  /// The row's predictions, beside those of "no defense".
+  void add_predictions(const std::string& name, const Stage& stage);
   void show_trigger();
   /// A defense's pictures, below the true trigger.
   void show(const std::string& row, const NamedTensors& pictures);
@@ -85,10 +107,13 @@ class Run {
   StageStore store_;
   Compute compute_;
   std::optional<DatasetInput> pretraining_, task_;
-  std::optional<AttackInputs> attack_inputs_;
-  json attack_key_;
-  std::optional<Stage> attacked_;
-  std::optional<TriggeredSet> triggered_;  ///< on the task's test images
+  std::optional<OpenedModel> opened_;
+  Architecture architecture_;
+  Normalization normalization_;
+  json model_key_;                         ///< of the stage that left
+  std::optional<Stage> undefended_;        ///< the model
+  std::optional<TriggeredSet> triggered_;  ///< on the task's test images; nothing: unknown
+  NamedTensors predictions_;               ///< of the test images, by row, where triggers are unknown
   json results_;
   bool locks_missed_ = false;  ///< and the user was told
 };
@@ -101,8 +126,11 @@ void Run::for_each_plugin(Function&& function) const {
   };
   visit(visit, recipe_.dataset.use);
   if (recipe_.pretraining) visit(visit, recipe_.pretraining->use);
-  visit(visit, recipe_.attack.use);
-  visit(visit, recipe_.attack.training.scheduler);
+  if (recipe_.attack) {
+    visit(visit, recipe_.attack->use);
+    visit(visit, recipe_.attack->training.scheduler);
+  }
+  for (const auto& detector : recipe_.detectors) visit(visit, detector.use);
   for (const auto& defense : recipe_.defenses) visit(visit, defense.use);
 }
 
@@ -115,7 +143,8 @@ Run::Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& ou
   outcome.runs.push_back(directory_.path());
   results_ = {{"schema", 1},           {"name", recipe.name},
               {"seed", recipe.seed},   {"recipe_sha256", base::sha256_of_text(to_toml(recipe))},
-              {"rows", json::array()}, {"expectations", json::array()}};
+              {"rows", json::array()}, {"detectors", json::array()},
+              {"expectations", json::array()}};
   directory_.describe(
       {{"backstop", {{"version", BACKSTOP_VERSION}, {"abi", catalog::own_build_facts().abi}}},
        {"status", "unfinished"},
@@ -127,7 +156,11 @@ Run::Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& ou
 }
 
 void Run::choose_device() {
-  compute_ = resolve_compute(recipe_.compute, recipe_.model.width);
+  recipe::ComputeUse use = recipe_.compute;
+  // Whoever checks the numbers of his own model in Python expects them to the image.
+  if (opened_ && !opened_->ours() && use.precision == "auto") use.precision = "float32";
+  compute_ = resolve_compute(use, opened_ ? opened_->architecture.width : *recipe_.model.width);
+  results_["precision"] = compute_.bfloat16 ? "bfloat16" : "float32";
   directory_.describe(
       {{"hardware", describe_hardware(compute_)},
        {"compute",
@@ -213,15 +246,13 @@ void Run::load_datasets() {
         "`image_size` resizes a dataset; the channels must be the same");
 }
 
-// --- attack ---
-
 Threat Run::threat() const {
   Threat threat;
-  threat.all_to_all = recipe_.attack.all_to_all ? 1 : 0;
-  threat.target = recipe_.attack.target;
+  threat.all_to_all = recipe_.attack->all_to_all ? 1 : 0;
+  threat.target = recipe_.attack->target;
   // The attacker of an encoder aims at the task that it will be adapted to.
   threat.classes = (recipe_.scenario == Scenario::encoder ? *task_ : source()).data.train.classes();
-  threat.poison_ratio = recipe_.attack.poison_ratio;
+  threat.poison_ratio = recipe_.attack->poison_ratio;
   if (threat.all_to_all == 0 && threat.target >= threat.classes)
     throw base::HostError(base::ExitCode::usage,
                           fmt::format("attack.target is {}, but the dataset has {} classes",
@@ -230,24 +261,75 @@ Threat Run::threat() const {
   // Poison is labeled with classes of the task; the encoder's own training set must have them.
   const std::int64_t known = source().data.train.classes();
   const std::int64_t needed = threat.all_to_all != 0 ? threat.classes : threat.target + 1;
-  if (recipe_.attack.use.plugin->manifest.poisons && needed > known)
+  if (recipe_.attack->use.plugin->manifest.poisons && needed > known)
     throw base::HostError(
         base::ExitCode::usage,
         fmt::format("attack `{}` labels poisoned images with classes of [dataset], up to {}, but "
                     "[pretraining.dataset] has only {} classes",
-                    recipe_.attack.use.name(), needed - 1, known),
+                    recipe_.attack->use.name(), needed - 1, known),
         "choose a lower target, or `labels = \"all-to-one\"`");
   return threat;
 }
 
-Architecture Run::architecture() const {
-  const ImageStore& images = source().data.train;
-  return {recipe_.model.architecture, recipe_.model.width, images.channels(), images.classes(),
-          images.height() * images.width()};
+// --- the model's file ---
+
+void Run::open_file() {
+  if (!recipe_.model.file) return;
+  opened_ = open_model(*recipe_.model.file);
+  const auto& [file, architecture, width, normalization] = recipe_.model;
+  const Architecture& found = opened_->architecture;
+  if ((architecture && *architecture != found.name) || (width && *width != found.width))
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("[model] says {} of width {}, but {} holds {}",
+                    architecture.value_or(found.name), width.value_or(found.width), *file,
+                    text_of(found)),
+        "leave out `architecture` and `width`: they are recognized");
 }
 
-Normalization Run::normalization() {
-  const std::int64_t channels = source().data.train.channels();
+bool Run::knows_task() const {
+  return architecture_.classes == task_->data.train.classes();
+}
+
+Architecture Run::architecture() const {
+  const ImageStore& images = source().data.train;
+  Architecture architecture{recipe_.model.architecture.value_or(""),
+                            recipe_.model.width.value_or(0), images.channels(), images.classes(),
+                            images.height() * images.width()};
+  if (!opened_) return architecture;
+  const Architecture& found = opened_->architecture;
+  const std::string file = opened_->path.string();
+  if (found.channels != images.channels())
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("{} takes images with {} channel{}, but those of {} have {}", file,
+                    found.channels, found.channels == 1 ? "" : "s", source().name,
+                    images.channels()),
+        "`image-folder` gives gray images with `channels = 1` and colored ones with "
+        "`channels = 3`");
+  // An mlp's first layer has a weight for every pixel.
+  if (found.name == "mlp" && found.pixels != architecture.pixels)
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("{} takes images of {} pixels, but those of {} have {}", file, found.pixels,
+                    source().name, architecture.pixels),
+        "resize the images with `image_size`");
+  const bool adapted = !recipe_.attack && recipe_.scenario == Scenario::transfer;
+  if (found.classes != images.classes() && !adapted)
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("{} has {} classes, but the images of {} have {}", file, found.classes,
+                    source().name, images.classes()),
+        "the images must be of the model's own classes, all of them, in the model's order; to "
+        "adapt the model to other classes, use scenario = \"transfer\"");
+  architecture.name = found.name;
+  architecture.width = found.width;
+  architecture.classes = found.classes;
+  return architecture;
+}
+
+Normalization Run::normalization(const Architecture& architecture) {
+  if (!opened_) return source().data.normalization;
   std::optional<Normalization> given;
   if (const auto& stated = recipe_.model.normalization) {
     given.emplace();
@@ -256,26 +338,44 @@ Normalization Run::normalization() {
       given->deviation[c] = stated->deviation[stated->deviation.size() == 1 ? 0 : c];
     }
   }
-  const auto& file = recipe_.model.file;
-  if (!file) return source().data.normalization;
-  const ModelFacts facts = read_model_file(*file).facts;
-  require_same_model(facts, architecture(), *file);
+  const std::int64_t channels = architecture.channels;
+  const std::string file = opened_->path.string();
+  const ModelFacts& facts = opened_->file.facts;
+  require_same_model(facts, architecture, file);
   if (given && facts.normalization && !same_normalization(*given, *facts.normalization, channels))
     throw base::HostError(
         base::ExitCode::usage,
-        fmt::format("[model] gives {}, but {} records {}", text_of(*given, channels), *file,
+        fmt::format("[model] gives {}, but {} records {}", text_of(*given, channels), file,
                     text_of(*facts.normalization, channels)),
         "leave out `mean` and `deviation`: the model was trained with those of "
         "the file");
-  if (facts.normalization) return *facts.normalization;
-  if (given) return *given;
-  warn({"attack", recipe_.attack.use.name()},
-       fmt::format("{} does not record how its model normalizes images; the dataset's constants "
-                   "are used: {}; give [model] `mean` and `deviation` if it was trained with "
-                   "others",
-                   *file, text_of(source().data.normalization, channels)));
-  return source().data.normalization;
+  const StageLabel label{"model", opened_->path.filename().string()};
+  NormalizationChoice choice;
+  if (facts.normalization || given) {
+    choice.normalization = facts.normalization ? *facts.normalization : *given;
+    choice.record =
+        record_of(choice.normalization, channels, facts.normalization ? "file" : "recipe");
+  } else if (architecture.classes == source().data.train.classes() &&
+             recipe_.scenario != Scenario::encoder) {
+    choice = choose_normalization(*opened_, architecture, source(), compute_, services(label));
+    log(label, "info",
+        fmt::format("{} does not record how its model normalizes images; \"{}\" fits the images "
+                    "best ({})",
+                    file, choice.record["name"].get<std::string>(),
+                    text_of(choice.normalization, channels)));
+  } else {
+    choice.normalization = source().data.normalization;
+    choice.record = record_of(choice.normalization, channels, "dataset");
+    warn(label, fmt::format("{} does not record how its model normalizes images; the dataset's "
+                            "constants are used: {}; give [model] `mean` and `deviation` if it was "
+                            "trained with others",
+                            file, text_of(choice.normalization, channels)));
+  }
+  results_["normalization"] = choice.record;
+  return choice.normalization;
 }
+
+// --- attack ---
 
 AttackInputs Run::attack_inputs() {
   const auto file = [](const std::optional<std::string>& path) {
@@ -285,13 +385,13 @@ AttackInputs Run::attack_inputs() {
           &source(),
           threat(),
           recipe_.scenario == Scenario::encoder,
-          architecture(),
-          normalization(),
+          architecture_,
+          normalization_,
           file(recipe_.model.file),
-          plugin_input(recipe_.attack.use),
-          file(recipe_.attack.file),
-          recipe_.attack.training,
-          plugin_input(recipe_.attack.training.scheduler),
+          plugin_input(recipe_.attack->use),
+          file(recipe_.attack->file),
+          recipe_.attack->training,
+          plugin_input(recipe_.attack->training.scheduler),
           compute_};
 }
 
@@ -349,59 +449,114 @@ Stage Run::stage(const StageLabel& label, const std::string& row, const json& ke
 }
 
 void Run::attack() {
-  const StageLabel label{"attack", recipe_.attack.use.name()};
-  attack_inputs_.emplace(attack_inputs());
-  attack_key_ = key_of(*attack_inputs_);
-  attacked_ = stage(label, kUndefended, attack_key_,
-                    [&] { return train_attack(*attack_inputs_, services(label)); });
-  directory_.keep_attack(kUndefended, *attacked_);
+  const StageLabel label{"attack", recipe_.attack->use.name()};
+  const AttackInputs inputs = attack_inputs();
+  model_key_ = key_of(inputs);
+  undefended_ = stage(label, kUndefended, model_key_,
+                      [&] { return train_attack(inputs, services(label)); });
+  directory_.keep_attack(kUndefended, *undefended_);
   // Also in the run that trained it: what comes after the attack depends on its files alone.
   const bool own_classes = recipe_.scenario != Scenario::transfer;
-  triggered_.emplace(trigger_of(*attacked_, *attack_inputs_, *task_, own_classes, services(label)));
+  triggered_.emplace(trigger_of(*undefended_, inputs, *task_, own_classes, services(label)));
   show_trigger();
-  add_row(kUndefended, source(), *attacked_);
+  add_row(kUndefended, source(), *undefended_);
   // The table says so at the end; the defenses may take hours until then.
   const std::string warning = report::warning_of(results_["rows"].back());
   if (!warning.empty() && !recipe_.defenses.empty()) warn(label, warning);
 }
 
-// --- defenses ---
-
-std::int64_t Run::clean_images(const recipe::DefenseUse& defense) const {
-  if (!defense.use.needs("clean-data")) return 0;
-  const std::int64_t all = task_->data.train.size();
-  if (!defense.clean_images)
-    return std::max<std::int64_t>(1,
-                                  std::llround(defense.clean_fraction * static_cast<double>(all)));
-  if (*defense.clean_images <= all) return *defense.clean_images;
-  throw base::HostError(
-      base::ExitCode::usage,
-      fmt::format("defense `{}` asks for {} clean images, but the training set has {}",
-                  defense.name, *defense.clean_images, all));
+void Run::examine() {
+  const StageLabel label{"model", opened_->path.filename().string()};
+  const SuspectInputs inputs{&*task_,        knows_task(), architecture_,
+                             normalization_, file_input(opened_->path), compute_};
+  model_key_ = key_of(inputs);
+  undefended_ = stage(label, kUndefended, model_key_,
+                      [&] { return measure_suspect(inputs, services(label)); });
+  add_row(kUndefended, *task_, *undefended_);
+  const std::string warning = report::warning_of(results_["rows"].back());
+  if (!warning.empty()) warn(label, warning);
+  if (const auto found = undefended_->row.find("label_order"); found != undefended_->row.end()) {
+    json order = json::array();
+    for (const auto& of : (*found)["order"])
+      order.push_back(task_->data.class_names.at(of.get<std::size_t>()));
+    results_["label_order"] = *found;
+    results_["label_order"]["classes"] = order;
+    warn(label, fmt::format("the classes may be in another order than the model's labels: accuracy "
+                            "is {:.3f}, and {:.3f} in the order {}",
+                            (*found)["accuracy"].get<double>(),
+                            (*found)["best_accuracy"].get<double>(),
+                            fmt::join(order.get<std::vector<std::string>>(), ", ")));
+  }
 }
 
-DefenseInputs Run::defense_inputs(const recipe::DefenseUse& defense) const {
+// --- detectors and defenses ---
+
+std::int64_t Run::clean_images(const recipe::PluginUse& use, const std::string& name,
+                               std::optional<std::int64_t> images, double fraction) const {
+  if (!use.needs("clean-data")) return 0;
+  const std::int64_t all = task_->data.train.size();
+  if (!images)
+    return std::max<std::int64_t>(1, std::llround(fraction * static_cast<double>(all)));
+  if (*images <= all) return *images;
+  throw base::HostError(base::ExitCode::usage,
+                        fmt::format("`{}` asks for {} clean images, but the training set has {}",
+                                    name, *images, all));
+}
+
+DefenseInputs Run::inputs_of(const recipe::PluginUse& use, std::int64_t clean_images) const {
   return {recipe_.seed,
           recipe_.scenario,
-          attack_key_,
-          &*attacked_,
-          &*triggered_,
+          model_key_,
+          &*undefended_,
+          triggered_ ? &*triggered_ : nullptr,
           &*task_,
-          attack_inputs_->architecture,
-          attack_inputs_->normalization,
-          plugin_input(defense.use),
-          clean_images(defense),
-          defense.measure_every,
+          architecture_,
+          normalization_,
+          plugin_input(use),
+          clean_images,
+          1,
           compute_};
+}
+
+void Run::detect(const recipe::DetectorUse& use) {
+  const StageLabel label{"detector", use.name};
+  const DefenseInputs inputs = inputs_of(
+      use.use, clean_images(use.use, use.name, use.clean_images, use.clean_fraction));
+  const Stage judged = stage(label, use.name, key_of(inputs, label.stage),
+                             [&] { return engine::detect(inputs, services(label)); });
+  if (!judged.pictures.empty()) show(use.name, judged.pictures);
+  json row = judged.row;
+  row["name"] = use.name;
+  name_suspects(row["verdict"]);
+  if (const auto& calibration = use.use.plugin->manifest.calibration)
+    row["calibration"] = report::calibrated(row["verdict"], calibration->clean_scores,
+                                            calibration->backdoored_scores, calibration->source);
+  results_["detectors"].push_back(std::move(row));
+  directory_.write_results(results_);
+}
+
+void Run::name_suspects(json& verdict) const {
+  for (json& suspect : verdict["suspects"])
+    suspect["class"] = task_->data.class_names.at(suspect["label"].get<std::size_t>());
+  verdict["class_names"] = task_->data.class_names;
 }
 
 void Run::defend(const recipe::DefenseUse& use) {
   const StageLabel label{"defense", use.name};
-  const DefenseInputs inputs = defense_inputs(use);
-  const Stage defended = stage(label, use.name, key_of(inputs),
+  DefenseInputs inputs = inputs_of(
+      use.use, clean_images(use.use, use.name, use.clean_images, use.clean_fraction));
+  inputs.measure_every = use.measure_every;
+  const Stage defended = stage(label, use.name, key_of(inputs, label.stage),
                                [&] { return engine::defend(inputs, services(label)); });
   if (!defended.pictures.empty()) show(use.name, defended.pictures);
   add_row(use.name, *task_, defended);
+  if (request_.output && request_.output->row == use.name) write_model(use.name, defended);
+}
+
+void Run::write_model(const std::string& row, const Stage& stage) {
+  const auto& file = request_.output->file;
+  write_like(opened_->path, file, opened_->as_in_file(stage.model.tensors));
+  log({"defense", row}, "info", "wrote " + file.string());
 }
 
 // --- results ---
@@ -410,7 +565,8 @@ void Run::add_row(const std::string& name, const DatasetInput& measured_on, cons
   json row = stage.row;
   row["name"] = name;  // a kept stage may have been made under another name
   row["by_epoch"] = report::points_by_epoch(stage.epochs);
-  const bool attacked = name == kUndefended && recipe_.attack.use.plugin->manifest.poisons;
+  const bool attacked = name == kUndefended && recipe_.attack &&
+                        recipe_.attack->use.plugin->manifest.poisons;
   if (const auto warning = report::verdict(row, measured_on.data.train.classes(), attacked))
     row["warning"] = *warning;
   if (recipe_.scenario == Scenario::standalone)
@@ -420,14 +576,30 @@ void Run::add_row(const std::string& name, const DatasetInput& measured_on, cons
   if (const auto favorite = row["metrics"].find("attack_class"); favorite != row["metrics"].end())
     row["attack_class_name"] = task_->data.class_names.at(favorite->get<std::size_t>());
   results_["rows"].push_back(std::move(row));
+  if (!triggered_) add_predictions(name, stage);
   directory_.write_results(results_);
+}
+
+void Run::add_predictions(const std::string& name, const Stage& stage) {
+  const auto predicted = std::find_if(stage.artifacts.begin(), stage.artifacts.end(),
+                                      [](const auto& item) { return item.first == kPredictions; });
+  if (predicted == stage.artifacts.end()) return;
+  predictions_.emplace_back(name, predicted->second);
+  const at::Tensor labels = task_->data.test.labels().to(at::kCPU);
+  directory_.write_predictions(labels, predictions_);
+  if (predictions_.size() < 2 || predictions_.front().first != kUndefended) return;
+  const at::Tensor before = predictions_.front().second.eq(labels);
+  const at::Tensor after = predicted->second.eq(labels);
+  results_["rows"].back()["change"] =
+      report::change_of(labels.numel(), (before & ~after).sum().item<std::int64_t>(),
+                        (after & ~before).sum().item<std::int64_t>());
 }
 
 void Run::show_trigger() {
   const ImageStore& test = task_->data.test;
   const at::Tensor first = at::arange(std::min<std::int64_t>(8, test.size()), at::kLong);
-  const std::string& name = recipe_.attack.use.name();
-  directory_.write_trigger(name, name + ": " + report::trigger_text(attacked_->row),
+  const std::string& name = recipe_.attack->use.name();
+  directory_.write_trigger(name, name + ": " + report::trigger_text(undefended_->row),
                            test.pixels(first).to(at::kCPU),
                            triggered_->images.pixels(first).to(at::kCPU));
 }
@@ -435,9 +607,9 @@ void Run::show_trigger() {
 void Run::show(const std::string& row, const NamedTensors& pictures) {
   const ImageStore& test = task_->data.test;
   const at::Tensor first = at::arange(std::min<std::int64_t>(3, test.size()), at::kLong);
-  std::vector<SheetRow> rows = {
-      {"clean", test.pixels(first).to(at::kCPU)},
-      {"with the true trigger", triggered_->images.pixels(first).to(at::kCPU)}};
+  std::vector<SheetRow> rows = {{"clean", test.pixels(first).to(at::kCPU)}};
+  if (triggered_ && recipe_.attack->use.plugin->manifest.poisons)
+    rows.push_back({"with the true trigger", triggered_->images.pixels(first).to(at::kCPU)});
   for (const auto& [name, images] : pictures) {
     if (images.sizes().slice(1) != rows[0].images.sizes().slice(1))
       throw base::HostError(base::ExitCode::plugin,
@@ -482,21 +654,38 @@ json Run::execute() {
   std::exception_ptr failure;
   std::string error;
   try {
+    open_file();
     choose_device();
     load_datasets();
     directory_.describe({{"plugins", plugins()}});
-    attack();
-    for (const auto& defense : recipe_.defenses) try {
-        defend(defense);
-      } catch (const base::HostError& e) {
-        warn({"defense", defense.name}, fmt::format("failed: {}", e.what()));
-        add_failed_row(defense.name, defense.use.name(), e.what());
-        if (!failure) {
-          failure = std::current_exception();
-          error = e.what();
+    architecture_ = architecture();
+    normalization_ = normalization(architecture_);
+    if (recipe_.attack)
+      attack();
+    else
+      examine();
+    const auto each = [&](const char* stage, const auto& uses, auto&& run, auto&& add_failed) {
+      for (const auto& use : uses) try {
+          run(use);
+        } catch (const base::HostError& e) {
+          warn({stage, use.name}, fmt::format("failed: {}", e.what()));
+          add_failed(use, e.what());
+          if (!failure) {
+            failure = std::current_exception();
+            error = e.what();
+          }
+          directory_.write_results(results_);  // a full disk ends the run here
         }
-        directory_.write_results(results_);  // a full disk ends the run here
-      }
+    };
+    each("detector", recipe_.detectors, [&](const auto& use) { detect(use); },
+         [&](const auto& use, const std::string& what) {
+           results_["detectors"].push_back(
+               {{"name", use.name}, {"plugin", use.use.name()}, {"error", what}});
+         });
+    each("defense", recipe_.defenses, [&](const auto& use) { defend(use); },
+         [&](const auto& use, const std::string& what) {
+           add_failed_row(use.name, use.use.name(), what);
+         });
   } catch (const Cancelled&) {
     outcome_.hint = directory_.after_interrupt();
     directory_.describe({{"status", "interrupted"}, {"finished", utc_now()}});
@@ -508,7 +697,7 @@ json Run::execute() {
     }
     add_missing_rows(e.what());
   }
-  results_["expectations"] = report::check_expectations(results_["rows"], recipe_.expectations);
+  results_["expectations"] = report::check_expectations(results_["rows"], recipe_.expectations, results_["detectors"]);
   json facts = {{"status", failure ? "failed" : "finished"}, {"finished", utc_now()}};
   if (failure) facts["error"] = error;
   try {

@@ -180,6 +180,20 @@ void RunDirectory::write_trigger(const std::string& name, const std::string& tit
                         triggered);
 }
 
+void RunDirectory::write_predictions(const at::Tensor& labels, const NamedTensors& predictions) {
+  std::string text = "image,label";
+  std::vector<const std::int64_t*> columns = {labels.data_ptr<std::int64_t>()};
+  for (const auto& [row, predicted] : predictions) {
+    text += "," + report::text_cell(row);
+    columns.push_back(predicted.data_ptr<std::int64_t>());
+  }
+  for (std::int64_t i = 0; i < labels.numel(); ++i) {
+    text += fmt::format("\n{}", i);
+    for (const std::int64_t* column : columns) text += fmt::format(",{}", column[i]);
+  }
+  base::write_file(path_ / "predictions.csv", text + "\n");
+}
+
 void RunDirectory::write_picture(const std::string& row, const std::vector<SheetRow>& rows) {
   base::make_folder(path_ / "pictures");
   write_contact_sheet(path_ / "pictures" / (recipe::file_name_of(row) + ".png"), row, rows);

@@ -40,6 +40,8 @@ class RunDirectory final : public RunObserver {
   /// triggers/NAME.png.
   void write_trigger(const std::string& name, const std::string& title, const at::Tensor& clean,
                      const at::Tensor& triggered);
+  /// predictions.csv: label and predictions (int64 [n]) of each test image, a column for each row.
+  void write_predictions(const at::Tensor& labels, const NamedTensors& predictions);
   /// pictures/ROW.png.
   void write_picture(const std::string& row, const std::vector<SheetRow>& rows);
 

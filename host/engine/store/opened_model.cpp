@@ -1,0 +1,88 @@
+#include "host/engine/store/opened_model.hpp"
+
+#include <utility>
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "host/base/error.hpp"
+#include "host/engine/model/recognize.hpp"
+
+namespace backstop::engine {
+
+namespace {
+
+using nlohmann::json;
+
+NamedTensors renamed(NamedTensors tensors, const std::map<std::string, std::string>& names) {
+  for (auto& [name, tensor] : tensors)
+    if (const auto other = names.find(name); other != names.end()) name = other->second;
+  return tensors;
+}
+
+json counts_by_type(const NamedTensors& tensors) {
+  json counts = json::object();
+  for (const auto& [name, tensor] : tensors) {
+    auto& count = counts[c10::toString(tensor.scalar_type())];
+    count = count.is_null() ? tensor.numel() : count.get<std::int64_t>() + tensor.numel();
+  }
+  return counts;
+}
+
+}  // namespace
+
+NamedTensors OpenedModel::weights() const {
+  return renamed(file.weights, names);
+}
+
+NamedTensors OpenedModel::as_in_file(NamedTensors weights) const {
+  std::map<std::string, std::string> back;
+  for (const auto& [theirs, ours] : names) back.emplace(ours, theirs);
+  return renamed(std::move(weights), back);
+}
+
+OpenedModel open_model(const std::filesystem::path& path) {
+  OpenedModel model{path, read_model_file(path), {}, {}};
+  const Recognition recognition = recognize(shapes_of(model.file.weights));
+  if (!recognition.network)
+    throw base::HostError(
+        base::ExitCode::environment,
+        fmt::format("{} belongs to no network that is built in: {}", path.string(),
+                    text_of(recognition)),
+        "any network can be used as TorchScript: `torch.jit.script(model).save(\"model.pt\")` in "
+        "Python");
+  model.architecture = *recognition.network;
+  model.names = recognition.names;
+  return model;
+}
+
+json describe_model(const std::filesystem::path& path) {
+  json facts = {{"file", path.string()}};
+  try {
+    const ModelFile file = read_model_file(path);
+    facts["format"] = to_string(file.format);
+    facts["location"] = file.location;
+    facts["prefix"] = file.prefix;
+    facts["rest"] = file.rest;
+    facts["tensors"] = file.weights.size();
+    facts["numbers"] = counts_by_type(file.weights);
+    facts["trained_with"] = file.facts.attack ? json(*file.facts.attack) : json(nullptr);
+    const OpenedModel model = open_model(path);
+    const Architecture& a = model.architecture;
+    facts["network"] = text_of(a);
+    facts["architecture"] = a.name;
+    facts["width"] = a.width;
+    facts["channels"] = a.channels;
+    facts["classes"] = a.classes;
+    const auto& normalization = file.facts.normalization;
+    facts["normalization"] =
+        normalization ? json(text_of(*normalization, a.channels)) : json(nullptr);
+  } catch (const base::HostError& e) {
+    facts["error"] = e.what();
+    facts["hint"] = e.hint();
+  }
+  return facts;
+}
+
+}  // namespace backstop::engine
