@@ -307,6 +307,14 @@ std::optional<Kind> kind_from(std::string_view text) {
   return std::nullopt;
 }
 
+bool Manifest::judges_models() const {
+  return std::find(detects.begin(), detects.end(), "model") != detects.end();
+}
+
+bool Manifest::asks_for(std::string_view what) const {
+  return std::find(needs.begin(), needs.end(), what) != needs.end();
+}
+
 Manifest parse_manifest(std::string_view text, const std::string& where) {
   NoteText note(text, where, "correct the plugin's manifest and build it again");
   const toml::table& table = note.table();

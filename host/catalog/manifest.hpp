@@ -36,6 +36,9 @@ struct Manifest {
   bool poisons = true;             ///< kind = "attack": it changes the training set
   /// kind = "defense": what it judges, beside or instead of repairing a model: "model".
   std::vector<std::string> detects;
+  [[nodiscard]] bool judges_models() const;
+  /// Whether `needs` names it.
+  [[nodiscard]] bool asks_for(std::string_view what) const;
   bool repairs = true;  ///< kind = "defense": it can be a [[defense]]
   std::optional<Calibration> calibration;
   /// kind = "dataset": the augmentation of its training images by default, `[augmentation]`.

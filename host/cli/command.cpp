@@ -137,8 +137,8 @@ void check_settings(const std::vector<std::string>& settings) {
 }  // namespace
 
 std::span<const Command* const> commands() {
-  static constexpr std::array kCommands = {&kRun, &kCheck,       &kList, &kInspect,
-                                           &kNew, &kPluginCheck, &kData, &kDoctor};
+  static constexpr std::array kCommands = {&kScan, &kClean,   &kRun, &kCheck,       &kList,
+                                           &kData, &kInspect, &kNew, &kPluginCheck, &kDoctor};
   return kCommands;
 }
 
@@ -193,7 +193,9 @@ std::span<const Explanation> environment_variables() {
 std::span<const Explanation> exit_statuses() {
   static constexpr std::array kStatuses = {
       Explanation{"0", "success"},
-      Explanation{"1", "a job failed, or an expectation in the recipe was not met"},
+      Explanation{"1",
+                  "a job failed, an expectation was not met, a scan is suspicious, or cleaning "
+                  "cost too much"},
       Explanation{"2", "the command line or the recipe is invalid"},
       Explanation{"3", "a plugin is missing, is incompatible, or failed"},
       Explanation{"4", "problem with the environment: data missing, disk full, no permission"},
@@ -225,9 +227,8 @@ std::string help_of_program() {
   for (const auto& [status, text] : exit_statuses())
     statuses += std::string("  ") + status + "  " + text + "\n";
   return "usage: backstop COMMAND [ARGUMENT] [OPTIONS]\n\n"
-         "Trains image classifiers with backdoors in them, removes the backdoors, and measures "
-         "what "
-         "is left.\n"
+         "Finds and removes backdoors in image classifiers, and trains classifiers with backdoors "
+         "to\nmeasure how well that works.\n"
          "\ncommands:\n" +
          base::columns(rows, "ll", "  ") +
          "\nRun `backstop COMMAND --help` for the help of a command, `backstop --version` for the "

@@ -52,7 +52,8 @@ struct Command {
   base::ExitCode (*run)(const Invocation&);
 };
 
-extern const Command kRun, kCheck, kList, kInspect, kNew, kPluginCheck, kData, kDoctor;
+extern const Command kScan, kClean, kRun, kCheck, kList, kInspect, kNew, kPluginCheck, kData,
+    kDoctor;
 std::span<const Command* const> commands();
 
 /// Runs a command; `words` are those behind `backstop COMMAND`. Answers --help and --version

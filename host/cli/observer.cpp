@@ -106,7 +106,8 @@ void ConsoleObserver::finish_run(const nlohmann::json& results) {
   if (several)
     heading = fmt::format("\n{}, seed {}\n", group.empty() ? results.value("name", "") : group,
                           report::section_of(results, "seed").dump());
-  print(heading + report::result_table(results, options_.color_out));
+  print(heading + (options_.text ? options_.text(results)
+                                 : report::result_table(results, options_.color_out)));
 }
 
 void ConsoleObserver::progress(std::int64_t done, std::int64_t total, const std::string& what) {

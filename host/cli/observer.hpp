@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,6 +21,8 @@ struct ObserverOptions {
   bool json = false;
   bool color_out = false;
   std::vector<std::string> groups;  ///< of the runs, in the order in which they start
+  /// What goes to standard output for a run; left out: its table of results.
+  std::function<std::string(const nlohmann::json& results)> text;
 };
 
 class ConsoleObserver final : public engine::RunObserver {

@@ -45,18 +45,6 @@ std::string with_article(catalog::Kind kind) {
   return fmt::format("{} {}", kind == catalog::Kind::attack ? "an" : "a", to_string(kind));
 }
 
-bool needs(const catalog::Manifest& manifest, std::string_view what) {
-  return std::find(manifest.needs.begin(), manifest.needs.end(), what) != manifest.needs.end();
-}
-bool needs_clean_data(const catalog::Manifest& manifest) {
-  return needs(manifest, "clean-data");
-}
-
-bool judges_models(const catalog::Manifest& manifest) {
-  return std::find(manifest.detects.begin(), manifest.detects.end(), "model") !=
-         manifest.detects.end();
-}
-
 bool declares(const catalog::Manifest& plugin, std::string_view key) {
   return std::any_of(plugin.parameters.begin(), plugin.parameters.end(),
                      [&](const schema::Parameter& parameter) { return parameter.key == key; });
@@ -292,7 +280,7 @@ const catalog::PluginEntry* Checker::plugin(catalog::Kind kind, const toml::node
   const auto& region = place_of(*name, scope);
   if (const auto* entry = catalog_.find(kind, wanted)) {
     warn_of_shadowing(*entry, region);
-    if (needs(entry->manifest, "cuda") && device_ == "cpu")
+    if (entry->manifest.asks_for("cuda") && device_ == "cpu")
       report(region,
              fmt::format("{} `{}` needs a GPU, but `device` is \"cpu\"", to_string(kind), wanted),
              "choose another `device` in [compute], or another plugin");
@@ -500,7 +488,7 @@ void Checker::needs_of_model(const catalog::Manifest& manifest, const toml::sour
   const auto* architecture = schema::find_architecture(architecture_);
   if (architecture == nullptr) return;  // reported where it stands
   for (const schema::ModelTrait& trait : schema::model_traits()) {
-    if (needs(manifest, trait.need) && !(architecture->*trait.offered))
+    if (manifest.asks_for(trait.need) && !(architecture->*trait.offered))
       report(region,
              fmt::format("defense `{}` needs {}, which a model of architecture {} does not offer",
                          manifest.name, trait.text, in_quotes(architecture_)),
@@ -511,7 +499,7 @@ void Checker::needs_of_model(const catalog::Manifest& manifest, const toml::sour
 /// `clean_images` and `clean_fraction`, and the plugin's parameters.
 void Checker::clean_data(const toml::table& given, const catalog::PluginEntry* entry,
                          Parameters& parameters, const Scope& scope) {
-  if (!entry || needs_clean_data(entry->manifest)) {
+  if (!entry || entry->manifest.asks_for("clean-data")) {
     const auto* images = given.get("clean_images");
     const bool fraction = given.contains("clean_fraction");
     if (images && fraction)
@@ -523,7 +511,7 @@ void Checker::clean_data(const toml::table& given, const catalog::PluginEntry* e
   if (!entry) return;
   const auto& manifest = entry->manifest;
   parameters.insert(parameters.end(), manifest.parameters.begin(), manifest.parameters.end());
-  if (needs_clean_data(manifest))
+  if (manifest.asks_for("clean-data"))
     unknown_keys(given, parameters, scope, {"clean_images", "clean_fraction"}, &manifest);
   else
     unknown_keys(given, parameters, scope, {}, &manifest);
@@ -543,11 +531,11 @@ void Checker::name_row(const std::string& kind, const toml::table& given, toml::
            "that is the row of the backdoored model itself; choose another `name`");
   else if (const auto row = files_.find(file_name_of(text));
            row != files_.end() && row->second == text)
-    report(place,
-           fmt::format("two {} are called {}",
-                       detectors_.empty() && kind == "defense" ? "defenses" : "rows",
-                       in_quotes(text)),
-           "give one of them another `name`");
+    report(
+        place,
+        fmt::format("two {} are called {}",
+                    detectors_.empty() && kind == "defense" ? "defenses" : "rows", in_quotes(text)),
+        "give one of them another `name`");
   else
     add_row(text, place);
   resolved.insert(ordered_key("name", 0), text);
@@ -563,13 +551,13 @@ toml::table Checker::defense(const toml::table& given, const Scope& scope) {
     if (!manifest.repairs)
       report(place, fmt::format("`{}` only detects backdoors", manifest.name),
              "name it in [[detector]]");
-    if (needs(manifest, "training-data") && adapts())
+    if (manifest.asks_for("training-data") && adapts())
       report(place,
              fmt::format("defense `{}` needs the poisoned training set, which is not available to "
                          "whoever adapts a model",
                          manifest.name),
              "it is available in the scenario \"standalone\"");
-    else if (needs(manifest, "training-data") && !attacked_)
+    else if (manifest.asks_for("training-data") && !attacked_)
       report(place,
              fmt::format("defense `{}` needs the poisoned training set, which nobody has for a "
                          "model from elsewhere",
@@ -588,7 +576,7 @@ toml::table Checker::detector(const toml::table& given, const Scope& scope) {
   if (entry) {
     const auto& place = place_of(*given.get("plugin"), scope);
     needs_of_model(entry->manifest, place);
-    if (!judges_models(entry->manifest))
+    if (!entry->manifest.judges_models())
       report(place, fmt::format("defense `{}` does not judge models", entry->manifest.name),
              "`backstop list defenses` shows which ones do");
   }
@@ -633,10 +621,10 @@ toml::array Checker::entries(const toml::table& recipe, const std::string& kind,
     return resolved;
   }
   if (array->size() > kMostEntries) {
-    report(place_of(*array, all),
-           fmt::format("there are {} {}s; at most {} are allowed", array->size(), kind,
-                       kMostEntries),
-           "split the recipe into several");
+    report(
+        place_of(*array, all),
+        fmt::format("there are {} {}s; at most {} are allowed", array->size(), kind, kMostEntries),
+        "split the recipe into several");
     return resolved;
   }
   std::size_t index = 0;
@@ -758,8 +746,8 @@ toml::table Checker::expectations(const toml::table& recipe, const Scope& top) {
              "{ plugin = \"fine-tuning\", trainable = \"head\" }");
     const Scope within = inner(scope, name, in_quotes(name), &row);
     if (const auto* table = row.as_table())
-      resolved.insert(name, detectors_.contains(name) ? verdict(*table, within)
-                                                      : metrics(*table, within));
+      resolved.insert(
+          name, detectors_.contains(name) ? verdict(*table, within) : metrics(*table, within));
     else
       report(within.header, mismatch(name, "a table", row),
              fmt::format("write {}.METRIC = {{ minimum = ..., maximum = ... }}", in_quotes(name)));

@@ -140,8 +140,7 @@ std::string_view to_string(Scenario scenario) {
 }
 
 bool PluginUse::needs(std::string_view what) const {
-  const auto& all = plugin->manifest.needs;
-  return std::find(all.begin(), all.end(), what) != all.end();
+  return plugin->manifest.asks_for(what);
 }
 
 std::string file_name_of(std::string row) {

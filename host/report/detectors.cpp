@@ -109,8 +109,8 @@ std::vector<std::vector<std::string>> class_table(const nlohmann::json& detector
   std::vector<std::vector<std::string>> lines(1, {"class"});
   for (const auto& [title, numbers] : columns.items()) lines[0].push_back(title);
   for (std::size_t label = 0; label < names.size(); ++label) {
-    auto& line = lines.emplace_back(
-        1, fmt::format("{} {}", label, names[label].get<std::string>()));
+    auto& line =
+        lines.emplace_back(1, fmt::format("{} {}", label, names[label].get<std::string>()));
     for (const auto& [title, numbers] : columns.items()) {
       const nlohmann::json& number = numbers.at(label);
       line.push_back(number.is_number() ? base::fixed(number.get<double>(), 2) : "-");

@@ -28,8 +28,8 @@ std::string absence(const nlohmann::json& rows) {
 }
 
 /// Why the value does not count; empty when it does.
-std::string objection(const nlohmann::json& rows, const nlohmann::json& row, const Expectation& bounds,
-                      bool measured) {
+std::string objection(const nlohmann::json& rows, const nlohmann::json& row,
+                      const Expectation& bounds, bool measured) {
   const Metric* metric = find_metric(bounds.metric);
   const bool of_backdoor = metric != nullptr && metric->of_backdoor;
   if (metric != nullptr && number_in(section_of(row, "counts"), metric->images) == 0.0)
@@ -68,10 +68,10 @@ nlohmann::json check(const nlohmann::json& rows, const Expectation& bounds) {
 /// Of a detector: its score, or the names of the classes that it suspects.
 nlohmann::json check_detector(const nlohmann::json& detector, const Expectation& expectation) {
   const auto& verdict = section_of(detector, "verdict");
-  const std::string reason =
-      detector.contains("error")     ? "failed: " + detector.value("error", "")
-      : verdict.contains("reason") ? "no verdict: " + verdict.value("reason", "")
-                                     : "";
+  const std::string reason = detector.contains("error") ? "failed: " + detector.value("error", "")
+                             : verdict.contains("reason")
+                                 ? "no verdict: " + verdict.value("reason", "")
+                                 : "";
   nlohmann::json entry = {{"row", expectation.row}, {"metric", expectation.metric}};
   bool met = reason.empty();
   if (expectation.classes) {
@@ -99,10 +99,9 @@ nlohmann::json check_expectations(const nlohmann::json& rows, const std::vector<
                                   const nlohmann::json& detectors) {
   auto entries = nlohmann::json::array();
   for (const Expectation& expectation : all) {
-    const auto detector =
-        std::find_if(detectors.begin(), detectors.end(), [&](const nlohmann::json& candidate) {
-          return candidate.at("name") == expectation.row;
-        });
+    const auto detector = std::find_if(
+        detectors.begin(), detectors.end(),
+        [&](const nlohmann::json& candidate) { return candidate.at("name") == expectation.row; });
     entries.push_back(detector == detectors.end() ? check(rows, expectation)
                                                   : check_detector(*detector, expectation));
   }

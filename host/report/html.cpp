@@ -9,6 +9,7 @@
 #include "host/base/text.hpp"
 #include "host/report/fields.hpp"
 #include "host/report/metrics.hpp"
+#include "host/report/model_text.hpp"
 #include "host/report/table.hpp"
 
 namespace backstop::report {
@@ -229,6 +230,60 @@ std::string figure(const Chart& chart) {
   return svg + "</svg>" + element("figcaption", title) + "</figure>\n";
 }
 
+/// What the plugins have recorded as curves, with a mark at each point. x is on a logarithmic scale
+/// where all of it is positive.
+std::string plugin_curve(const std::string& row, const nlohmann::json& recorded) {
+  const auto x = recorded.at("x").get<std::vector<double>>();
+  const auto y = recorded.at("y").get<std::vector<double>>();
+  if (x.size() < 2) return "";
+  const bool logarithmic = *std::min_element(x.begin(), x.end()) > 0;
+  const auto scaled = [&](double value) { return logarithmic ? std::log(value) : value; };
+  const auto [left, right] = std::minmax_element(x.begin(), x.end());
+  const auto [bottom, top] = std::minmax_element(y.begin(), y.end());
+  const double width = std::max(scaled(*right) - scaled(*left), 1e-9);
+  const double low = *bottom >= 0 && *top <= 1 ? 0 : *bottom;
+  const double high = *bottom >= 0 && *top <= 1 ? 1 : std::max(*top, low + 1e-9);
+  std::vector<Point> points;
+  std::string ticks;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double position = (scaled(x[i]) - scaled(*left)) / width;
+    points.push_back({position, (y[i] - low) / (high - low)});
+    ticks += label(x_of(position, 1), kHeight - 10, base::shortest(x[i]), "text-anchor=\"middle\"");
+  }
+  std::string svg = fmt::format(
+      "<figure><svg viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" role=\"img\" "
+      "aria-label=\"{2}\">\n",
+      kWidth, kHeight, html_escape(recorded.at("name").get<std::string>()));
+  for (const double share : {0.0, 0.25, 0.5, 0.75, 1.0})
+    svg += fmt::format(
+               "<line class=\"grid\" x1=\"{0:.0f}\" x2=\"{1:.0f}\" y1=\"{2:.1f}\" "
+               "y2=\"{2:.1f}\"/>\n",
+               kLeft, kWidth - kRight, y_of(share)) +
+           label(kLeft - 6, y_of(share) + 4, base::fixed(low + share * (high - low), 2),
+                 "text-anchor=\"end\"");
+  std::string path, dots;
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    const std::string px = base::fixed(x_of(points[i].epoch, 1), 1);
+    const std::string py = base::fixed(y_of(points[i].value), 1);
+    path += fmt::format("{}{},{}", path.empty() ? "" : " ", px, py);
+    dots += fmt::format("<circle cx=\"{}\" cy=\"{}\" r=\"3\"><title>{}: {}</title></circle>", px,
+                        py, base::shortest(x[i]), base::fixed(y[i], 3));
+  }
+  svg += ticks +
+         fmt::format("<g class=\"curve curve-0\"><polyline points=\"{}\"/>{}</g>\n", path, dots);
+  return svg + "</svg>" +
+         element("figcaption", fmt::format("{}: {}", row, recorded.at("name").get<std::string>())) +
+         "</figure>\n";
+}
+
+std::string curves(const nlohmann::json& results) {
+  std::string html;
+  for (const auto& row : section_of(results, "rows"))
+    for (const auto& recorded : section_of(row, "curves"))
+      html += plugin_curve(row.value("name", ""), recorded);
+  return html.empty() ? "" : "<h2>Recorded by the defenses</h2>\n" + html;
+}
+
 // -- environment --
 
 std::string plain(const nlohmann::json& value) {
@@ -321,8 +376,12 @@ std::string html_report(const ReportContent& content) {
   if (!charts.empty()) html += "<h2>By epoch</h2>\n";
   for (const auto& chart : charts) html += figure(chart);
 
+  html += curves(content.results);
+  if (const auto lines = accuracy_by_class(content.results); !lines.empty())
+    html += "<h2>Accuracy by class</h2>\n" + plain_table(lines);
+
   html += gallery("Triggers", "triggers", content.triggers);
-  html += gallery("Found by the defenses", "pictures", content.pictures);
+  html += gallery("Found by the plugins", "pictures", content.pictures);
 
   html += "<h2>Recipe</h2>\n" + element("pre", content.recipe) + "\n";
   return html + environment_section(content.environment) + "</body>\n</html>\n";

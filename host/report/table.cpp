@@ -189,9 +189,8 @@ std::string curves_title(const nlohmann::json& rows) {
   const auto has = [&](const Metric& metric) {
     return std::any_of(rows.begin(), rows.end(), [&](const nlohmann::json& row) {
       const auto& points = section_of(row, "by_epoch");
-      return std::any_of(points.begin(), points.end(), [&](const nlohmann::json& point) {
-        return point.contains(metric.key);
-      });
+      return std::any_of(points.begin(), points.end(),
+                         [&](const nlohmann::json& point) { return point.contains(metric.key); });
     });
   };
   std::string names;

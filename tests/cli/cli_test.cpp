@@ -85,8 +85,8 @@ TEST_P(CliHelp, FitsInto100Columns) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Commands, CliHelp,
-                         ::testing::Values("backstop", "run", "check", "list", "inspect", "doctor",
-                                           "data", "new", "plugin check"),
+                         ::testing::Values("backstop", "scan", "clean", "run", "check", "list",
+                                           "inspect", "doctor", "data", "new", "plugin check"),
                          [](const auto& tested) {
                            std::string name = file_name(tested.param);
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -172,7 +172,7 @@ INSTANTIATE_TEST_SUITE_P(
         UsageCase{"NoArgument", {"check"}, "`check` needs a RECIPE", "`backstop check --help`"},
         UsageCase{"TwoArguments",
                   {"inspect", "a", "b"},
-                  "`inspect` takes one PLUGIN, got 2: `a`, `b`",
+                  "`inspect` takes one THING, got 2: `a`, `b`",
                   "hint:"},
         UsageCase{
             "NeedlessArgument", {"doctor", "me"}, "`doctor` takes no arguments, got `me`", "hint:"},

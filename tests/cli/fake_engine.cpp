@@ -48,6 +48,26 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_describe(
   description.device = "cpu";
 }
 
+/// A model's file is what it says: "resnet.pt" holds one, every other file is refused.
+extern "C" __attribute__((visibility("default"))) void backstop_engine_describe_model(
+    const std::filesystem::path& file, backstop::engine::ModelDescription& description) {
+  description.facts = {{"file", file.string()}};
+  if (file.filename() != "resnet.pt") {
+    description.facts["error"] = file.string() + " is no model";
+    description.facts["hint"] = "try another";
+    return;
+  }
+  description.facts.update({{"format", "checkpoint"},
+                            {"location", "state_dict"},
+                            {"prefix", "module."},
+                            {"rest", {"epoch = 3"}},
+                            {"tensors", 2},
+                            {"numbers", {{"Float", 1234}}},
+                            {"trained_with", nullptr},
+                            {"network", "resnet18, width 64, 10 classes"},
+                            {"normalization", nullptr}});
+}
+
 extern "C" __attribute__((visibility("default"))) const char* backstop_engine_plugin_call() {
   return nullptr;
 }

@@ -48,6 +48,7 @@ Process::Process(const Start& start) {
   else
     posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&actions, err[1], STDERR_FILENO);
+  if (!start.folder.empty()) posix_spawn_file_actions_addchdir_np(&actions, start.folder.c_str());
 
   std::vector<std::string> words = start.arguments;
   words.insert(words.begin(), start.program);

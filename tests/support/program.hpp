@@ -20,6 +20,7 @@ struct Start {
   std::vector<std::string> arguments;
   std::map<std::string, std::string> environment = {};  ///< all of it, apart from PATH
   std::string standard_output = {};                     ///< a file instead of `out`; "-": closed
+  std::string folder = {};                              ///< to start in; empty: that of the test
   bool nobody_reads = false;                            ///< the pipe behind stdout has no reader
 };
 

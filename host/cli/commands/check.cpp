@@ -1,5 +1,6 @@
 // backstop check: finds every mistake in a recipe, without running it.
 #include <algorithm>
+#include <set>
 
 #include <boost/program_options/value_semantic.hpp>
 #include <nlohmann/json.hpp>
@@ -7,6 +8,7 @@
 #include "host/base/text.hpp"
 #include "host/cli/checked_recipe.hpp"
 #include "host/cli/command.hpp"
+#include "host/cli/own_model.hpp"
 #include "host/recipe/recipe.hpp"
 
 namespace backstop::cli {
@@ -37,11 +39,32 @@ std::string plan(const recipe::Recipe& recipe) {
   return text + base::count_of(recipe.defenses.size(), "defense");
 }
 
+/// What is wrong with the models' files. Returns whether all can be used.
+bool add_problems_of_models(recipe::CheckedRecipe& checked) {
+  std::set<std::string> files;
+  for (const auto& recipe : checked.recipes)
+    if (recipe.model.file) files.insert(*recipe.model.file);
+  bool usable = true;
+  for (const auto& file : files) {
+    const nlohmann::json facts = model_facts(file);
+    if (!facts.contains("error")) continue;
+    usable = false;
+    auto& diagnostic = checked.diagnostics.emplace_back();
+    diagnostic.message = facts["error"].get<std::string>();
+    diagnostic.hint = facts["hint"].get<std::string>();
+    diagnostic.file = file;
+    diagnostic.environment = true;
+  }
+  return usable;
+}
+
 base::ExitCode check(const Invocation& invocation) {
   const catalog::Catalog catalog = invocation.catalog();
-  const recipe::CheckedRecipe checked =
+  recipe::CheckedRecipe checked =
       recipe::check_recipe(invocation.arguments[0], invocation.all("set"), catalog);
-  const base::ExitCode code = exit_code_of(checked);
+  base::ExitCode code = exit_code_of(checked);
+  if (code == base::ExitCode::done && !add_problems_of_models(checked))
+    code = base::ExitCode::environment;
   if (invocation.has("json")) {
     nlohmann::json diagnostics = nlohmann::json::array();
     for (const auto& diagnostic : checked.diagnostics) diagnostics.push_back(to_json(diagnostic));

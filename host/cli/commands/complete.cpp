@@ -171,12 +171,17 @@ void add_place(std::string what, const Command& command, const Line& line, Candi
     add_plugins(catalog_of(line), catalog::Kind::dataset, "", candidates);
   else if (what == "PLUGIN")
     add_any_plugin(line, candidates);
-  else if (what == "KEY=VALUE")
+  else if (what == "THING") {
+    add_any_plugin(line, candidates);
+    candidates.ask("files");
+  } else if (what == "KEY=VALUE")
     add_overrides(line, candidates);
   else if (what == "WHEN")
     for (const char* when : {"auto", "always", "never"}) candidates.add(when);
   else if (what == "RECIPE")
     candidates.ask("files .toml");
+  else if (what == "MODEL")
+    candidates.ask("files");
   else if (what.starts_with("FILE"))
     candidates.ask(what.size() == 4 ? "files" : "files " + what.substr(4));
   else if (what == "DIR" || what == "RUN")

@@ -17,20 +17,26 @@
 #include "host/cli/command.hpp"
 #include "host/cli/engine_library.hpp"
 #include "host/cli/needed_libraries.hpp"
+#include "host/cli/own_model.hpp"
 #include "host/cli/plugin_folders.hpp"
 #include "host/recipe/recipe.hpp"
+#include "host/report/model_text.hpp"
 #include "host/schema/toml_text.hpp"
 
 namespace backstop::cli {
 namespace {
 
 constexpr const char* kDescription =
-    "Shows the manifest of a plugin, where its file comes from, how it was built and how that "
+    "Shows what is in the file of a model: its format, its network, and what it says of its "
+    "images.\n"
+    "Or shows the manifest of a plugin, where its file comes from, how it was built and how that "
     "differs\n"
     "from this host, the libraries that it needs, its parameters, and a recipe to start from.\n"
-    "PLUGIN is a name, KIND/NAME, or the path of an .so file. No plugin code is run. If the "
-    "plugin\n"
-    "cannot be used, the reason is shown and the exit status is 3.\n";
+    "THING is the file of a model; or a plugin's name, KIND/NAME, or the path of an .so file. No "
+    "code of\n"
+    "either is run. If it cannot be used, the reason is shown, and the exit status is 4 for a "
+    "model and\n"
+    "3 for a plugin.\n";
 
 // -- finding it --
 
@@ -398,7 +404,36 @@ nlohmann::json to_json(const catalog::PluginEntry& entry, const Details& details
   return json;
 }
 
+/// Whether the word is a file that is no plugin: a model's.
+bool is_model_file(const catalog::Catalog& catalog, const std::string& word) {
+  if (word.ends_with(".so")) return false;
+  const auto& entries = catalog.entries();
+  const auto slash = word.find('/');
+  const std::string name = slash == std::string::npos ? word : word.substr(slash + 1);
+  const auto kind =
+      slash == std::string::npos ? std::nullopt : catalog::kind_from(word.substr(0, slash));
+  if ((slash == std::string::npos || kind) &&
+      std::any_of(entries.begin(), entries.end(), [&](const catalog::PluginEntry& entry) {
+        return entry.manifest.name == name && (!kind || entry.manifest.kind == *kind);
+      }))
+    return false;
+  std::error_code error;
+  return std::filesystem::exists(word, error);
+}
+
+base::ExitCode inspect_model(const Invocation& invocation) {
+  const nlohmann::json facts = model_facts(invocation.arguments[0]);
+  if (invocation.has("json"))
+    print_json(facts, true);
+  else
+    print(report::model_text(facts));
+  require_usable(facts);
+  return base::ExitCode::done;
+}
+
 base::ExitCode inspect(const Invocation& invocation) {
+  if (is_model_file(invocation.catalog(), invocation.arguments[0]))
+    return inspect_model(invocation);
   const catalog::PluginEntry entry = find_entry(invocation.catalog(), invocation.arguments[0]);
   const Details details = details_of(entry, plugin_folders(invocation.all("plugin-path")));
   if (invocation.has("json"))
@@ -412,11 +447,7 @@ base::ExitCode inspect(const Invocation& invocation) {
 
 }  // namespace
 
-const Command kInspect{"inspect",
-                       "show everything about a plugin",
-                       "PLUGIN",
-                       kDescription,
-                       [](boost::program_options::options_description&) {},
-                       inspect};
+const Command kInspect{"inspect",    "show everything about a model's file or a plugin",  "THING",
+                       kDescription, [](boost::program_options::options_description&) {}, inspect};
 
 }  // namespace backstop::cli

@@ -1,6 +1,7 @@
 #include "host/engine/data/load_data.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -29,6 +30,7 @@ struct Choice {
   std::int64_t image_size = 0;
   std::vector<std::int64_t> classes;  ///< the dataset's labels; empty: all
   std::int64_t per_class = 0, limit = 0, test_limit = 0;
+  std::int64_t channels = 0;  ///< that images are converted to; 0: none
 };
 
 /// The label of a class that the recipe selects by its label.
@@ -124,6 +126,29 @@ at::Tensor renumbered(const at::Tensor& labels, const Choice& choice, std::int64
   return to.index_select(0, labels);
 }
 
+/// uint8 [n, 3, H, W] or [n, 1, H, W] with the other number of channels.
+at::Tensor with_channels(const at::Tensor& images, std::int64_t channels) {
+  if (channels == 3) return images.expand({-1, 3, -1, -1}).contiguous();
+  // In integers, as in Pillow's conversion to "L".
+  const at::Tensor sums = images.select(1, 0).to(at::kInt) * 19595 +
+                          images.select(1, 1).to(at::kInt) * 38470 +
+                          images.select(1, 2).to(at::kInt) * 7471 + 0x8000;
+  return sums.bitwise_right_shift(16).to(at::kByte).unsqueeze(1).contiguous();
+}
+
+/// Mean and deviation of all pixels of gray images.
+Normalization gray_statistics(const at::Tensor& images) {
+  const at::Tensor counts = images.flatten().bincount({}, 256).to(at::kDouble);
+  const at::Tensor values = at::arange(256, at::kDouble) / 255, total = counts.sum();
+  const double mean = (counts * values).sum().div(total).item<double>();
+  const double deviation =
+      std::sqrt((counts * (values - mean).square()).sum().div(total).item<double>());
+  Normalization normalization;
+  normalization.mean.fill(mean);
+  normalization.deviation.fill(std::max(deviation, 1.0 / 255));
+  return normalization;
+}
+
 ImageStore store_of(const PluginObject& plugin, Split split, const Samples& samples,
                     const Choice& choice, const std::vector<std::string>& names, std::int64_t seed,
                     StageContext& ctx, c10::Device device) {
@@ -136,10 +161,13 @@ ImageStore store_of(const PluginObject& plugin, Split split, const Samples& samp
   const auto chosen = [&](const at::Tensor& tensor) {
     return rows.defined() ? tensor.index_select(0, rows) : tensor;
   };
-  if (resize) {
+  const bool convert = choice.channels != 0;
+  if (resize || convert) {
     const at::Tensor which = rows.defined() ? rows : at::arange(labels.numel(), at::kLong);
-    return {resized(samples.images, which, choice.image_size, ctx), chosen(labels), classes, device,
-            rows};
+    at::Tensor images = resize ? resized(samples.images, which, choice.image_size, ctx)
+                               : samples.images.index_select(0, which);
+    if (convert) images = with_channels(images, choice.channels);
+    return {images, chosen(labels), classes, device, rows};
   }
   // On the CPU a selection is a list of positions; a GPU gets only the selected images.
   if (rows.defined() && device.is_cpu())
@@ -244,7 +272,7 @@ at::Tensor resized(const at::Tensor& images, const at::Tensor& rows, std::int64_
 }
 
 Data load_data(const PluginObject& plugin, const recipe::DatasetUse& use, std::int64_t seed,
-               StageContext& ctx, c10::Device device) {
+               StageContext& ctx, c10::Device device, std::int64_t channels) {
   const Samples train = load_split(plugin, Split::train, ctx);
   const std::string train_print = fingerprint_of(plugin, Split::train, train, ctx);
   const Samples test = load_split(plugin, Split::test, ctx);
@@ -259,7 +287,13 @@ Data load_data(const PluginObject& plugin, const recipe::DatasetUse& use, std::i
   if (train.images.sizes().slice(1) != test.images.sizes().slice(1))
     bad_dataset(plugin, "has training and test images of different sizes");
 
-  const Choice choice = choice_in(plugin, use, names);
+  Choice choice = choice_in(plugin, use, names);
+  if (channels != 0 && channels != train.images.size(1)) {
+    choice.channels = channels;
+    ctx.log(LogLevel::info, channels == 1 ? "the model takes gray images: these are converted"
+                                          : "the model takes colored images: these gray ones get "
+                                            "three equal channels");
+  }
   const auto store = [&](Split split, const Samples& samples) {
     return store_of(plugin, split, samples, choice, names, seed, ctx, device);
   };
@@ -267,6 +301,11 @@ Data load_data(const PluginObject& plugin, const recipe::DatasetUse& use, std::i
   for (std::size_t c = 0; c < 3; ++c) {
     normalization.mean[c] = statistics.mean[c];
     normalization.deviation[c] = statistics.deviation[c];
+  }
+  if (choice.channels == 1) normalization = gray_statistics(with_channels(train.images, 1));
+  if (choice.channels == 3) {
+    normalization.mean.fill(normalization.mean[0]);
+    normalization.deviation.fill(normalization.deviation[0]);
   }
   std::vector<std::string> chosen_names;
   for (const std::int64_t label : choice.classes)
@@ -280,7 +319,8 @@ Data load_data(const PluginObject& plugin, const recipe::DatasetUse& use, std::i
            {"classes", choice.classes},
            {"per_class", choice.per_class},
            {"limit", choice.limit},
-           {"test_limit", choice.test_limit}},
+           {"test_limit", choice.test_limit},
+           {"channels", choice.channels}},
           base::sha256_of_text(train_print)};
 }
 

@@ -18,16 +18,17 @@ struct Data {
   std::vector<std::string> class_names;
   std::string fingerprint;  ///< of all images and labels, before the selection
   /// The selection, for the key of a stage: image_size (0: unchanged), classes (labels of the
-  /// dataset; empty: all), per_class, limit, test_limit (0: all).
+  /// dataset; empty: all), per_class, limit, test_limit (0: all), channels (0: unchanged).
   nlohmann::json choice;
   std::string train_fingerprint = {};  ///< of the split `train`, before the selection
 };
 
 /// Random selections follow from `seed`. Only selected images are copied, because the plugin's
 /// tensors may be mapped files larger than memory. Throws HostError, also if the plugin returns what
-/// the interface does not allow.
+/// the interface does not allow. `channels`: those that the model takes: colored images become gray
+/// with Pillow's weights (0.299, 0.587, 0.114), gray ones get three equal channels; 0: unchanged.
 Data load_data(const PluginObject& plugin, const recipe::DatasetUse& use, std::int64_t seed,
-               StageContext& ctx, c10::Device device);
+               StageContext& ctx, c10::Device device, std::int64_t channels = 0);
 
 /// What the dataset's plugin returns for `split`. Throws HostError, also if the interface does not
 /// allow it.

@@ -118,9 +118,8 @@ class Verdict final : public ModelVerdict {
 
 bool same_weights(const Classifier& a, const Classifier& b) {
   const auto x = a.state(), y = b.state();
-  return std::equal(x.begin(), x.end(), y.begin(), y.end(), [](const auto& p, const auto& q) {
-    return p.second.equal(q.second);
-  });
+  return std::equal(x.begin(), x.end(), y.begin(), y.end(),
+                    [](const auto& p, const auto& q) { return p.second.equal(q.second); });
 }
 
 }  // namespace
@@ -159,8 +158,8 @@ Stage defend(const DefenseInputs& inputs, const StageServices& services) {
   stage.artifacts = ctx.artifacts();
   stage.pictures = ctx.pictures();
   if (inputs.triggered == nullptr)
-    stage.artifacts.emplace_back(kPredictions, predictions_of(ctx.trainer(), model,
-                                                              inputs.task->data.test));
+    stage.artifacts.emplace_back(kPredictions,
+                                 predictions_of(ctx.trainer(), model, inputs.task->data.test));
   return stage;
 }
 
@@ -174,8 +173,7 @@ Stage detect(const DefenseInputs& inputs, const StageServices& services) {
   Verdict verdict(inputs.task->data.train.classes());
   nlohmann::json judged;
   call(plugin, "detect", ctx, [&] {
-    auto* detector =
-        static_cast<ModelDetector*>(plugin.as<Defense>().query(ModelDetector::kId));
+    auto* detector = static_cast<ModelDetector*>(plugin.as<Defense>().query(ModelDetector::kId));
     if (detector == nullptr)
       throw Error("its manifest says that it judges models, but it offers no ModelDetector",
                   "return it from Defense::query");
@@ -185,12 +183,9 @@ Stage detect(const DefenseInputs& inputs, const StageServices& services) {
   });
 
   Stage stage;
-  stage.row = {{"name", services.label.name},
-               {"plugin", inputs.defense.use.name()},
-               {"given", given.counts()},
-               {"verdict", judged},
-               {"extra", ctx.metrics()},
-               {"cost", ctx.cost().stop()}};
+  stage.row = {{"name", services.label.name}, {"plugin", inputs.defense.use.name()},
+               {"given", given.counts()},     {"verdict", judged},
+               {"extra", ctx.metrics()},      {"cost", ctx.cost().stop()}};
   stage.epochs = nlohmann::json::array();
   stage.artifacts = ctx.artifacts();
   stage.pictures = ctx.pictures();

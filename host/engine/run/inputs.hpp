@@ -85,12 +85,13 @@ struct SuspectInputs {
 struct DefenseInputs {
   std::int64_t seed = 0;
   recipe::Scenario scenario = recipe::Scenario::standalone;
-  nlohmann::json model_key;                 ///< of the stage that left what follows:
-  const Stage* undefended = nullptr;        ///< the model, and the poison if there is an attack
-  const TriggeredSet* triggered = nullptr;  ///< the trigger on the task's test images; null: unknown
-  const DatasetInput* task = nullptr;       ///< what the defender's images are drawn from
-  Architecture architecture;                ///< of the backdoored model
-  Normalization normalization;              ///< the model's
+  nlohmann::json model_key;           ///< of the stage that left what follows:
+  const Stage* undefended = nullptr;  ///< the model, and the poison if there is an attack
+  const TriggeredSet* triggered =
+      nullptr;                         ///< the trigger on the task's test images; null: unknown
+  const DatasetInput* task = nullptr;  ///< what the defender's images are drawn from
+  Architecture architecture;           ///< of the backdoored model
+  Normalization normalization;         ///< the model's
   PluginInput defense;
   std::int64_t clean_images = 0;   ///< that the defense is given
   std::int64_t measure_every = 1;  ///< epochs; 0: only at the end

@@ -19,8 +19,7 @@ json record_of(const Normalization& normalization, std::int64_t channels, const 
           {"by", by}};
 }
 
-NormalizationChoice choose_normalization(const OpenedModel& model,
-                                         const Architecture& architecture,
+NormalizationChoice choose_normalization(const OpenedModel& model, const Architecture& architecture,
                                          const DatasetInput& dataset, const Compute& compute,
                                          const StageServices& services) {
   StageContext ctx(services.label, 0, compute, {}, services.observer, services.interrupted);

@@ -18,8 +18,7 @@ struct NormalizationChoice {
 /// Tries those of schema::normalizations() and the dataset's own ("dataset") on at most 2,000
 /// training images and takes the one with the highest accuracy, of equals the first.
 /// `architecture`: the model's, whose classes are those of the images.
-NormalizationChoice choose_normalization(const OpenedModel& model,
-                                         const Architecture& architecture,
+NormalizationChoice choose_normalization(const OpenedModel& model, const Architecture& architecture,
                                          const DatasetInput& dataset, const Compute& compute,
                                          const StageServices& services);
 

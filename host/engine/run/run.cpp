@@ -10,18 +10,18 @@
 #include <fmt/ranges.h>
 
 #include "host/base/hash.hpp"
+#include "host/engine/model/recognize.hpp"
 #include "host/engine/plugins/process_state.hpp"
 #include "host/engine/run/attack_stage.hpp"
 #include "host/engine/run/defense_stage.hpp"
-#include "host/engine/model/recognize.hpp"
 #include "host/engine/run/inputs.hpp"
 #include "host/engine/run/normalization_choice.hpp"
 #include "host/engine/run/suspect_stage.hpp"
 #include "host/engine/store/opened_model.hpp"
 #include "host/engine/store/run_directory.hpp"
 #include "host/engine/store/stage_store.hpp"
-#include "host/report/expectations.hpp"
 #include "host/report/detectors.hpp"
+#include "host/report/expectations.hpp"
 #include "host/report/metrics.hpp"
 #include "host/report/table.hpp"
 #include "host/report/verdict.hpp"
@@ -33,6 +33,25 @@ namespace {
 using nlohmann::json;
 using recipe::kUndefended;
 using recipe::Scenario;
+
+std::vector<double> numbers_of(const at::Tensor& tensor) {
+  const at::Tensor numbers = tensor.to(at::kDouble).contiguous();
+  return {numbers.data_ptr<double>(), numbers.data_ptr<double>() + numbers.numel()};
+}
+
+/// Those that a plugin has recorded as artifacts NAME.x and NAME.y: [{name, x, y}].
+json curves_of(const NamedTensors& artifacts) {
+  constexpr std::int64_t kMostPoints = 1000;
+  json curves = json::array();
+  for (const auto& [name, x] : artifacts) {
+    if (!name.ends_with(".x") || x.dim() != 1 || x.numel() > kMostPoints) continue;
+    const std::string title = name.substr(0, name.size() - 2);
+    for (const auto& [other, y] : artifacts)
+      if (other == title + ".y" && y.sizes() == x.sizes())
+        curves.push_back({{"name", title}, {"x", numbers_of(x)}, {"y", numbers_of(y)}});
+  }
+  return curves;
+}
 
 /// Everything that one run of one recipe holds.
 class Run {
@@ -113,7 +132,7 @@ class Run {
   json model_key_;                         ///< of the stage that left
   std::optional<Stage> undefended_;        ///< the model
   std::optional<TriggeredSet> triggered_;  ///< on the task's test images; nothing: unknown
-  NamedTensors predictions_;               ///< of the test images, by row, where triggers are unknown
+  NamedTensors predictions_;  ///< of the test images, by row, where triggers are unknown
   json results_;
   bool locks_missed_ = false;  ///< and the user was told
 };
@@ -141,9 +160,12 @@ Run::Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& ou
       directory_(request.out, recipe.name, to_toml(recipe), request.observer),
       store_(request.out / kStoreFolder) {
   outcome.runs.push_back(directory_.path());
-  results_ = {{"schema", 1},           {"name", recipe.name},
-              {"seed", recipe.seed},   {"recipe_sha256", base::sha256_of_text(to_toml(recipe))},
-              {"rows", json::array()}, {"detectors", json::array()},
+  results_ = {{"schema", 1},
+              {"name", recipe.name},
+              {"seed", recipe.seed},
+              {"recipe_sha256", base::sha256_of_text(to_toml(recipe))},
+              {"rows", json::array()},
+              {"detectors", json::array()},
               {"expectations", json::array()}};
   directory_.describe(
       {{"backstop", {{"version", BACKSTOP_VERSION}, {"abi", catalog::own_build_facts().abi}}},
@@ -156,10 +178,10 @@ Run::Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& ou
 }
 
 void Run::choose_device() {
-  recipe::ComputeUse use = recipe_.compute;
+  recipe::ComputeUse wanted = recipe_.compute;
   // Whoever checks the numbers of his own model in Python expects them to the image.
-  if (opened_ && !opened_->ours() && use.precision == "auto") use.precision = "float32";
-  compute_ = resolve_compute(use, opened_ ? opened_->architecture.width : *recipe_.model.width);
+  if (opened_ && !opened_->ours() && wanted.precision == "auto") wanted.precision = "float32";
+  compute_ = resolve_compute(wanted, opened_ ? opened_->architecture.width : *recipe_.model.width);
   results_["precision"] = compute_.bfloat16 ? "bfloat16" : "float32";
   directory_.describe(
       {{"hardware", describe_hardware(compute_)},
@@ -208,7 +230,8 @@ DatasetInput Run::load(const recipe::DatasetUse& use) {
                    request_.interrupted);
   const PluginObject plugin(use.use, ctx.warnings());
   DatasetInput dataset{label.name,
-                       load_data(plugin, use, recipe_.seed, ctx, compute_.device),
+                       load_data(plugin, use, recipe_.seed, ctx, compute_.device,
+                                 opened_ ? opened_->architecture.channels : 0),
                        {use.crop_padding, use.horizontal_flip}};
   end_processes_of_plugins(label);
   event["event"] = "stage_finished";
@@ -279,12 +302,11 @@ void Run::open_file() {
   const auto& [file, architecture, width, normalization] = recipe_.model;
   const Architecture& found = opened_->architecture;
   if ((architecture && *architecture != found.name) || (width && *width != found.width))
-    throw base::HostError(
-        base::ExitCode::usage,
-        fmt::format("[model] says {} of width {}, but {} holds {}",
-                    architecture.value_or(found.name), width.value_or(found.width), *file,
-                    text_of(found)),
-        "leave out `architecture` and `width`: they are recognized");
+    throw base::HostError(base::ExitCode::usage,
+                          fmt::format("[model] says {} of width {}, but {} holds {}",
+                                      architecture.value_or(found.name),
+                                      width.value_or(found.width), *file, text_of(found)),
+                          "leave out `architecture` and `width`: they are recognized");
 }
 
 bool Run::knows_task() const {
@@ -299,21 +321,12 @@ Architecture Run::architecture() const {
   if (!opened_) return architecture;
   const Architecture& found = opened_->architecture;
   const std::string file = opened_->path.string();
-  if (found.channels != images.channels())
-    throw base::HostError(
-        base::ExitCode::usage,
-        fmt::format("{} takes images with {} channel{}, but those of {} have {}", file,
-                    found.channels, found.channels == 1 ? "" : "s", source().name,
-                    images.channels()),
-        "`image-folder` gives gray images with `channels = 1` and colored ones with "
-        "`channels = 3`");
   // An mlp's first layer has a weight for every pixel.
   if (found.name == "mlp" && found.pixels != architecture.pixels)
-    throw base::HostError(
-        base::ExitCode::usage,
-        fmt::format("{} takes images of {} pixels, but those of {} have {}", file, found.pixels,
-                    source().name, architecture.pixels),
-        "resize the images with `image_size`");
+    throw base::HostError(base::ExitCode::usage,
+                          fmt::format("{} takes images of {} pixels, but those of {} have {}", file,
+                                      found.pixels, source().name, architecture.pixels),
+                          "resize the images with `image_size`");
   const bool adapted = !recipe_.attack && recipe_.scenario == Scenario::transfer;
   if (found.classes != images.classes() && !adapted)
     throw base::HostError(
@@ -452,8 +465,8 @@ void Run::attack() {
   const StageLabel label{"attack", recipe_.attack->use.name()};
   const AttackInputs inputs = attack_inputs();
   model_key_ = key_of(inputs);
-  undefended_ = stage(label, kUndefended, model_key_,
-                      [&] { return train_attack(inputs, services(label)); });
+  undefended_ =
+      stage(label, kUndefended, model_key_, [&] { return train_attack(inputs, services(label)); });
   directory_.keep_attack(kUndefended, *undefended_);
   // Also in the run that trained it: what comes after the attack depends on its files alone.
   const bool own_classes = recipe_.scenario != Scenario::transfer;
@@ -467,8 +480,8 @@ void Run::attack() {
 
 void Run::examine() {
   const StageLabel label{"model", opened_->path.filename().string()};
-  const SuspectInputs inputs{&*task_,        knows_task(), architecture_,
-                             normalization_, file_input(opened_->path), compute_};
+  const SuspectInputs inputs{
+      &*task_, knows_task(), architecture_, normalization_, file_input(opened_->path), compute_};
   model_key_ = key_of(inputs);
   undefended_ = stage(label, kUndefended, model_key_,
                       [&] { return measure_suspect(inputs, services(label)); });
@@ -481,11 +494,11 @@ void Run::examine() {
       order.push_back(task_->data.class_names.at(of.get<std::size_t>()));
     results_["label_order"] = *found;
     results_["label_order"]["classes"] = order;
-    warn(label, fmt::format("the classes may be in another order than the model's labels: accuracy "
-                            "is {:.3f}, and {:.3f} in the order {}",
-                            (*found)["accuracy"].get<double>(),
-                            (*found)["best_accuracy"].get<double>(),
-                            fmt::join(order.get<std::vector<std::string>>(), ", ")));
+    warn(label,
+         fmt::format("the classes may be in another order than the model's labels: accuracy "
+                     "is {:.3f}, and {:.3f} in the order {}",
+                     (*found)["accuracy"].get<double>(), (*found)["best_accuracy"].get<double>(),
+                     fmt::join(order.get<std::vector<std::string>>(), ", ")));
   }
 }
 
@@ -495,8 +508,7 @@ std::int64_t Run::clean_images(const recipe::PluginUse& use, const std::string& 
                                std::optional<std::int64_t> images, double fraction) const {
   if (!use.needs("clean-data")) return 0;
   const std::int64_t all = task_->data.train.size();
-  if (!images)
-    return std::max<std::int64_t>(1, std::llround(fraction * static_cast<double>(all)));
+  if (!images) return std::max<std::int64_t>(1, std::llround(fraction * static_cast<double>(all)));
   if (*images <= all) return *images;
   throw base::HostError(base::ExitCode::usage,
                         fmt::format("`{}` asks for {} clean images, but the training set has {}",
@@ -520,8 +532,8 @@ DefenseInputs Run::inputs_of(const recipe::PluginUse& use, std::int64_t clean_im
 
 void Run::detect(const recipe::DetectorUse& use) {
   const StageLabel label{"detector", use.name};
-  const DefenseInputs inputs = inputs_of(
-      use.use, clean_images(use.use, use.name, use.clean_images, use.clean_fraction));
+  const DefenseInputs inputs =
+      inputs_of(use.use, clean_images(use.use, use.name, use.clean_images, use.clean_fraction));
   const Stage judged = stage(label, use.name, key_of(inputs, label.stage),
                              [&] { return engine::detect(inputs, services(label)); });
   if (!judged.pictures.empty()) show(use.name, judged.pictures);
@@ -543,8 +555,8 @@ void Run::name_suspects(json& verdict) const {
 
 void Run::defend(const recipe::DefenseUse& use) {
   const StageLabel label{"defense", use.name};
-  DefenseInputs inputs = inputs_of(
-      use.use, clean_images(use.use, use.name, use.clean_images, use.clean_fraction));
+  DefenseInputs inputs =
+      inputs_of(use.use, clean_images(use.use, use.name, use.clean_images, use.clean_fraction));
   inputs.measure_every = use.measure_every;
   const Stage defended = stage(label, use.name, key_of(inputs, label.stage),
                                [&] { return engine::defend(inputs, services(label)); });
@@ -565,8 +577,9 @@ void Run::add_row(const std::string& name, const DatasetInput& measured_on, cons
   json row = stage.row;
   row["name"] = name;  // a kept stage may have been made under another name
   row["by_epoch"] = report::points_by_epoch(stage.epochs);
-  const bool attacked = name == kUndefended && recipe_.attack &&
-                        recipe_.attack->use.plugin->manifest.poisons;
+  if (json curves = curves_of(stage.artifacts); !curves.empty()) row["curves"] = curves;
+  const bool attacked =
+      name == kUndefended && recipe_.attack && recipe_.attack->use.plugin->manifest.poisons;
   if (const auto warning = report::verdict(row, measured_on.data.train.classes(), attacked))
     row["warning"] = *warning;
   if (recipe_.scenario == Scenario::standalone)
@@ -587,6 +600,14 @@ void Run::add_predictions(const std::string& name, const Stage& stage) {
   predictions_.emplace_back(name, predicted->second);
   const at::Tensor labels = task_->data.test.labels().to(at::kCPU);
   directory_.write_predictions(labels, predictions_);
+  json& by_class = results_["rows"].back()["by_class"] = json::array();
+  const at::Tensor correct = predicted->second.eq(labels);
+  for (std::size_t label = 0; label < task_->data.class_names.size(); ++label) {
+    const at::Tensor of_class = labels.eq(static_cast<std::int64_t>(label));
+    by_class.push_back({{"class", task_->data.class_names[label]},
+                        {"images", of_class.sum().item<std::int64_t>()},
+                        {"correct", (of_class & correct).sum().item<std::int64_t>()}});
+  }
   if (predictions_.size() < 2 || predictions_.front().first != kUndefended) return;
   const at::Tensor before = predictions_.front().second.eq(labels);
   const at::Tensor after = predicted->second.eq(labels);
@@ -677,15 +698,17 @@ json Run::execute() {
           directory_.write_results(results_);  // a full disk ends the run here
         }
     };
-    each("detector", recipe_.detectors, [&](const auto& use) { detect(use); },
-         [&](const auto& use, const std::string& what) {
-           results_["detectors"].push_back(
-               {{"name", use.name}, {"plugin", use.use.name()}, {"error", what}});
-         });
-    each("defense", recipe_.defenses, [&](const auto& use) { defend(use); },
-         [&](const auto& use, const std::string& what) {
-           add_failed_row(use.name, use.use.name(), what);
-         });
+    each(
+        "detector", recipe_.detectors, [&](const auto& use) { detect(use); },
+        [&](const auto& use, const std::string& what) {
+          results_["detectors"].push_back(
+              {{"name", use.name}, {"plugin", use.use.name()}, {"error", what}});
+        });
+    each(
+        "defense", recipe_.defenses, [&](const auto& use) { defend(use); },
+        [&](const auto& use, const std::string& what) {
+          add_failed_row(use.name, use.use.name(), what);
+        });
   } catch (const Cancelled&) {
     outcome_.hint = directory_.after_interrupt();
     directory_.describe({{"status", "interrupted"}, {"finished", utc_now()}});
@@ -697,7 +720,8 @@ json Run::execute() {
     }
     add_missing_rows(e.what());
   }
-  results_["expectations"] = report::check_expectations(results_["rows"], recipe_.expectations, results_["detectors"]);
+  results_["expectations"] =
+      report::check_expectations(results_["rows"], recipe_.expectations, results_["detectors"]);
   json facts = {{"status", failure ? "failed" : "finished"}, {"finished", utc_now()}};
   if (failure) facts["error"] = error;
   try {

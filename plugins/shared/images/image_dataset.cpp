@@ -252,9 +252,22 @@ const Listing& ImageDataset::listing() const {
   return *listing_;
 }
 
+std::int64_t ImageDataset::own_side() const {
+  const Item& item = listing().train.front();
+  const std::string file = (listing().root / item.path).string();
+  const Image image = decode(file, read_file(file, &item.stamp));
+  if (image.width != image.height)
+    refuse(file,
+           "is " + std::to_string(image.width) + " x " + std::to_string(image.height) +
+               " pixels, which is not a square",
+           "set `image_size` to the side of the squares that the model takes");
+  return image.width;
+}
+
 const ImageDataset::Loaded& ImageDataset::loaded(Context* ctx) const {
   if (loaded_) return *loaded_;
   listing();
+  if (side_ == 0) side_ = own_side();
   const CacheKey key = key_of(*listing_, side_);
   const auto log = [&](LogLevel level, const std::string& text) {
     if (ctx) ctx->log(level, text);

@@ -42,7 +42,7 @@ struct Listing {
 };
 
 /// The images of a listing, uint8 [3, side, side] each. Reads the parameters `root`, `image_size`
-/// and `cache`.
+/// (0: the side of the first training image) and `cache`.
 class ImageDataset : public Dataset {
  public:
   Samples load(Context& ctx, Split split) final;
@@ -69,11 +69,13 @@ class ImageDataset : public Dataset {
  private:
   struct Loaded;
   const Listing& listing() const;
+  /// The side of the first training image. Throws EnvironmentError if it is not a square.
+  [[nodiscard]] std::int64_t own_side() const;
   const Loaded& loaded(Context* ctx) const;
 
   std::filesystem::path root_;
   std::string name_;
-  std::int64_t side_;
+  mutable std::int64_t side_;  ///< 0: own_side(), until the images are loaded
   std::optional<std::filesystem::path> cache_folder_;  ///< without it, in memory
   mutable std::optional<Listing> listing_;             ///< without items once they are loaded
   mutable files::DataFiles files_;

@@ -37,7 +37,7 @@ class Context {
 
   /// Records a number ("anomaly_index") in metrics.jsonl and results.json.
   virtual void metric(std::string_view key, double value) = 0;
-  /// Records a tensor in artifacts.safetensors.
+  /// Records a tensor in artifacts.safetensors. Vectors NAME.x and NAME.y are drawn as a curve.
   virtual void artifact(std::string_view name, const at::Tensor& tensor) = 0;
   /// Reports the training images that the defense takes for poisoned, by `indices`: int64 [k],
   /// entries of ImageSet::indices. The host counts true and false positives.

@@ -1,0 +1,33 @@
+// Hands checked recipes to the engine and shows what happens: `run`, `scan` and `clean`.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "host/cli/command.hpp"
+#include "host/engine/engine.hpp"
+#include "host/recipe/recipe.hpp"
+
+namespace backstop::cli {
+
+struct RecipeRun {
+  const recipe::CheckedRecipe* checked = nullptr;
+  std::optional<engine::ModelOutput> output;
+  /// The text for standard output; left out: the table of results.
+  std::function<std::string(const nlohmann::json& results)> text;
+};
+
+/// --out, --fresh and --verbose, which run_recipes() reads.
+void add_run_options(boost::program_options::options_description& options);
+
+struct RecipeOutcome {
+  base::ExitCode code = base::ExitCode::done;
+  std::vector<nlohmann::json> results;  ///< of the runs that came to an end
+};
+
+/// Reports errors. Throws HostError for what is wrong before the run begins.
+RecipeOutcome run_recipes(const RecipeRun& run, const Invocation& invocation);
+
+}  // namespace backstop::cli
