@@ -80,10 +80,25 @@ void require_finite(const NamedTensors& tensors, const std::filesystem::path& pa
   }
 }
 
+std::string_view to_string(FileFormat format) {
+  switch (format) {
+    case FileFormat::safetensors:
+      return "safetensors";
+    case FileFormat::checkpoint:
+      return "PyTorch checkpoint";
+    case FileFormat::legacy_checkpoint:
+      return "PyTorch checkpoint, older form";
+    case FileFormat::torchscript:
+      return "TorchScript";
+  }
+  return "unknown";
+}
+
 ModelFile read_model_file(const std::filesystem::path& path) {
   TensorFile file = read_safetensors(path);
   require_finite(file.tensors, path);
-  ModelFile model{std::move(file.tensors), {}};
+  ModelFile model;
+  model.weights = std::move(file.tensors);
   const Record& record = file.metadata;
   // Files of other programs may have any metadata; one of these three keys makes it a record.
   if (!record.contains("architecture") && !record.contains("mean") && !record.contains("deviation"))
@@ -101,6 +116,15 @@ ModelFile read_model_file(const std::filesystem::path& path) {
     damaged(path, mean ? "mean" : "deviation", record.at(mean ? "mean" : "deviation"));
   if (mean && deviation) model.facts.normalization = Normalization{*mean, *deviation};
   return model;
+}
+
+void write_like(const std::filesystem::path& original, const std::filesystem::path& output,
+                const NamedTensors& weights) {
+  TensorFile file = read_safetensors(original);
+  for (const auto& [name, value] : weights)
+    for (auto& entry : file.tensors)
+      if (entry.first == name) entry.second = value.to(entry.second.scalar_type());
+  write_safetensors(output, file.tensors, file.metadata);
 }
 
 std::map<std::string, std::string> record_of(const Classifier& model) {

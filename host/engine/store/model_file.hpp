@@ -6,6 +6,8 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "host/engine/data/image_store.hpp"
 #include "host/engine/model/classifier.hpp"
@@ -21,14 +23,36 @@ struct ModelFacts {
   std::optional<std::string> attack;  ///< the plugin that the model was trained with
 };
 
+enum class FileFormat {
+  safetensors,
+  checkpoint,         ///< torch.save: a zip archive, since PyTorch 1.6
+  legacy_checkpoint,  ///< torch.save before that: pickles, then the numbers
+  torchscript,        ///< torch.jit.save
+};
+std::string_view to_string(FileFormat format);
+
 struct ModelFile {
+  /// In the file's order and dtypes, contiguous, on the CPU, finite; without `prefix`. Those of
+  /// TorchScript are named by the path of their attribute, as state_dict() names them.
   NamedTensors weights;
   ModelFacts facts;
+  FileFormat format = FileFormat::safetensors;
+  std::string location;           ///< where the state dict lies: "state_dict", "" for the root
+  std::string prefix;             ///< what was taken off all names: "module."
+  std::vector<std::string> rest;  ///< what else is in the file, in words: "epoch = 200"
 };
 
-/// Reads a safetensors file. Throws HostError(environment) that names the file, also when a weight
-/// is not finite, or when what it records of its model is not what was written by record_of().
+/// Reads a file of any FileFormat. Throws HostError(environment) that names the file, also when a
+/// weight is not finite, or when what it records of its model is not what was written by
+/// record_of(). A file of another kind is refused with what it is and the way to one of these.
 ModelFile read_model_file(const std::filesystem::path& path);
+
+/// Writes a copy of `original` to `output`, in which the tensors of these names (as in
+/// ModelFile::weights) have other values: same format, names, prefix, dtypes, strides and further
+/// entries. Written whole and renamed into place, so that `output` may be `original`. Throws
+/// HostError(environment).
+void write_like(const std::filesystem::path& original, const std::filesystem::path& output,
+                const NamedTensors& weights);
 
 /// Throws HostError(environment) that names the file, the first tensor with numbers that are not
 /// finite in float32, and how many it has.
