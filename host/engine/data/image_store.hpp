@@ -2,7 +2,6 @@
 // normalize.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 
@@ -11,6 +10,7 @@
 #include <c10/core/Device.h>
 
 #include "backstop/image_set.hpp"
+#include "host/engine/data/normalization.hpp"
 
 namespace backstop::engine {
 
@@ -18,12 +18,6 @@ namespace backstop::engine {
 struct Augmentation {
   std::int64_t crop_padding = 0;  ///< pixels on each side
   bool horizontal_flip = false;
-};
-
-/// How the pixels of each channel are normalized for a model: (v / 255 - mean) / deviation.
-struct Normalization {
-  std::array<double, 3> mean{0, 0, 0};
-  std::array<double, 3> deviation{1, 1, 1};
 };
 
 /// The random augmentation of each image of a batch.

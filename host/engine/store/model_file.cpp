@@ -1,6 +1,8 @@
 #include "host/engine/store/model_file.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -10,55 +12,49 @@
 #include <nlohmann/json.hpp>
 
 #include "host/base/error.hpp"
+#include "host/engine/formats/model_source.hpp"
+#include "host/engine/store/scalar_types.hpp"
 
 namespace backstop::engine {
 
 namespace {
 
 using nlohmann::json;
-using Record = std::map<std::string, std::string>;
 
-[[noreturn]] void damaged(const std::filesystem::path& path, const std::string& key,
-                          const std::string& value) {
-  throw base::HostError(
-      base::ExitCode::environment,
-      fmt::format("{} records `{}` = \"{}\", which is not a valid value", path.string(), key,
-                  value),
-      "the file is damaged, or was written by another program; remove its metadata to load it as "
-      "plain weights");
+/// The indices of the header's tensors by their storages.
+std::map<std::size_t, std::vector<std::size_t>> by_storage(const ModelHeader& header) {
+  std::map<std::size_t, std::vector<std::size_t>> all;
+  for (std::size_t i = 0; i < header.tensors.size(); ++i)
+    all[header.tensors[i].storage].push_back(i);
+  return all;
 }
 
-std::optional<std::int64_t> integer_in(const Record& record, const std::string& key,
-                                       const std::filesystem::path& path) {
-  const auto entry = record.find(key);
-  if (entry == record.end()) return std::nullopt;
-  const json value = json::parse(entry->second, nullptr, false);
-  if (!value.is_number_integer() || value.get<std::int64_t>() < 1)
-    damaged(path, key, entry->second);
-  return value.get<std::int64_t>();
+/// The tensor as it lies in the bytes of its storage, which must outlive it.
+at::Tensor view_of(const StoredTensor& tensor, std::string& storage) {
+  return at::from_blob(storage.data() + tensor.offset * size_of(tensor.type), tensor.shape,
+                       tensor.strides, at::TensorOptions().dtype(scalar_type(tensor.type)));
 }
 
-/// Constants for pixels in [0, 1] are never near this, and float32 can divide by its inverse.
-constexpr double kLargest = 1e6;
-
-/// One or three numbers, for three channels.
-std::optional<std::array<double, 3>> constants_in(const Record& record, const std::string& key,
-                                                  const std::filesystem::path& path) {
-  const auto entry = record.find(key);
-  if (entry == record.end()) return std::nullopt;
-  const json value = json::parse(entry->second, nullptr, false);
-  if (!value.is_array() || (value.size() != 1 && value.size() != 3))
-    damaged(path, key, entry->second);
-  std::array<double, 3> constants{};
-  for (std::size_t c = 0; c < constants.size(); ++c) {
-    const json& number = value[value.size() == 1 ? 0 : c];
-    if (!number.is_number() || !std::isfinite(number.get<double>()) ||
-        std::abs(number.get<double>()) > kLargest ||
-        (key == "deviation" && number.get<double>() < 1 / kLargest))
-      damaged(path, key, entry->second);
-    constants[c] = number.get<double>();
+NamedTensors read_tensors(const ModelSource& source) {
+  const ModelHeader& header = source.header();
+  NamedTensors tensors(header.tensors.size());
+  for (const auto& [storage, indices] : by_storage(header)) {
+    std::string bytes = source.bytes(storage);
+    for (const std::size_t i : indices)
+      tensors[i] = {header.tensors[i].name,
+                    view_of(header.tensors[i], bytes).clone(at::MemoryFormat::Contiguous)};
   }
-  return constants;
+  return tensors;
+}
+
+/// Writes one element where several of the view are one in memory, as expand() leaves them.
+void assign(at::Tensor view, at::Tensor values) {
+  for (std::int64_t d = 0; d < view.dim(); ++d)
+    if (view.stride(d) == 0 && view.size(d) > 1) {
+      view = view.narrow(d, 0, 1);
+      values = values.narrow(d, 0, 1);
+    }
+  view.copy_(values);
 }
 
 std::vector<double> first(const std::array<double, 3>& values, std::int64_t channels) {
@@ -80,51 +76,56 @@ void require_finite(const NamedTensors& tensors, const std::filesystem::path& pa
   }
 }
 
-std::string_view to_string(FileFormat format) {
-  switch (format) {
-    case FileFormat::safetensors:
-      return "safetensors";
-    case FileFormat::checkpoint:
-      return "PyTorch checkpoint";
-    case FileFormat::legacy_checkpoint:
-      return "PyTorch checkpoint, older form";
-    case FileFormat::torchscript:
-      return "TorchScript";
-  }
-  return "unknown";
-}
-
 ModelFile read_model_file(const std::filesystem::path& path) {
-  TensorFile file = read_safetensors(path);
-  require_finite(file.tensors, path);
-  ModelFile model;
-  model.weights = std::move(file.tensors);
-  const Record& record = file.metadata;
-  // Files of other programs may have any metadata; one of these three keys makes it a record.
-  if (!record.contains("architecture") && !record.contains("mean") && !record.contains("deviation"))
-    return model;
-  if (const auto name = record.find("architecture"); name != record.end())
-    model.facts.architecture = name->second;
-  if (const auto attack = record.find(kAttackKey); attack != record.end())
-    model.facts.attack = attack->second;
-  model.facts.width = integer_in(record, "width", path);
-  model.facts.channels = integer_in(record, "channels", path);
-  model.facts.classes = integer_in(record, "classes", path);
-  const auto mean = constants_in(record, "mean", path);
-  const auto deviation = constants_in(record, "deviation", path);
-  if (mean.has_value() != deviation.has_value())
-    damaged(path, mean ? "mean" : "deviation", record.at(mean ? "mean" : "deviation"));
-  if (mean && deviation) model.facts.normalization = Normalization{*mean, *deviation};
+  const ModelSource source(path);
+  const ModelHeader& header = source.header();
+  ModelFile model{read_tensors(source), header.facts,  header.format,
+                  header.location,      header.prefix, header.rest};
+  require_finite(model.weights, path);
   return model;
 }
 
 void write_like(const std::filesystem::path& original, const std::filesystem::path& output,
                 const NamedTensors& weights) {
-  TensorFile file = read_safetensors(original);
-  for (const auto& [name, value] : weights)
-    for (auto& entry : file.tensors)
-      if (entry.first == name) entry.second = value.to(entry.second.scalar_type());
-  write_safetensors(output, file.tensors, file.metadata);
+  const ModelSource source(original);
+  const auto& tensors = source.header().tensors;
+  const auto refuse = [&](const std::string& why) {
+    throw base::HostError(base::ExitCode::environment,
+                          fmt::format("cannot write a model like {}: {}", original.string(), why));
+  };
+  std::map<std::string_view, std::size_t> indices;
+  for (std::size_t i = 0; i < tensors.size(); ++i) indices.emplace(tensors[i].name, i);
+  std::vector<at::Tensor> values(tensors.size());
+  for (const auto& [name, value] : weights) {
+    const auto index = indices.find(name);
+    if (index == indices.end()) refuse(fmt::format("it has no tensor {}", shown(name)));
+    const StoredTensor& stored = tensors[index->second];
+    if (value.sizes() != at::IntArrayRef(stored.shape))
+      refuse(fmt::format("{} is [{}] there, not [{}]", shown(name), fmt::join(stored.shape, ", "),
+                         fmt::join(value.sizes(), ", ")));
+    const at::Tensor exact = value.detach().to(at::kCPU);
+    at::Tensor& written = values[index->second];
+    written = exact.to(scalar_type(stored.type));
+    if (written.is_floating_point() && exact.isfinite().all().item<bool>() &&
+        !written.isfinite().all().item<bool>())
+      refuse(fmt::format("the values of {} are too large for {}", shown(name),
+                         to_string(stored.type)));
+  }
+
+  std::map<std::size_t, std::string> changed;
+  for (const auto& [storage, members] : by_storage(source.header())) {
+    const auto given = [&](const std::size_t i) { return values[i].defined(); };
+    if (std::none_of(members.begin(), members.end(), given)) continue;
+    std::string bytes = source.bytes(storage);
+    for (const std::size_t i : members)
+      if (given(i)) assign(view_of(tensors[i], bytes), values[i]);
+    for (const std::size_t i : members)
+      if (given(i) && !view_of(tensors[i], bytes).equal(values[i]))
+        refuse(fmt::format("elements of {} that are one number there have become different",
+                           shown(tensors[i].name)));
+    changed[storage] = std::move(bytes);
+  }
+  source.write_copy(output, std::move(changed));
 }
 
 std::map<std::string, std::string> record_of(const Classifier& model) {

@@ -10,26 +10,12 @@
 #include <vector>
 
 #include "host/engine/data/image_store.hpp"
+#include "host/engine/formats/model_header.hpp"
+#include "host/engine/formats/safetensors_header.hpp"
 #include "host/engine/model/classifier.hpp"
 #include "host/engine/store/safetensors.hpp"
 
 namespace backstop::engine {
-
-/// What a file records besides the weights; nothing where it records nothing.
-struct ModelFacts {
-  std::optional<std::string> architecture;
-  std::optional<std::int64_t> width, channels, classes;
-  std::optional<Normalization> normalization;
-  std::optional<std::string> attack;  ///< the plugin that the model was trained with
-};
-
-enum class FileFormat {
-  safetensors,
-  checkpoint,         ///< torch.save: a zip archive, since PyTorch 1.6
-  legacy_checkpoint,  ///< torch.save before that: pickles, then the numbers
-  torchscript,        ///< torch.jit.save
-};
-std::string_view to_string(FileFormat format);
 
 struct ModelFile {
   /// In the file's order and dtypes, contiguous, on the CPU, finite; without `prefix`. Those of
@@ -58,8 +44,6 @@ void write_like(const std::filesystem::path& original, const std::filesystem::pa
 /// finite in float32, and how many it has.
 void require_finite(const NamedTensors& tensors, const std::filesystem::path& path);
 
-/// In the metadata of a model that an attack has trained: ModelFacts::attack.
-inline constexpr const char* kAttackKey = "attack";
 /// The metadata of a model's file: format, architecture, width, channels, classes, mean, deviation.
 std::map<std::string, std::string> record_of(const Classifier& model);
 
