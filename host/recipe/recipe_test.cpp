@@ -235,7 +235,7 @@ TEST_F(Recipes, ReportsWhatIsMissing) {
   EXPECT_EQ(problems_of(""), R"(`schema` is missing
 `name` is missing
 [dataset] is missing | write [dataset] with a `plugin`
-[attack] is missing | write [attack] with a `plugin`
+[attack] is missing | write [attack] with a `plugin` (`none` trains a clean model), or name a model with [model] `file`
 )");
   EXPECT_EQ(problems_with(kFirstDefense, "[[defense]]\nmilestones = []\n"),
             "17:1+11 `plugin` is missing in [[defense]]\n");
@@ -259,7 +259,7 @@ threads = 99999
 )"),
             R"(1:10+1 `schema` must be 1, got 2
 2:8+4 `name` must be a folder name of at most 200 letters, digits, `.`, `_` and `-` that begins with neither `.` nor `-`, got ".." | the run's folder is named after it
-3:10+1 `attack` must be a table, got 3 | write [attack] with a `plugin`
+3:10+1 `attack` must be a table, got 3 | write [attack] with a `plugin` (`none` trains a clean model), or name a model with [model] `file`
 4:8+3 `seed` must be an integer, got 1.5
 5:1+11 `dataset` must be a table, got an array of tables | write [dataset] with a `plugin`
 7:9+1 `width` must be between 1 and 1024, got 0

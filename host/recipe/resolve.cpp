@@ -576,6 +576,9 @@ toml::table Checker::detector(const toml::table& given, const Scope& scope) {
   if (entry) {
     const auto& place = place_of(*given.get("plugin"), scope);
     needs_of_model(entry->manifest, place);
+    if (adapts())
+      report(place, "a detector judges a model on its own classes, but this scenario adapts it",
+             "detectors are for the scenario \"standalone\"");
     if (!entry->manifest.judges_models())
       report(place, fmt::format("defense `{}` does not judge models", entry->manifest.name),
              "`backstop list defenses` shows which ones do");

@@ -10,7 +10,7 @@ namespace {
 
 using nlohmann::json;
 
-json check(const json& results, const Bounds& bounds) {
+json check(const json& results, const Expectation& bounds) {
   return check_expectations(results.at("rows"), {bounds}).at(0);
 }
 
@@ -63,7 +63,7 @@ TEST(Expectations, OfTheBackdoorOfACollapsedModelAreNotMet) {
   const std::string row = "pruned, then \"tuned\"";
   json results = collapsed_results();
   results["rows"][2]["metrics"]["robust_accuracy"] = 0.9;
-  for (const Bounds& bounds :
+  for (const Expectation& bounds :
        {Bounds{row, "attack_success_rate", {}, 0.1},
         Bounds{row, "attack_success_rate_all", {}, 0.1}, Bounds{row, "robust_accuracy", 0.5, {}}}) {
     const auto entry = check(results, bounds);
@@ -92,9 +92,9 @@ TEST(Expectations, OfADefenseAgainstAnAttackThatDidNotTakeAreNotMet) {
   results["rows"][1]["metrics"]["robust_accuracy"] = 0.9;
   for (const char* warning : {"attack did not take: ...", "collapsed: ..."}) {
     results["rows"][0]["warning"] = warning;
-    for (const Bounds& bounds : {Bounds{"fine-tuning", "attack_success_rate", {}, 0.5},
-                                 Bounds{"fine-tuning", "attack_success_rate_all", {}, 0.5},
-                                 Bounds{"fine-tuning", "robust_accuracy", 0.5, {}}}) {
+    for (const Expectation& bounds : {Bounds{"fine-tuning", "attack_success_rate", {}, 0.5},
+                                      Bounds{"fine-tuning", "attack_success_rate_all", {}, 0.5},
+                                      Bounds{"fine-tuning", "robust_accuracy", 0.5, {}}}) {
       const auto entry = check(results, bounds);
       EXPECT_FALSE(entry["met"]) << bounds.metric;
       EXPECT_EQ(entry["reason"], "\"no defense\": " + std::string(warning)) << bounds.metric;

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "host/base/text.hpp"
+#include "host/report/detectors.hpp"
 #include "host/report/fields.hpp"
 #include "host/report/metrics.hpp"
 #include "host/report/verdict.hpp"
@@ -22,10 +23,18 @@ struct Row {
   std::size_t no_backdoor = 0;              ///< whose numbers of the backdoor are not
 };
 
+/// What a detector said of the models of the runs.
+struct Detector {
+  std::string name;
+  std::size_t runs = 0, suspicious = 0, no_verdict = 0;
+  std::vector<double> scores;
+};
+
 struct Group {
   std::string name;
   std::size_t runs = 0;
   std::vector<Row> rows;
+  std::vector<Detector> detectors;
 };
 
 template <typename Named>
@@ -84,6 +93,26 @@ void add(Row& row, const nlohmann::json& rows, const nlohmann::json& result,
   }
 }
 
+void add(Detector& detector, const nlohmann::json& result) {
+  ++detector.runs;
+  if (!is_conclusive(result))
+    ++detector.no_verdict;
+  else if (is_suspicious(result))
+    ++detector.suspicious;
+  if (const auto score = number_in(section_of(result, "verdict"), "score"))
+    detector.scores.push_back(*score);
+}
+
+/// "neural-cleanse: suspicious in 3 of 5 runs, no verdict in 1, scores 1.21 to 4.30".
+std::string detector_line(const Detector& detector) {
+  std::string text = fmt::format("{}: suspicious in {} of {} runs", base::printable(detector.name),
+                                 detector.suspicious, detector.runs);
+  if (detector.no_verdict > 0) text += fmt::format(", no verdict in {}", detector.no_verdict);
+  if (detector.scores.empty()) return text + '\n';
+  const auto [low, high] = std::minmax_element(detector.scores.begin(), detector.scores.end());
+  return text + fmt::format(", scores {} to {}\n", base::fixed(*low, 2), base::fixed(*high, 2));
+}
+
 }  // namespace
 
 std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
@@ -95,6 +124,8 @@ std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
     const auto& rows = section_of(run.results, "rows");
     for (const auto& result : rows)
       add(find_or_add(group.rows, result.at("name").get<std::string>()), rows, result, metrics);
+    for (const auto& result : section_of(run.results, "detectors"))
+      add(find_or_add(group.detectors, result.at("name").get<std::string>()), result);
   }
   std::string text;
   for (const auto& group : groups) {
@@ -109,7 +140,9 @@ std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
         line.push_back({mean_and_spread(row, *metrics[m], group.runs, row.values[m])});
     }
     if (group.rows.empty()) lines.emplace_back(1, base::Cell{"no run got as far as a result"});
-    text += base::columns(lines, "l" + std::string(metrics.size(), 'r')) + '\n';
+    text += base::columns(lines, "l" + std::string(metrics.size(), 'r'));
+    for (const auto& detector : group.detectors) text += detector_line(detector);
+    text += '\n';
   }
   return text + "mean ± sample standard deviation (number of runs)\n";
 }

@@ -668,6 +668,12 @@ void Run::add_missing_rows(std::string error) {
     error = "not run, because the run ended before";
   };
   add(kUndefended, nullptr);
+  for (const auto& detector : recipe_.detectors) {
+    json& all = results_["detectors"];
+    if (std::none_of(all.begin(), all.end(),
+                     [&](const json& known) { return known["name"] == detector.name; }))
+      all.push_back({{"name", detector.name}, {"plugin", detector.use.name()}, {"error", error}});
+  }
   for (const auto& defense : recipe_.defenses) add(defense.name, defense.use.name());
 }
 

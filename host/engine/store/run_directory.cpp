@@ -163,8 +163,10 @@ std::string RunDirectory::after_interrupt() const {
 
 void RunDirectory::keep_stage(const std::string& row, const Stage& stage) {
   const std::string file = recipe::file_name_of(row) + ".safetensors";
-  base::make_folder(path_ / "models");
-  write_safetensors(path_ / "models" / file, stage.model.tensors, stage.model.metadata);
+  if (!stage.model.tensors.empty()) {  // a detector leaves none
+    base::make_folder(path_ / "models");
+    write_safetensors(path_ / "models" / file, stage.model.tensors, stage.model.metadata);
+  }
   base::make_folder(path_ / "artifacts");
   write_safetensors(path_ / "artifacts" / file, stage.artifacts);
 }
