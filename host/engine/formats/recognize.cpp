@@ -51,9 +51,11 @@ std::string start_of(const InputFile& file, std::uint64_t most) {
   return file.text(0, std::min(file.size(), most));
 }
 
+/// Whether it begins with some characters of ASCII.
 bool is_text(std::string_view bytes) {
-  return std::all_of(bytes.begin(), bytes.end(), [](const char c) {
-    return static_cast<unsigned char>(c) >= 0x20 || c == '\n' || c == '\r' || c == '\t';
+  const std::string_view first = bytes.substr(0, 64);
+  return std::all_of(first.begin(), first.end(), [](const char c) {
+    return (c >= 0x20 && c < 0x7f) || c == '\n' || c == '\r' || c == '\t';
   });
 }
 
@@ -117,7 +119,7 @@ void refuse_unknown(const InputFile& file) {
     file.refuse("it is a graph of TensorFlow", kOtherFrameworks);
   if (file.size() >= 8 && file.text(file.size() - 8, 8) == "\x57\xfb\x80\x8b\x24\x75\x47\xdb")
     file.refuse("it is the index of a TensorFlow checkpoint", kOtherFrameworks);
-  if (is_text(bytes.substr(0, 512))) {
+  if (is_text(bytes)) {
     const std::size_t first = std::min(bytes.find_first_not_of(" \t\r\n"), bytes.size());
     file.refuse(bytes.substr(first).starts_with("<") ? "it is a web page, not a model"
                                                      : "it is a text, not a model",

@@ -1,7 +1,6 @@
 #include "host/engine/store/model_file.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -9,7 +8,6 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <nlohmann/json.hpp>
 
 #include "host/base/error.hpp"
 #include "host/engine/formats/model_source.hpp"
@@ -18,8 +16,6 @@
 namespace backstop::engine {
 
 namespace {
-
-using nlohmann::json;
 
 /// The indices of the header's tensors by their storages.
 std::map<std::size_t, std::vector<std::size_t>> by_storage(const ModelHeader& header) {
@@ -55,10 +51,6 @@ void assign(at::Tensor view, at::Tensor values) {
       values = values.narrow(d, 0, 1);
     }
   view.copy_(values);
-}
-
-std::vector<double> first(const std::array<double, 3>& values, std::int64_t channels) {
-  return {values.begin(), values.begin() + channels};
 }
 
 }  // namespace
@@ -126,53 +118,6 @@ void write_like(const std::filesystem::path& original, const std::filesystem::pa
     changed[storage] = std::move(bytes);
   }
   source.write_copy(output, std::move(changed));
-}
-
-std::map<std::string, std::string> record_of(const Classifier& model) {
-  const Architecture& a = model.architecture();
-  const auto list = [&](const std::array<double, 3>& values) {
-    return json(first(values, a.channels)).dump();
-  };
-  return {{"format", "pt"},
-          {"architecture", a.name},
-          {"width", std::to_string(a.width)},
-          {"channels", std::to_string(a.channels)},
-          {"classes", std::to_string(a.classes)},
-          {"mean", list(model.normalization().mean)},
-          {"deviation", list(model.normalization().deviation)}};
-}
-
-void require_same_model(const ModelFacts& facts, const Architecture& architecture,
-                        const std::string& where) {
-  std::vector<std::string> differences;
-  const auto compare = [&](const char* what, const auto& recorded, const auto& expected) {
-    if (recorded && *recorded != expected)
-      differences.push_back(fmt::format("{} {} instead of {}", what, *recorded, expected));
-  };
-  compare("architecture", facts.architecture, architecture.name);
-  compare("width", facts.width, architecture.width);
-  compare("channels", facts.channels, architecture.channels);
-  compare("classes", facts.classes, architecture.classes);
-  if (differences.empty()) return;
-  throw base::HostError(
-      base::ExitCode::usage,
-      fmt::format("{} holds another model: {}", where, fmt::join(differences, ", ")),
-      "set [model] architecture and width to those of the file; the classes and channels are the "
-      "dataset's");
-}
-
-std::string text_of(const Normalization& normalization, std::int64_t channels) {
-  return fmt::format("mean {}, deviation {}", first(normalization.mean, channels),
-                     first(normalization.deviation, channels));
-}
-
-bool same_normalization(const Normalization& a, const Normalization& b, std::int64_t channels) {
-  constexpr double kTolerance = 1e-6;
-  for (std::size_t c = 0; c < static_cast<std::size_t>(channels); ++c)
-    if (std::abs(a.mean[c] - b.mean[c]) > kTolerance ||
-        std::abs(a.deviation[c] - b.deviation[c]) > kTolerance)
-      return false;
-  return true;
 }
 
 }  // namespace backstop::engine
