@@ -8,9 +8,8 @@
 // down. The first copy whose accuracy on the held-out images comes back to that of the original is
 // the result, and smaller peaks are not tried. "Comes back" allows for `tolerance` and one standard
 // error of the difference, which has both models on the same images: the rule of one standard error
-// of Breiman et al., "Classification and Regression Trees" (1984), section 3.4.3, which takes the
-// most drastic choice that cannot be told from the best. A peak at which training diverges does not
-// come back.
+// of Breiman et al., "Classification and Regression Trees" (1984), which takes the most drastic
+// choice that cannot be told from the best. A peak at which training diverges does not come back.
 //
 // Where no peak brings accuracy back, because there are too few images, the largest that comes back
 // to the best of them is taken, with a warning. So it is where the original does not classify these
@@ -53,7 +52,7 @@ using backstop::ParameterError;
 namespace rule = backstop::auto_fine_tuning;
 
 std::int64_t divided_up(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
+  return (a - 1) / b + 1;
 }
 
 /// A model on the held-out images. Without `correct` its outputs are no numbers.
@@ -82,8 +81,8 @@ void check_images(Context& ctx, const at::Tensor& labels, std::int64_t classes) 
                            "give more images, or use fine-tuning with a peak of your own");
   if (present < classes)
     ctx.log(backstop::LogLevel::warning,
-            (std::ostringstream() << classes - present << " of " << classes
-                                  << " classes have no clean images: the model may unlearn them")
+            (std::ostringstream() << "the model may unlearn classes without clean images: "
+                                  << classes - present << " of " << classes)
                 .str());
 }
 

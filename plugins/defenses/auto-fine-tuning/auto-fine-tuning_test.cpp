@@ -164,7 +164,6 @@ TEST_F(Scripted, TheResultHasNotSeenTheHeldOutImages) {
   skills[1.6] = 1;
   defend();
   EXPECT_EQ(context.trainer().sizes, std::vector<std::int64_t>{160});
-  EXPECT_EQ(context.trainer().models.at(0) == &model, false);
 }
 
 TEST_F(Scripted, FewImagesGetAsManyStepsAsMany) {
@@ -190,7 +189,7 @@ TEST_F(Scripted, ClassesWithoutImagesAreNamed) {
   const FakeImageSet set = images(40);
   skills[1.6] = 1;
   defend(FakeImageSet(backstop::testing::all_images(set), set.labels(), 5));
-  EXPECT_THAT(context.messages.front(), HasSubstr("3 of 5 classes have no clean images"));
+  EXPECT_THAT(context.messages.front(), HasSubstr("unlearn classes without clean images: 3 of 5"));
 }
 
 TEST(AutoFineTuning, MakesTheBatchesOfAnEpochEqual) {
