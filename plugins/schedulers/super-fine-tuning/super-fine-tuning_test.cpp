@@ -96,6 +96,46 @@ TEST(SuperFineTuning, StaysBetweenTheBaseAndTheMaximumAndReachesBoth) {
   }
 }
 
+TEST(SuperFineTuning, GivesTheFirstPhaseAtMostHalfOfAShortTraining) {
+  const FakeParams params;
+  const auto scheduler = make<Scheduler>(params);
+  // Triangles of two iterations: 0.001 and a maximum in turn.
+  const auto maximum_at = [&](std::int64_t iteration, std::int64_t epochs) {
+    TrainingPosition position = at_iteration(iteration, 8);
+    position.epochs = epochs;
+    return scheduler->rate(position);
+  };
+  EXPECT_EQ(maximum_at(11, 3), 0.1);  // 24 iterations
+  EXPECT_EQ(maximum_at(13, 3), 0.01);
+  EXPECT_EQ(maximum_at(3, 1), 0.1);
+  EXPECT_EQ(maximum_at(5, 1), 0.01);
+  EXPECT_EQ(maximum_at(79, 20), 0.1);
+  EXPECT_EQ(maximum_at(81, 20), 0.01);
+  EXPECT_EQ(maximum_at(79, 19), 0.01);
+  EXPECT_EQ(maximum_at(81, 100), 0.01);  // never more than the paper's ten epochs
+}
+
+TEST(SuperFineTuning, EndsInTheSecondPhaseWhateverTheLength) {
+  const FakeParams params{"base = 0.0\nmaximum_1 = 2.0\nmaximum_2 = 0.5"};
+  const auto scheduler = make<Scheduler>(params);
+  for (const std::int64_t per_epoch : {1, 2, 3, 8, 391}) {
+    for (const std::int64_t epochs : {1, 2, 3, 10, 20}) {
+      TrainingPosition position = at_iteration(0, per_epoch);
+      position.epochs = epochs;
+      for (position.iteration = position.total_iterations() / 2;
+           position.iteration < position.total_iterations(); ++position.iteration)
+        EXPECT_LE(scheduler->rate(position), 0.5) << per_epoch << " x " << epochs;
+    }
+  }
+}
+
+TEST(SuperFineTuning, KeepsTheGivenLengthOfTheFirstPhase) {
+  const FakeParams params{"phase_1_epochs = 10"};
+  TrainingPosition position = at_iteration(79, 8);
+  position.epochs = 10;
+  EXPECT_EQ(make<Scheduler>(params)->rate(position), 0.1);
+}
+
 TEST(SuperFineTuning, SkipsAFirstPhaseOfZeroEpochs) {
   const FakeParams params{"phase_1_epochs = 0"};
   EXPECT_EQ(make<Scheduler>(params)->rate(at_iteration(10, 80)), 0.01);

@@ -1,0 +1,253 @@
+// Super-fine-tuning ("Fine-Tuning Is All You Need to Mitigate Backdoor Attacks", section 3.2) that
+// chooses the peak of its first phase itself, from the clean images and without a trigger.
+//
+// The paper's peak of 0.1 suits its networks and 50,000 images. A larger peak forgets more of a
+// trigger, and of everything else: the right one is the largest from which the second phase brings
+// clean accuracy back. So a share of the clean images is held out, the same of each class, and
+// copies of the model go through both phases on the others, one for each peak, from the largest
+// down. The first copy whose accuracy on the held-out images comes back to that of the original is
+// the result, and smaller peaks are not tried. "Comes back" allows for `tolerance` and one standard
+// error of the difference, which has both models on the same images: the rule of one standard error
+// of Breiman et al., "Classification and Regression Trees" (1984), which takes the most drastic
+// choice that cannot be told from the best. A peak at which training diverges does not come back.
+//
+// Where no peak brings accuracy back, because there are too few images, the largest that comes back
+// to the best of them is taken, with a warning. So it is where the original does not classify these
+// images, because its head is new.
+//
+// The result is the copy that was judged, which has not seen the held-out images. Training once more
+// on all of them would use a quarter more images, but nothing would be left to judge it by, and a
+// peak near the limit may diverge the second time.
+//
+// Phases are counted in iterations, rounded up to whole epochs: with 25 images, the paper's ten
+// epochs of batches of 128 would be ten steps. The batches of an epoch are made equal in size,
+// because batch normalization learns nothing good from a last one of two images.
+//
+// The base, the second maximum and the shape are the paper's. The grid of peaks, the share held out
+// and the lengths are ours.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <iomanip>
+#include <limits>
+#include <sstream>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/tensor.h>
+
+#include "backstop/defense.hpp"
+#include "backstop/plugin.hpp"
+#include "rule.hpp"
+#include "two_phases.hpp"
+
+namespace {
+
+using backstop::Context;
+using backstop::EnvironmentError;
+using backstop::ImageSet;
+using backstop::Model;
+using backstop::ParameterError;
+namespace rule = backstop::auto_fine_tuning;
+
+std::int64_t divided_up(std::int64_t a, std::int64_t b) {
+  return (a - 1) / b + 1;
+}
+
+/// A model on the held-out images. Without `correct` its outputs are no numbers.
+struct Outcome {
+  double peak = 0;
+  Model* model = nullptr;
+  at::Tensor correct = {};  ///< bool [n] on the CPU
+  double accuracy = std::numeric_limits<double>::quiet_NaN();
+  double loss = std::numeric_limits<double>::quiet_NaN();
+
+  bool diverged() const { return !correct.defined(); }
+};
+
+/// The classes among `labels`, after refusing what cannot be trained on and judged.
+void check_images(Context& ctx, const at::Tensor& labels, std::int64_t classes) {
+  const at::Tensor counts = labels.bincount({}, classes);
+  const auto present = counts.gt(0).sum().item<std::int64_t>();
+  if (present == 1 && classes > 1)
+    throw EnvironmentError(
+        (std::ostringstream() << "all clean images are of one class of " << classes
+                              << ": a model trained on them answers nothing else")
+            .str(),
+        "give images of every class");
+  if (counts.max().item<std::int64_t>() < 2)
+    throw EnvironmentError("no class has two clean images, one to train on and one to judge by",
+                           "give more images, or use fine-tuning with a peak of your own");
+  if (present < classes)
+    ctx.log(backstop::LogLevel::warning,
+            (std::ostringstream() << "the model may unlearn classes without clean images: "
+                                  << classes - present << " of " << classes)
+                .str());
+}
+
+class AutoFineTuning final : public backstop::Defense {
+ public:
+  explicit AutoFineTuning(const backstop::Params& params)
+      : peaks_(params.numbers("peaks").begin(), params.numbers("peaks").end()),
+        tolerance_(params.number("tolerance")),
+        holdout_(params.number("holdout")),
+        phase_1_steps_(params.integer("phase_1_steps")),
+        phase_2_steps_(params.integer("phase_2_steps")),
+        base_(params.number("base")),
+        maximum_2_(params.number("maximum_2")),
+        batch_size_(params.integer("batch_size")),
+        optimizer_(params.optimizer("optimizer")) {
+    if (peaks_.empty()) throw ParameterError("`peaks` is empty", "give at least one");
+    if (!std::is_sorted(peaks_.begin(), peaks_.end()))
+      throw ParameterError("`peaks` must be in increasing order");
+    if (base_ > maximum_2_ || maximum_2_ > peaks_.front())
+      throw ParameterError((std::ostringstream()
+                            << "`base`, `maximum_2` and the smallest of `peaks` must not "
+                            << "decrease, got " << base_ << ", " << maximum_2_ << " and "
+                            << peaks_.front())
+                               .str());
+  }
+
+  void run(Context& ctx, Model& model, const backstop::DefenderData& data) override {
+    const ImageSet& clean = data.clean();
+    const at::Tensor labels = clean.labels().cpu();
+    check_images(ctx, labels, clean.classes());
+    const rule::Split split = rule::split(labels, holdout_, ctx.generator());
+    const ImageSet& training = ctx.subset(clean, split.training);
+    const ImageSet& held_out = ctx.subset(clean, split.held_out);
+
+    Outcome before{.model = &model};
+    judge(ctx, before, held_out);
+    if (before.diverged())
+      throw ParameterError("the model's outputs for clean images are not finite numbers");
+    const bool knows = !rule::at_chance(before.correct, held_out.labels().cpu());
+
+    std::vector<Outcome> tried;  // from the largest peak down
+    tried.reserve(peaks_.size());
+    const Outcome* chosen = nullptr;
+    for (auto peak = peaks_.rbegin(); peak != peaks_.rend() && chosen == nullptr; ++peak) {
+      tried.push_back({.peak = *peak, .model = &ctx.clone(model)});
+      try_peak(ctx, tried.back(), training, held_out);
+      if (knows && rule::comes_back(before.correct, tried.back().correct, tolerance_))
+        chosen = &tried.back();
+    }
+    const bool back = chosen != nullptr;
+    if (!back) chosen = &nearest(tried);
+    model.copy_from(*chosen->model);
+    report(ctx, tried, *chosen, before, knows, back);
+    const Length phases = length(training.size());
+    ctx.metric("phase_1_epochs", static_cast<double>(phases.phase_1_epochs));
+    ctx.metric("phase_2_epochs", static_cast<double>(phases.phase_2_epochs));
+    ctx.metric("steps", static_cast<double>(phases.epochs() * phases.steps_per_epoch));
+    ctx.metric("held_out_images", static_cast<double>(held_out.size()));
+  }
+
+ private:
+  struct Length {
+    std::int64_t batch_size, steps_per_epoch, phase_1_epochs, phase_2_epochs;
+    std::int64_t epochs() const { return phase_1_epochs + phase_2_epochs; }
+  };
+
+  Length length(std::int64_t images) const {
+    const std::int64_t steps = divided_up(images, batch_size_);
+    return {divided_up(images, steps), steps, divided_up(phase_1_steps_, steps),
+            divided_up(phase_2_steps_, steps)};
+  }
+
+  /// Trains the outcome's model, and judges it unless the training diverges.
+  void try_peak(Context& ctx, Outcome& outcome, const ImageSet& training,
+                const ImageSet& held_out) const {
+    const Length phases = length(training.size());
+    const rule::TwoPhases scheduler(base_, outcome.peak, maximum_2_, phases.phase_1_epochs);
+    backstop::TrainingOptions options;
+    options.epochs = phases.epochs();
+    options.batch_size = phases.batch_size;
+    options.scheduler = &scheduler;
+    options.optimizer = optimizer_;
+    try {
+      ctx.trainer().fit(*outcome.model, training, options);
+    } catch (const backstop::Cancelled&) {
+      throw;
+    } catch (const backstop::Error&) {
+      return;  // the loss is no longer finite
+    }
+    judge(ctx, outcome, held_out);
+  }
+
+  static void judge(Context& ctx, Outcome& outcome, const ImageSet& held_out) {
+    const at::Tensor logits = ctx.trainer().logits(*outcome.model, held_out);
+    const auto loss = at::cross_entropy_loss(logits, held_out.labels()).item<double>();
+    if (!std::isfinite(loss)) return;
+    outcome.loss = loss;
+    outcome.correct = logits.argmax(1).eq(held_out.labels()).cpu();
+    outcome.accuracy = outcome.correct.to(at::kDouble).mean().item<double>();
+  }
+
+  /// The outcome of the largest peak that comes back to the most accurate one.
+  const Outcome& nearest(const std::vector<Outcome>& tried) const {
+    const auto most =
+        std::max_element(tried.begin(), tried.end(), [](const Outcome& a, const Outcome& b) {
+          return !a.diverged() ? !b.diverged() && a.accuracy < b.accuracy : !b.diverged();
+        });
+    if (most->diverged())
+      throw ParameterError((std::ostringstream() << "training diverges at every peak from "
+                                                 << peaks_.front() << " to " << peaks_.back())
+                               .str(),
+                           "give smaller `peaks`");
+    return *std::find_if(tried.begin(), tried.end(), [&](const Outcome& outcome) {
+      return rule::comes_back(most->correct, outcome.correct, tolerance_);
+    });
+  }
+
+  void report(Context& ctx, const std::vector<Outcome>& tried, const Outcome& chosen,
+              const Outcome& before, bool knows, bool back) const {
+    std::vector<double> rates, accuracies, losses;  // in increasing order
+    for (auto outcome = tried.rbegin(); outcome != tried.rend(); ++outcome) {
+      rates.push_back(outcome->peak);
+      accuracies.push_back(outcome->accuracy);
+      losses.push_back(outcome->loss);
+    }
+    ctx.artifact("range.rates", at::tensor(rates));
+    ctx.artifact("range.accuracies", at::tensor(accuracies));
+    ctx.artifact("range.losses", at::tensor(losses));
+    ctx.metric("peak", chosen.peak);
+    ctx.metric("held_out_accuracy_before", before.accuracy);
+    ctx.metric("held_out_accuracy_after", chosen.accuracy);
+
+    std::ostringstream text;
+    text << std::setprecision(3);
+    if (!knows)
+      text << "the model gets " << before.accuracy << " of " << before.correct.numel()
+           << " held-out images right, no more than chance, so the peak is chosen by the best "
+           << "accuracy after training; ";
+    else if (!back)
+      text << "no peak from " << peaks_.front() << " to " << peaks_.back()
+           << " brings held-out accuracy back: there may be too few clean images; ";
+    text << "peak " << chosen.peak << ": the largest of " << peaks_.size()
+         << " from which held-out "
+         << "accuracy comes " << (back ? "back (" : "near the best of them (") << before.accuracy
+         << " before, " << chosen.accuracy << " after";
+    if (&chosen != &tried.front()) {
+      const Outcome& next = *(&chosen - 1);
+      text << "; " << next.peak;
+      if (next.diverged())
+        text << " diverges";
+      else
+        text << " ends at " << next.accuracy;
+    }
+    text << ')';
+    ctx.log(back ? backstop::LogLevel::info : backstop::LogLevel::warning, text.str());
+  }
+
+  std::vector<double> peaks_;
+  double tolerance_, holdout_;
+  std::int64_t phase_1_steps_, phase_2_steps_;
+  double base_, maximum_2_;
+  std::int64_t batch_size_;
+  backstop::OptimizerOptions optimizer_;
+};
+
+}  // namespace
+
+BACKSTOP_PLUGIN(Defense, AutoFineTuning)
