@@ -107,7 +107,7 @@ TEST(UniversalPerturbation, FindsNothingInCleanModelsOfAnySeed) {
   for (std::uint64_t seed = 1; seed <= 5; ++seed) {
     FakeModel model = model_of(1);
     const at::Tensor weight = model.layers()[0].weight.detach();
-    weight.add_(drawn(weight.sizes(), seed).sub(0.5).mul(4));
+    weight.add_(drawn(weight.sizes(), seed).sub(0.5).mul(2));
     FakeContext context{clean, seed};
     const FakeVerdict verdict = judged(context, model, clean);
     EXPECT_EQ(verdict.reason, "") << "seed " << seed;
