@@ -12,7 +12,7 @@
 #include "host/engine/model/classifier.hpp"
 #include "host/engine/plugins/stage_context.hpp"
 #include "host/engine/plugins/torch_state.hpp"
-#include "plugins/defenses/neural-cleanse/inversion.hpp"
+#include "plugins/defenses/neural-cleanse/masks.hpp"
 
 namespace {
 
@@ -35,16 +35,18 @@ void search(benchmark::State& state) {
   model.set_training(false);
   const engine::ImageStore clean(at::randint(256, {kImages, 3, 32, 32}, generator, at::kByte),
                                  at::arange(kImages).remainder(kClasses), kClasses, compute.device);
-  neural_cleanse::Settings settings;
-  settings.epochs = 2;
+  trigger_search::Settings settings;
+  settings.rounds = 2;
   settings.classes_at_once = state.range(0);
   settings.batch_size = state.range(1);
   for (auto _ : state) {
     engine::StageContext ctx({"defense", "neural-cleanse"}, 1, compute, engine::Augmentation{},
                              nullptr, nullptr);
-    benchmark::DoNotOptimize(neural_cleanse::find_triggers(ctx, model, clean, settings).masks);
+    benchmark::DoNotOptimize(trigger_search::find_triggers(
+                                 ctx, model, clean, neural_cleanse::Masks(), settings, "epochs")
+                                 .raw);
   }
-  state.SetItemsProcessed(state.iterations() * kClasses * settings.epochs * kImages);
+  state.SetItemsProcessed(state.iterations() * kClasses * settings.rounds * kImages);
 }
 BENCHMARK(search)
     ->ArgNames({"at_once", "batch", "weights_learn", "own"})

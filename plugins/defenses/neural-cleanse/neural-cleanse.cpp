@@ -9,8 +9,8 @@
 // fine-tuned on the clean images, some of which carry the trigger of a flagged class but keep their
 // true label.
 //
-// Defaults are those of the authors' code where possible (penalty.hpp has the schedule of the cost,
-// which starts at 0): a random start; Adam with learning rate 0.1 and betas 0.5 and 0.9; success on
+// Defaults are those of the authors' code where possible (../../shared/trigger-search/penalty.hpp has
+// the schedule of the cost, which starts at 0): a random start; Adam with learning rate 0.1 and betas 0.5 and 0.9; success on
 // 0.99 of the images; patience 5; costs from 1e-3, raised by a factor of 2 and lowered by 2^1.5;
 // early stop after 25 epochs; anomaly index 2; 20 % of the images stamped. Batches of 256, 80
 // epochs over the clean images, and SGD with learning rate 0.01 for the unlearning are those of
@@ -25,7 +25,7 @@
 //   * From each epoch, the trigger that the last batch was measured with is kept; the authors' code
 //     keeps the one after one more step, which may not work if an epoch has few steps.
 //   * A class without a working trigger counts in the median, but is not flagged.
-//   * 1.4826 * MAD counts as at least a quarter of the median (outliers.hpp), so that a mask more
+//   * 1.4826 * MAD counts as at least a quarter of the median, so that a mask more
 //     than half as large as the median is never flagged. By the paper's rule alone, norms that
 //     differ by a few percent have outliers, and one in eight of the clean models in the unit test
 //     was flagged.
@@ -41,6 +41,7 @@
 #include <cstdint>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -50,21 +51,44 @@
 #include <ATen/ops/tensor.h>
 
 #include "backstop/defense.hpp"
+#include "backstop/draft/model_detector.hpp"
 #include "backstop/plugin.hpp"
-#include "inversion.hpp"
+#include "masks.hpp"
 #include "outliers.hpp"
+#include "search.hpp"
 
 namespace {
 
-using backstop::neural_cleanse::Triggers;
+using backstop::neural_cleanse::Masks;
+using backstop::neural_cleanse::stamped;
+using backstop::trigger_search::Settings;
+using backstop::trigger_search::Spread;
 
-class NeuralCleanse final : public backstop::Defense {
+struct Triggers {
+  explicit Triggers(const backstop::trigger_search::Triggers& found_triggers)
+      : masks(Masks::masks(found_triggers.raw)),
+        patterns(Masks::patterns(found_triggers.raw)),
+        norms(found_triggers.sizes),
+        found(found_triggers.found) {}
+
+  [[nodiscard]] Spread spread() const {
+    constexpr double kSmallest = 0.25;  // of the median
+    return backstop::trigger_search::spread_of(norms,
+                                               kSmallest * backstop::trigger_search::median(norms));
+  }
+
+  at::Tensor masks, patterns;
+  std::vector<double> norms;
+  std::vector<bool> found;
+};
+
+class NeuralCleanse final : public backstop::Defense, public backstop::ModelDetector {
  public:
   explicit NeuralCleanse(const backstop::Params& params)
       : anomaly_threshold_(params.number("anomaly_threshold")),
         stamped_share_(params.number("stamped_share")),
         unlearn_(params.boolean("unlearn")) {
-    search_.epochs = params.integer("epochs");
+    search_.rounds = params.integer("epochs");
     search_.batch_size = params.integer("batch_size");
     search_.classes_at_once = params.integer("classes_at_once");
     search_.rate = params.number("rate");
@@ -73,6 +97,11 @@ class NeuralCleanse final : public backstop::Defense {
                        .multiplier = params.number("multiplier"),
                        .patience = params.integer("patience"),
                        .early_stop = params.integer("early_stop")};
+    detection_ = search_;
+    detection_.rounds = params.integer("detection_rounds");
+    detection_.round_steps = params.integer("round_steps");
+    detection_.batch_size = params.integer("detection_batch_size");
+    detection_.tolerance = params.number("tolerance");
     unlearning_.epochs = params.integer("unlearning_epochs");
     unlearning_.batch_size = params.integer("unlearning_batch_size");
     unlearning_.optimizer = params.optimizer("optimizer");
@@ -83,12 +112,39 @@ class NeuralCleanse final : public backstop::Defense {
            const backstop::DefenderData& data) override {
     model.set_trainable(backstop::Part::none);
     model.set_training(false);
-    const Triggers triggers = find_triggers(ctx, model, data.clean(), search_);
+    const Triggers triggers(
+        find_triggers(ctx, model, data.clean(), Masks(), search_, "epochs of trigger search"));
     model.set_trainable(backstop::Part::whole);
     record(ctx, triggers);
     const std::vector<std::int64_t> flagged = flagged_classes(ctx, triggers);
     if (flagged.empty() || !unlearn_) return;
     ctx.trainer().fit(model, stamped_set(ctx, data.clean(), triggers, flagged), unlearning_);
+  }
+
+  void* query(std::string_view interface_id) noexcept override {
+    return interface_id == backstop::ModelDetector::kId
+               ? static_cast<backstop::ModelDetector*>(this)
+               : nullptr;
+  }
+
+  void detect(backstop::Context& ctx, backstop::Model& model, const backstop::DefenderData& data,
+              backstop::ModelVerdict& verdict) override {
+    if (model.classes() < 3) {
+      verdict.inconclusive("with two classes, no mask can stand out from the others");
+      return;
+    }
+    const bool training = model.training();
+    model.set_training(false);
+    model.set_trainable(backstop::Part::none);
+    const backstop::trigger_search::Triggers search =
+        find_triggers(ctx, model, data.clean(), Masks(), detection_, "rounds of trigger search");
+    model.set_trainable(backstop::Part::whole);
+    model.set_training(training);
+    const Triggers triggers(search);
+    record(ctx, triggers);
+    judge(triggers, verdict);
+    const std::string reason = unfinished(search, detection_, "masks");
+    if (!reason.empty()) verdict.inconclusive(reason);
   }
 
  private:
@@ -106,9 +162,30 @@ class NeuralCleanse final : public backstop::Defense {
     }
   }
 
+  void judge(const Triggers& triggers, backstop::ModelVerdict& verdict) const {
+    const Spread spread = triggers.spread();
+    const double pixels = static_cast<double>(triggers.masks.select(0, 0).numel());
+    double largest = 0;
+    for (std::size_t c = 0; c < triggers.norms.size(); ++c) {
+      const auto label = static_cast<std::int64_t>(c);
+      const double index = spread.index(triggers.norms[c]);
+      verdict.class_number(label, "mask_norm", triggers.norms[c]);
+      verdict.class_number(label, "anomaly_index", index);
+      if (!triggers.found[c]) continue;
+      largest = std::max(largest, index);
+      if (index < anomaly_threshold_) continue;
+      std::ostringstream text;
+      text.precision(1);
+      text << std::fixed << "is reached by a patch of " << 100 * triggers.norms[c] / pixels
+           << " % of the pixels (index " << index << ")";
+      verdict.suspect(label, text.str());
+    }
+    verdict.score(largest, anomaly_threshold_);
+  }
+
   std::vector<std::int64_t> flagged_classes(backstop::Context& ctx,
                                             const Triggers& triggers) const {
-    const auto spread = backstop::neural_cleanse::spread_of(triggers.norms);
+    const Spread spread = triggers.spread();
     std::vector<std::int64_t> flagged;
     double largest = 0;
     for (std::size_t c = 0; c < triggers.norms.size(); ++c) {
@@ -150,14 +227,13 @@ class NeuralCleanse final : public backstop::Defense {
       const std::int64_t c = flagged[static_cast<std::size_t>(part)];
       const at::Tensor positions = chosen.slice(0, part, count, parts);
       images.index_copy_(0, positions,
-                         backstop::neural_cleanse::stamped(images.index_select(0, positions),
-                                                           triggers.masks.select(0, c),
-                                                           triggers.patterns.select(0, c)));
+                         stamped(images.index_select(0, positions), triggers.masks.select(0, c),
+                                 triggers.patterns.select(0, c)));
     }
     return ctx.image_set(images, clean.labels());
   }
 
-  backstop::neural_cleanse::Settings search_;
+  Settings search_, detection_;
   backstop::TrainingOptions unlearning_;
   double anomaly_threshold_, stamped_share_;
   bool unlearn_;

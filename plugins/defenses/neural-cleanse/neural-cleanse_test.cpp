@@ -8,11 +8,11 @@
 
 #include "backstop/testing/defense_promises.hpp"
 #include "backstop/testing/fakes.hpp"
-#include "inversion.hpp"
-#include "outliers.hpp"
-#include "penalty.hpp"
+#include "masks.hpp"
+#include "search.hpp"
 
 namespace nc = backstop::neural_cleanse;
+namespace ts = backstop::trigger_search;
 
 using backstop::Defense;
 using backstop::Part;
@@ -64,58 +64,6 @@ constexpr std::int64_t kNormal = 5;
 
 BACKSTOP_TEST_DEFENSE(NeuralCleanse, {.recipe = "epochs = 5\nanomaly_threshold = 1e-3"});
 
-TEST(Outliers, MedianAndDeviationMatchThoseComputedByHand) {
-  EXPECT_EQ(nc::median({3, 1, 2}), 2);
-  EXPECT_EQ(nc::median({4, 1, 3, 2}), 2.5);
-  const nc::Spread spread = nc::spread_of({9, 14, 11, 15, 1});
-  EXPECT_EQ(spread.median, 11);
-  EXPECT_DOUBLE_EQ(spread.deviation, 3 * 1.4826);  // distances 2, 3, 0, 4, 10
-  EXPECT_DOUBLE_EQ(spread.index(1), 10 / (3 * 1.4826));
-  EXPECT_DOUBLE_EQ(spread.index(15), -4 / (3 * 1.4826));
-}
-
-TEST(Outliers, TiesDoNotMakeOutliersOfRoundingErrors) {
-  const nc::Spread tied = nc::spread_of({10, 10, 10, 10, 9.9999});
-  EXPECT_DOUBLE_EQ(tied.deviation, 2.5);
-  EXPECT_LT(tied.index(9.9999), 0.001);
-  EXPECT_DOUBLE_EQ(tied.index(5), 2);
-  EXPECT_EQ(nc::spread_of({0, 0, 0}).index(0), 0);
-}
-
-TEST(Outliers, TwoClassesHaveNoOutlier) {
-  EXPECT_NEAR(nc::spread_of({1, 900}).index(1), 1 / 1.4826, 1e-9);
-  EXPECT_EQ(nc::spread_of({7}).index(7), 0);
-}
-
-TEST(Penalty, FollowsTheAuthorsSchedule) {
-  nc::Penalty penalty({.initial = 0.001, .multiplier = 4, .patience = 2, .early_stop = 3});
-  const auto after = [&](bool success, bool smaller) {
-    penalty.after_epoch(success, smaller);
-    return penalty.weight();
-  };
-  EXPECT_EQ(penalty.weight(), 0);
-  EXPECT_EQ(after(false, false), 0);
-  EXPECT_EQ(after(false, false), 0);  // two failures, but no cost to lower
-  EXPECT_EQ(after(true, true), 0);
-  EXPECT_EQ(after(false, false), 0);  // the successes must be consecutive
-  EXPECT_EQ(after(true, true), 0);
-  EXPECT_EQ(after(true, true), 0.001);   // the second success sets it, and counts as the first
-  EXPECT_EQ(after(true, false), 0.004);  // patience 2
-  EXPECT_EQ(after(true, false), 0.004);
-  EXPECT_EQ(after(true, false), 0.016);
-  EXPECT_FALSE(penalty.stopped());  // three epochs without a smaller mask, but never lowered
-  EXPECT_EQ(after(false, false), 0.016);
-  EXPECT_EQ(after(false, false), 0.002);  // by 4^1.5 = 8
-  EXPECT_FALSE(penalty.stopped());
-  EXPECT_EQ(after(true, true), 0.002);  // a smaller mask, so the search continues
-  EXPECT_FALSE(penalty.stopped());
-  after(false, false);
-  after(true, false);
-  EXPECT_FALSE(penalty.stopped());
-  after(false, false);
-  EXPECT_TRUE(penalty.stopped());
-}
-
 TEST(Objective, IsCrossEntropyPlusTheWeightedNorm) {
   FakeModel model{2, 3};
   const at::Tensor weight = model.layers()[0].weight.detach();
@@ -123,7 +71,7 @@ TEST(Objective, IsCrossEntropyPlusTheWeightedNorm) {
   const at::Tensor images = drawn({4, 2, 3, 3}, 2);
   const at::Tensor raw = drawn({2, 3, 3, 3}, 3).mul(4).sub(2);
   const at::Tensor targets = at::tensor({2, 0}, at::kLong), costs = at::tensor({0.1F, 0.3F});
-  const nc::Objective found = nc::objective(model, images, raw, targets, costs);
+  const ts::Objective found = ts::objective(model, nc::Masks(), images, raw, targets, costs);
 
   double expected = 0;
   for (std::int64_t k = 0; k < 2; ++k) {
@@ -147,14 +95,14 @@ TEST(Objective, GradientMatchesFiniteDifferences) {
   const at::Tensor targets = at::tensor({2, 0}, at::kLong);
   const at::Tensor costs = at::tensor({0.1, 0.3}, at::kDouble);
   const at::Tensor raw = drawn({2, 3, 2, 2}, 3, at::kDouble).mul(2).sub(1).set_requires_grad(true);
-  nc::objective(model, images, raw, targets, costs).loss.backward();
+  ts::objective(model, nc::Masks(), images, raw, targets, costs).loss.backward();
   const at::Tensor gradient = raw.grad().flatten();
   constexpr double kStep = 1e-6;
   for (std::int64_t i = 0; i < raw.numel(); ++i) {
     const auto moved = [&](double by) {
       const at::Tensor there = raw.detach().clone();
       there.flatten().select(0, i).add_(by);
-      return nc::objective(model, images, there, targets, costs).loss.item<double>();
+      return ts::objective(model, nc::Masks(), images, there, targets, costs).loss.item<double>();
     };
     EXPECT_NEAR(gradient.select(0, i).item<double>(), (moved(kStep) - moved(-kStep)) / (2 * kStep),
                 1e-8);
@@ -167,21 +115,21 @@ TEST(Inversion, ClassesSideBySideGiveTheSameAsOneByOne) {
   const auto find = [&](std::int64_t at_once) {
     FakeModel model = model_of(kNormal, 100);
     FakeContext context{clean, 3};
-    nc::Settings settings;
-    settings.epochs = 60;
+    ts::Settings settings;
+    settings.rounds = 60;
     settings.batch_size = 8;  // the last batch is smaller
     settings.penalty = {.initial = 0.01, .multiplier = 2, .patience = 2, .early_stop = 4};
     settings.classes_at_once = at_once;
-    return nc::find_triggers(context, model, clean, settings);
+    return ts::find_triggers(context, model, clean, nc::Masks(), settings, "epochs");
   };
-  const nc::Triggers loop = find(1);
+  const ts::Triggers loop = find(1);
   for (const std::int64_t at_once : {4, 0}) {
-    const nc::Triggers batched = find(at_once);
-    EXPECT_TRUE(batched.masks.allclose(loop.masks, 0, 1e-3)) << at_once;
-    EXPECT_TRUE(batched.patterns.allclose(loop.patterns, 0, 1e-3)) << at_once;
+    const ts::Triggers batched = find(at_once);
+    for (const auto part : {nc::Masks::masks, nc::Masks::patterns})
+      EXPECT_TRUE(part(batched.raw).allclose(part(loop.raw), 0, 1e-3)) << at_once;
     EXPECT_EQ(batched.found, loop.found);
-    for (std::size_t c = 0; c < loop.norms.size(); ++c)
-      EXPECT_NEAR(batched.norms[c], loop.norms[c], 1e-2) << at_once;
+    for (std::size_t c = 0; c < loop.sizes.size(); ++c)
+      EXPECT_NEAR(batched.sizes[c], loop.sizes[c], 1e-2) << at_once;
   }
 }
 
@@ -190,23 +138,25 @@ TEST(Inversion, TriggersWorkAndStayInRange) {
     const FakeImageSet clean = images_of(kNormal, 30, side);
     FakeModel model = model_of(kNormal, 100);
     FakeContext context{clean};
-    const nc::Triggers triggers = nc::find_triggers(context, model, clean, {});
-    EXPECT_EQ(triggers.masks.sizes(), at::IntArrayRef({kNormal + 1, 1, side, side}));
-    EXPECT_EQ(triggers.patterns.sizes(), at::IntArrayRef({kNormal + 1, kNormal + 1, side, side}));
-    for (const at::Tensor& t : {triggers.masks, triggers.patterns}) {
+    const ts::Triggers triggers =
+        ts::find_triggers(context, model, clean, nc::Masks(), {}, "epochs");
+    const at::Tensor masks = nc::Masks::masks(triggers.raw);
+    const at::Tensor patterns = nc::Masks::patterns(triggers.raw);
+    EXPECT_EQ(masks.sizes(), at::IntArrayRef({kNormal + 1, 1, side, side}));
+    EXPECT_EQ(patterns.sizes(), at::IntArrayRef({kNormal + 1, kNormal + 1, side, side}));
+    for (const at::Tensor& t : {masks, patterns}) {
       EXPECT_GE(t.min().item<float>(), 0);
       EXPECT_LE(t.max().item<float>(), 1);
     }
     const at::Tensor images = clean.images(at::arange(30, at::kLong));
     for (std::int64_t c = 0; c <= kNormal; ++c) {
       ASSERT_TRUE(triggers.found[static_cast<std::size_t>(c)]) << c;
-      const at::Tensor stamped =
-          nc::stamped(images, triggers.masks.select(0, c), triggers.patterns.select(0, c));
+      const at::Tensor stamped = nc::stamped(images, masks.select(0, c), patterns.select(0, c));
       EXPECT_GE(model.forward(stamped).argmax(1).eq(c).sum().item<std::int64_t>(), 27) << c;
-      EXPECT_NEAR(triggers.norms[static_cast<std::size_t>(c)],
-                  triggers.masks.select(0, c).sum().item<double>(), 1e-2);
+      EXPECT_NEAR(triggers.sizes[static_cast<std::size_t>(c)],
+                  masks.select(0, c).sum().item<double>(), 1e-2);
       // The initial mask has half the weight of all pixels.
-      EXPECT_LT(triggers.norms[static_cast<std::size_t>(c)],
+      EXPECT_LT(triggers.sizes[static_cast<std::size_t>(c)],
                 0.45 * static_cast<double>(side * side));
     }
   }
@@ -217,11 +167,12 @@ TEST(Inversion, AClassThatIsNeverReachedHasNoTrigger) {
   FakeModel model = model_of(kNormal, 100);
   model.layers()[0].bias.detach().select(0, 2).fill_(-1e4);
   FakeContext context{clean};
-  nc::Settings settings;
-  settings.epochs = 10;
-  const nc::Triggers triggers = nc::find_triggers(context, model, clean, settings);
+  ts::Settings settings;
+  settings.rounds = 10;
+  const ts::Triggers triggers =
+      ts::find_triggers(context, model, clean, nc::Masks(), settings, "epochs");
   EXPECT_FALSE(triggers.found[2]);
-  EXPECT_GT(triggers.norms[2], 0);
+  EXPECT_GT(triggers.sizes[2], 0);
 }
 
 TEST(NeuralCleanse, FlagsAndUnlearnsTheShortcut) {
@@ -344,4 +295,69 @@ TEST(NeuralCleanse, DrawsOnlyFromTheContextsGenerator) {
   };
   EXPECT_TRUE(masks(1).equal(masks(1)));
   EXPECT_FALSE(masks(1).equal(masks(2)));
+}
+
+namespace {
+
+backstop::testing::FakeVerdict judged(FakeContext& context, FakeModel& model,
+                                      const backstop::ImageSet& clean,
+                                      const std::string& recipe = "") {
+  const FakeParams params{recipe};
+  const auto defense = make<Defense>(params);
+  backstop::testing::FakeVerdict verdict{model.classes()};
+  backstop::testing::detector(*defense).detect(context, model, FakeData{clean}, verdict);
+  return verdict;
+}
+
+}  // namespace
+
+TEST(NeuralCleanseDetector, SuspectsTheShortcutAndLeavesTheModelAsItWas) {
+  const FakeImageSet clean = images_of(kNormal, 50);
+  FakeModel model = model_of(kNormal, 100);
+  const at::Tensor before = model.layers()[0].weight.detach().clone();
+  FakeContext context{clean};
+  const auto verdict = judged(context, model, clean);
+  EXPECT_EQ(verdict.reason, "");
+  ASSERT_EQ(verdict.scores.size(), 2U);
+  EXPECT_GT(verdict.scores[0], 2);
+  EXPECT_EQ(verdict.scores[1], 2);
+  ASSERT_EQ(verdict.suspects.size(), 1U);
+  EXPECT_EQ(verdict.suspects.at(kNormal).find("is reached by a patch of "), 0U);
+  EXPECT_EQ(verdict.columns.at("anomaly_index").at(kNormal), verdict.scores[0]);
+  EXPECT_EQ(verdict.columns.at("mask_norm").size(), static_cast<std::size_t>(kNormal) + 1);
+  EXPECT_EQ(context.pictures.size(), static_cast<std::size_t>(kNormal) + 1);
+  // Every search came to its end before its last round.
+  EXPECT_LT(context.progress_calls.back().first, context.progress_calls.back().second - 6);
+  EXPECT_TRUE(model.layers()[0].weight.equal(before));
+  EXPECT_EQ(model.trainable, Part::whole);
+  EXPECT_TRUE(context.trainer().fits.empty());
+}
+
+TEST(NeuralCleanseDetector, FindsNothingInACleanModel) {
+  const FakeImageSet clean = images_of(kNormal, 50);
+  FakeModel model = model_of(kNormal, 1);
+  FakeContext context{clean};
+  const auto verdict = judged(context, model, clean);
+  EXPECT_EQ(verdict.reason, "");
+  EXPECT_LT(verdict.scores.at(0), 2);
+  EXPECT_TRUE(verdict.suspects.empty());
+}
+
+TEST(NeuralCleanseDetector, HasNoVerdictBeforeTheMasksHaveSettled) {
+  const FakeImageSet clean = images_of(kNormal, 50);
+  FakeModel model = model_of(kNormal, 100);
+  FakeContext context{clean};
+  EXPECT_EQ(judged(context, model, clean, "detection_rounds = 40").reason,
+            "the masks of 6 of 6 classes were still shrinking after 40 rounds of search");
+  model.layers()[0].bias.detach().select(0, 2).fill_(-1e4);  // a class that is never reached
+  EXPECT_NE(judged(context, model, clean).reason.find("for 1 of 6 classes"), std::string::npos);
+}
+
+TEST(NeuralCleanseDetector, HasNoVerdictOfTwoClasses) {
+  const FakeImageSet clean = images_of(1, 50);
+  FakeModel model = model_of(1, 100);
+  FakeContext context{clean};
+  const auto verdict = judged(context, model, clean);
+  EXPECT_NE(verdict.reason, "");
+  EXPECT_TRUE(verdict.scores.empty());
 }

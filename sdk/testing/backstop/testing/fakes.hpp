@@ -48,6 +48,7 @@
 #include "backstop/attack.hpp"
 #include "backstop/context.hpp"
 #include "backstop/defense.hpp"
+#include "backstop/draft/model_detector.hpp"
 #include "backstop/error.hpp"
 #include "backstop/params.hpp"
 
@@ -605,6 +606,48 @@ class FakeData final : public DefenderData {
   const ImageSet& clean_;
   const ImageSet* training_;
 };
+
+/// Keeps what a detector says. Throws Error where the host does.
+class FakeVerdict final : public ModelVerdict {
+ public:
+  explicit FakeVerdict(std::int64_t number_of_classes) : classes_(number_of_classes) {}
+
+  void score(double value, double threshold) override {
+    if (scores.size() == 2) throw Error("a detector gave two scores");
+    if (!std::isfinite(value) || !std::isfinite(threshold))
+      throw Error("a detector gave a score or a threshold that is not finite");
+    scores = {value, threshold};
+  }
+  void class_number(std::int64_t label, std::string_view column, double value) override {
+    require_class(label);
+    columns[std::string(column)][label] = value;
+  }
+  void suspect(std::int64_t label, std::string_view evidence) override {
+    require_class(label);
+    suspects[label] = evidence;
+  }
+  void inconclusive(std::string_view why) override { reason = why; }
+
+  std::vector<double> scores;  ///< the score and the threshold
+  std::map<std::string, std::map<std::int64_t, double>> columns;
+  std::map<std::int64_t, std::string> suspects;
+  std::string reason;  ///< for having no verdict
+
+ private:
+  void require_class(std::int64_t label) const {
+    if (label < 0 || label >= classes_)
+      throw Error("a detector named class " + std::to_string(label));
+  }
+
+  std::int64_t classes_;
+};
+
+/// The ModelDetector that a defense offers; throws Error when it offers none.
+inline ModelDetector& detector(Defense& defense) {
+  void* found = defense.query(ModelDetector::kId);
+  if (!found) throw Error("the defense offers no detector of models");
+  return *static_cast<ModelDetector*>(found);
+}
 
 /// A plugin's saved state, from save() to load().
 class FakeState final : public StateWriter, public StateReader {

@@ -1,11 +1,11 @@
-// The weight of a class's mask norm in Neural Cleanse's objective, scheduled as in the authors'
-// code.
+// The weight of a trigger's size in the objective of the search, scheduled as in the code of Neural
+// Cleanse's authors.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
-namespace backstop::neural_cleanse {
+namespace backstop::trigger_search {
 
 class Penalty {
  public:
@@ -18,13 +18,13 @@ class Penalty {
 
   explicit Penalty(const Settings& settings) : settings_(settings) {}
 
-  /// 0 until the trigger has worked for `patience` epochs.
+  /// 0 until the trigger has worked for `patience` rounds.
   [[nodiscard]] double weight() const noexcept { return weight_; }
   [[nodiscard]] bool stopped() const noexcept { return stopped_; }
 
-  /// `success`: the trigger worked on enough images in this epoch; `smaller`: it did so with the
+  /// `success`: the trigger worked on enough images in this round; `smaller`: it did so with the
   /// smallest mask so far.
-  void after_epoch(bool success, bool smaller) {
+  void after_round(bool success, bool smaller) {
     found_ = found_ || smaller;
     if (found_) stale_ = smaller ? 0 : stale_ + 1;
     stopped_ = raised_ && lowered_ && stale_ >= settings_.early_stop;
@@ -53,4 +53,4 @@ class Penalty {
   bool found_ = false, raised_ = false, lowered_ = false, stopped_ = false;
 };
 
-}  // namespace backstop::neural_cleanse
+}  // namespace backstop::trigger_search

@@ -4,9 +4,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
-namespace backstop::neural_cleanse {
+namespace backstop::trigger_search {
 
 inline double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -26,14 +27,13 @@ struct Spread {
 
 /// For normally distributed values, 1.4826 times the median absolute deviation is the standard
 /// deviation. If most values nearly agree it is small and makes outliers of the others, so it
-/// counts as at least a quarter of the median.
-inline Spread spread_of(const std::vector<double>& values) {
-  constexpr double kSmallest = 0.25;
+/// counts as at least `smallest`.
+inline Spread spread_of(const std::vector<double>& values, double smallest) {
   Spread spread{.median = median(values)};
   std::vector<double> distances;
   for (const double value : values) distances.push_back(std::abs(value - spread.median));
-  spread.deviation = std::max(1.4826 * median(std::move(distances)), kSmallest * spread.median);
+  spread.deviation = std::max(1.4826 * median(std::move(distances)), smallest);
   return spread;
 }
 
-}  // namespace backstop::neural_cleanse
+}  // namespace backstop::trigger_search

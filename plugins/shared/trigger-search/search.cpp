@@ -1,4 +1,4 @@
-#include "inversion.hpp"
+#include "search.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -7,23 +7,16 @@
 
 #include <ATen/core/Reduction.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/rand.h>
 #include <ATen/ops/randperm.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
-namespace backstop::neural_cleanse {
+namespace backstop::trigger_search {
 
 namespace {
-
-/// Maps raw numbers to [0, 1].
-at::Tensor squashed(const at::Tensor& raw) {
-  return raw.tanh().div(2).add(0.5);
-}
 
 /// Adam for a tensor whose rows finish one by one.
 class Adam {
@@ -58,54 +51,81 @@ class MapCounter final : public ActivationSink {
 };
 
 /// Depends only on the model and the images, so that every machine does the same.
-std::int64_t classes_that_fit(Model& model, const ImageSet& clean, std::int64_t batch_size) {
+std::int64_t classes_that_fit(Model& model, const ImageSet& images, std::int64_t batch_size) {
   constexpr double kMemory = 4.0 * (1 << 30);
   constexpr double kMapsPerStage = 10;  // about what a ResNet-18 stage keeps for the backward pass
   const at::NoGradGuard no_gradients;
   MapCounter counter;
-  model.observe(clean.images(at::zeros({1}, at::kLong)), counter);
+  model.observe(images.images(at::zeros({1}, at::kLong)), counter);
   const double image = static_cast<double>(counter.numbers) * kMapsPerStage * sizeof(float);
-  const double batch = image * static_cast<double>(std::min(batch_size, clean.size()));
+  const double batch = image * static_cast<double>(std::min(batch_size, images.size()));
   return std::llround(std::clamp(std::floor(kMemory / std::max(batch, 1.0)), 1.0,
                                  static_cast<double>(model.classes())));
 }
 
+/// Endless batches of positions, pass after pass over a set in random order.
+class Batches {
+ public:
+  Batches(std::int64_t size, std::int64_t batch_size, at::Generator generator)
+      : size_(size), batch_size_(batch_size), generator_(std::move(generator)), next_(size) {}
+
+  at::Tensor next() {
+    if (next_ == size_) {
+      order_ = at::randperm(size_, generator_);
+      next_ = 0;
+    }
+    const std::int64_t count = std::min(batch_size_, size_ - next_);
+    const at::Tensor positions = order_.narrow(0, next_, count);
+    next_ += count;
+    return positions;
+  }
+
+ private:
+  std::int64_t size_, batch_size_;
+  at::Generator generator_;
+  std::int64_t next_;
+  at::Tensor order_;
+};
+
 /// The state of one class.
 struct Search {
+  static constexpr double kNone = std::numeric_limits<double>::infinity();
   explicit Search(const Penalty::Settings& settings) : penalty(settings) {}
   Penalty penalty;
-  double norm = std::numeric_limits<double>::infinity();  ///< the smallest of a working trigger
+  double size = kNone;   ///< the smallest of a working trigger
+  double stage = kNone;  ///< the one that last counted as progress
 };
 
 class Finder {
  public:
-  Finder(Context& ctx, Model& model, const ImageSet& clean, const Settings& settings)
+  Finder(Context& ctx, Model& model, const ImageSet& images, const Form& form,
+         const Settings& settings, std::string_view what)
       : ctx_(ctx),
         model_(model),
-        clean_(clean),
+        images_(images),
+        form_(form),
         settings_(settings),
-        raw_(ctx.to_device(
-            at::rand({model.classes(), 1 + clean.channels(), clean.height(), clean.width()},
-                     ctx.generator())
-                .mul_(2)
-                .sub_(1)
-                .clamp_(-kEdge, kEdge)
-                .atanh_())),
+        what_(what),
+        raw_(ctx.to_device(form.start(images, model.classes(), ctx.generator()))),
         seed_(at::empty({1}, at::kLong).random_(ctx.generator()).item<std::int64_t>()),
+        round_steps_(settings.round_steps > 0
+                         ? settings.round_steps
+                         : (images.size() + settings.batch_size - 1) / settings.batch_size),
         searches_(static_cast<std::size_t>(model.classes()), Search(settings.penalty)) {}
 
   /// Searches for the triggers of the classes first .. first + count - 1 side by side.
   void search(std::int64_t first, std::int64_t count) {
     // Every class sees the same batches, however many classes share a pass.
-    at::Generator batches = ctx_.generator().clone();
-    batches.set_current_seed(static_cast<std::uint64_t>(seed_));
+    at::Generator generator = ctx_.generator().clone();
+    generator.set_current_seed(static_cast<std::uint64_t>(seed_));
+    Batches batches(images_.size(), settings_.batch_size, std::move(generator));
     std::vector<std::int64_t> classes;
     for (std::int64_t c = first; c < first + count; ++c) classes.push_back(c);
     at::Tensor raw = raw_.narrow(0, first, count).clone().set_requires_grad(true);
     Adam adam(raw, settings_.rate);
-    for (std::int64_t epoch = 0; epoch < settings_.epochs && !classes.empty(); ++epoch) {
-      ctx_.progress(first * settings_.epochs + epoch * count, model_.classes() * settings_.epochs,
-                    "epochs of trigger search");
+    for (std::int64_t round = 0; round < settings_.rounds && !classes.empty(); ++round) {
+      ctx_.progress(first * settings_.rounds + round * count, model_.classes() * settings_.rounds,
+                    what_);
       const std::vector<std::int64_t> rows = judge(classes, train(raw, adam, classes, batches));
       if (rows.size() == classes.size()) continue;
       const at::Tensor kept = ctx_.to_device(at::tensor(rows, at::kLong));
@@ -118,76 +138,66 @@ class Finder {
   }
 
   Triggers result() const {
-    const at::Tensor values = squashed(raw_);
-    const at::Tensor masks = values.narrow(1, 0, 1);
-    Triggers triggers{.masks = masks,
-                      .patterns = values.narrow(1, 1, clean_.channels()),
-                      .norms = {},
-                      .found = {}};
-    const at::Tensor norms = norms_of(raw_);
+    Triggers triggers{.raw = raw_, .sizes = {}, .found = {}, .converged = {}};
+    const at::Tensor sizes = form_.sizes(raw_);
     for (std::size_t c = 0; c < searches_.size(); ++c) {
-      triggers.norms.push_back(norms.data_ptr<double>()[c]);
-      triggers.found.push_back(std::isfinite(searches_[c].norm));
+      triggers.sizes.push_back(sizes.data_ptr<double>()[c]);
+      triggers.found.push_back(std::isfinite(searches_[c].size));
+      triggers.converged.push_back(searches_[c].penalty.stopped());
     }
     return triggers;
   }
 
  private:
-  static constexpr double kEdge = 1 - 1e-6;  // the inverse of tanh is infinite at 1
-
-  /// The sums of the masks, float64 [k] on the CPU.
-  static at::Tensor norms_of(const at::Tensor& raw) {
-    return squashed(raw.detach().select(1, 0)).to(at::kDouble).sum({1, 2}).to(at::kCPU);
-  }
-
-  struct Epoch {
+  struct Round {
     at::Tensor raw;               ///< as the last batch saw it, before the last step
     std::vector<double> success;  ///< share of the images that each trigger worked on
   };
 
-  /// One pass over the clean images.
-  Epoch train(const at::Tensor& raw, Adam& adam, const std::vector<std::int64_t>& classes,
-              at::Generator& batches) {
+  Round train(const at::Tensor& raw, Adam& adam, const std::vector<std::int64_t>& classes,
+              Batches& batches) {
     std::vector<float> weights;
     for (const std::int64_t c : classes)
       weights.push_back(static_cast<float>(of(c).penalty.weight()));
     const at::Tensor targets = ctx_.to_device(at::tensor(classes, at::kLong));
     const at::Tensor costs = ctx_.to_device(at::tensor(weights));
     const at::Tensor hits = at::zeros_like(targets);
-    const at::Tensor order = at::randperm(clean_.size(), batches);
+    std::int64_t images = 0;
     at::Tensor seen;
-    for (std::int64_t i = 0; i < clean_.size(); i += settings_.batch_size) {
+    for (std::int64_t step = 0; step < round_steps_; ++step) {
       ctx_.stop_if_cancelled();
-      const auto size = std::min(settings_.batch_size, clean_.size() - i);
+      const at::Tensor positions = batches.next();
       const Objective batch =
-          objective(model_, clean_.images(order.narrow(0, i, size)), raw, targets, costs);
+          objective(model_, form_, images_.images(positions), raw, targets, costs);
       raw.mutable_grad().reset();
       batch.loss.backward();
       const at::NoGradGuard no_gradients;
       seen = raw.detach().clone();
       adam.step(raw, raw.grad());
       hits.add_(batch.hits);
+      images += positions.size(0);
     }
-    const at::Tensor shares =
-        hits.to(at::kCPU, at::kDouble).div_(static_cast<double>(clean_.size()));
+    const at::Tensor shares = hits.to(at::kCPU, at::kDouble).div_(static_cast<double>(images));
     return {seen, {shares.data_ptr<double>(), shares.data_ptr<double>() + shares.numel()}};
   }
 
   /// Keeps the best triggers and advances the penalties. Returns the rows of the classes that
   /// continue.
-  std::vector<std::int64_t> judge(const std::vector<std::int64_t>& classes, const Epoch& epoch) {
-    const at::Tensor norms = norms_of(epoch.raw);
+  std::vector<std::int64_t> judge(const std::vector<std::int64_t>& classes, const Round& round) {
+    const at::Tensor sizes = form_.sizes(round.raw);
     std::vector<std::int64_t> rows;
     for (std::size_t row = 0; row < classes.size(); ++row) {
       Search& search = of(classes[row]);
-      const double norm = norms.data_ptr<double>()[row];
-      const bool works = epoch.success[row] >= settings_.success_threshold;
-      const bool smaller = works && norm < search.norm;
+      const double size = sizes.data_ptr<double>()[row];
+      const bool works = round.success[row] >= settings_.success_threshold;
+      const bool smaller = works && size < search.size;
+      const bool progress = works && size < search.stage * (1 - settings_.tolerance);
       // Until a trigger works, the latest one is kept.
-      if (smaller || std::isinf(search.norm))
-        raw_.select(0, classes[row]).copy_(epoch.raw.select(0, static_cast<std::int64_t>(row)));
-      if (smaller) search.norm = norm;
-      search.penalty.after_epoch(works, smaller);
+      if (smaller || std::isinf(search.size))
+        raw_.select(0, classes[row]).copy_(round.raw.select(0, static_cast<std::int64_t>(row)));
+      if (smaller) search.size = size;
+      if (progress) search.stage = size;
+      search.penalty.after_round(works, progress);
       if (!search.penalty.stopped()) rows.push_back(static_cast<std::int64_t>(row));
     }
     return rows;
@@ -197,40 +207,58 @@ class Finder {
 
   Context& ctx_;
   Model& model_;
-  const ImageSet& clean_;
+  const ImageSet& images_;
+  const Form& form_;
   const Settings& settings_;
+  std::string_view what_;
   at::Tensor raw_;  ///< the best so far
   std::int64_t seed_;
+  std::int64_t round_steps_;
   std::vector<Search> searches_;
 };
 
 }  // namespace
 
-Objective objective(Model& model, const at::Tensor& images, const at::Tensor& raw,
+Objective objective(Model& model, const Form& form, const at::Tensor& images, const at::Tensor& raw,
                     const at::Tensor& targets, const at::Tensor& costs) {
-  const at::Tensor values = squashed(raw);
-  const at::Tensor masks = values.narrow(1, 0, 1);
-  const at::Tensor patterns = values.narrow(1, 1, images.size(1));
+  const Applied applied = form.apply(images, raw);
   const std::int64_t n = images.size(0);
-  const at::Tensor logits = model.forward(
-      stamped(images.unsqueeze(0), masks.unsqueeze(1), patterns.unsqueeze(1)).flatten(0, 1));
+  const at::Tensor logits = model.forward(applied.images);
   const at::Tensor labels = targets.repeat_interleave(n);
   const at::Tensor errors =
       at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum).div(static_cast<double>(n));
-  return {errors.add(masks.sum({1, 2, 3}).mul(costs).sum()),
+  return {errors.add(applied.sizes.mul(costs).sum()),
           logits.detach().argmax(1).eq(labels).view({-1, n}).sum(1)};
 }
 
-Triggers find_triggers(Context& ctx, Model& model, const ImageSet& clean,
-                       const Settings& settings) {
+Triggers find_triggers(Context& ctx, Model& model, const ImageSet& images, const Form& form,
+                       const Settings& settings, std::string_view what) {
   const c10::AutoGradMode gradients(true);
   const std::int64_t at_once = settings.classes_at_once > 0
                                    ? settings.classes_at_once
-                                   : classes_that_fit(model, clean, settings.batch_size);
-  Finder finder(ctx, model, clean, settings);
+                                   : classes_that_fit(model, images, settings.batch_size);
+  Finder finder(ctx, model, images, form, settings, what);
   for (std::int64_t first = 0; first < model.classes(); first += at_once)
     finder.search(first, std::min(at_once, model.classes() - first));
   return finder.result();
 }
 
-}  // namespace backstop::neural_cleanse
+std::string unfinished(const Triggers& triggers, const Settings& settings,
+                       std::string_view plural) {
+  const auto classes = static_cast<std::ptrdiff_t>(triggers.found.size());
+  const auto missing = std::count(triggers.found.begin(), triggers.found.end(), false);
+  std::ptrdiff_t moving = 0;
+  for (std::size_t c = 0; c < triggers.found.size(); ++c)
+    if (triggers.found[c] && !triggers.converged[c]) ++moving;
+  const std::string of_all = " of " + std::to_string(classes) + " classes";
+  const std::string after = " after " + std::to_string(settings.rounds) + " rounds of search";
+  std::string reason;
+  if (moving > 0)
+    reason = "the " + std::string(plural) + " of " + std::to_string(moving) + of_all +
+             (missing > 0 ? " were still shrinking, and " : " were still shrinking");
+  if (missing > 0)
+    reason += "no image change that works was found for " + std::to_string(missing) + of_all;
+  return reason.empty() ? reason : reason + after;
+}
+
+}  // namespace backstop::trigger_search
