@@ -40,7 +40,7 @@ Classifier::Classifier(Architecture architecture, const Normalization& normaliza
       network_(make_network(architecture_)),
       mean_(channel_vector(normalization.mean, architecture_.channels, compute.device)),
       deviation_(channel_vector(normalization.deviation, architecture_.channels, compute.device)),
-      feature_size_(network_->head()->options.in_features()) {
+      feature_size_(network_->head().is_empty() ? 0 : network_->head()->options.in_features()) {
   reset_weights(*network_, Part::whole, generator);
   settle();
 }
@@ -60,9 +60,16 @@ Classifier::Classifier(const Classifier& other)
 void Classifier::settle() {
   network_->to(compute_.device);
   for (at::Tensor& parameter : network_->parameters()) {
-    if (parameter.dim() == 4)
+    // A script may view the output of a convolution, which fails in channels-last.
+    if (parameter.dim() == 4 && architecture_.script == nullptr)
       parameter.set_data(parameter.data().contiguous(at::MemoryFormat::ChannelsLast));
   }
+  find_layers();
+  set_trainable(trainable_);
+  set_training(training_);
+}
+
+void Classifier::find_layers() {
   layers_.clear();
   layer_names_.clear();
   const auto modules = network_->named_modules("", /*include_self=*/false);
@@ -88,26 +95,41 @@ void Classifier::settle() {
     layer.name = layer_names_.emplace_back(item.key());
     layers_.push_back(std::move(layer));
   }
-  set_trainable(trainable_);
-  set_training(training_);
 }
 
 at::Tensor Classifier::normalize(const at::Tensor& images) const {
   return ((images - mean_) / deviation_).contiguous(at::MemoryFormat::ChannelsLast);
 }
 
-at::Tensor Classifier::features_normalized(const at::Tensor& images, ActivationSink* sink) {
+void Classifier::require_head(std::string_view wish) const {
+  if (!network_->head().is_empty()) return;
+  throw Error(fmt::format("the network does not end in a linear layer, so it has no {}", wish),
+              "choose a method that needs only the network's logits");
+}
+
+at::Tensor Classifier::body_normalized(const at::Tensor& images, ActivationSink* sink) {
   if (at::GradMode::is_enabled()) CostMeter::count_samples(images.size(0));
   const AutocastGuard precision(compute_.device.type(), compute_.bfloat16);
   return network_->body(images, sink).to(at::kFloat);
 }
 
+at::Tensor Classifier::features_normalized(const at::Tensor& images) {
+  require_head("features");
+  return body_normalized(images, nullptr);
+}
+
 at::Tensor Classifier::classify(const at::Tensor& features) {
+  require_head("head");
   return network_->head()->forward(features);
 }
 
+at::Tensor Classifier::logits_normalized(const at::Tensor& images, ActivationSink* sink) {
+  const at::Tensor features = body_normalized(images, sink);
+  return network_->head().is_empty() ? features : classify(features);
+}
+
 at::Tensor Classifier::forward_normalized(const at::Tensor& images) {
-  return classify(features_normalized(images));
+  return logits_normalized(images, nullptr);
 }
 
 at::Tensor Classifier::forward(const at::Tensor& images) {
@@ -115,7 +137,7 @@ at::Tensor Classifier::forward(const at::Tensor& images) {
 }
 
 at::Tensor Classifier::observe(const at::Tensor& images, ActivationSink& sink) {
-  return classify(features_normalized(normalize(images), &sink));
+  return logits_normalized(normalize(images), &sink);
 }
 
 at::Tensor Classifier::features(const at::Tensor& images) {
@@ -134,14 +156,19 @@ void Classifier::set_training(bool training) {
 }
 
 void Classifier::set_trainable(Part part) {
+  if (part == Part::head) require_head("head to train");
   trainable_ = part;
-  for (const Layer& layer : layers_) {
-    const Part own = layer.name == network_->head_name() ? Part::head : Part::body;
-    const bool frozen = layer.kind == LayerKind::batch_norm && batch_norm_ == BatchNormMode::frozen;
-    const bool learns = (part == Part::whole || part == own) && !frozen;
-    layer.weight.set_requires_grad(learns);
-    if (layer.bias.defined()) layer.bias.set_requires_grad(learns);
+  const std::string head = std::string(network_->head_name()) + ".";
+  for (const auto& item : network_->named_parameters()) {
+    const Part own = item.key().starts_with(head) ? Part::head : Part::body;
+    item.value().set_requires_grad(part == Part::whole || part == own);
   }
+  if (batch_norm_ == BatchNormMode::frozen)
+    for (const Layer& layer : layers_) {
+      if (layer.kind != LayerKind::batch_norm) continue;
+      layer.weight.set_requires_grad(false);
+      layer.bias.set_requires_grad(false);
+    }
   set_training(training_);
 }
 
@@ -151,11 +178,13 @@ void Classifier::set_batch_norm(BatchNormMode mode) {
 }
 
 void Classifier::reset(Part part, at::Generator& generator) {
+  if (part == Part::head) require_head("head to reset");
   reset_weights(*network_, part, generator);
   hold_masks();
 }
 
 void Classifier::replace_head(std::int64_t classes, at::Generator& generator) {
+  require_head("head to replace");
   network_->replace_head(classes);
   architecture_.classes = classes;
   masks_.erase(network_->head_name());

@@ -46,7 +46,7 @@ class Classifier final : public Model {
   [[nodiscard]] at::Tensor normalize(const at::Tensor& images) const;
   /// Logits of images that are already normalized, as by ImageStore::batch.
   at::Tensor forward_normalized(const at::Tensor& images);
-  at::Tensor features_normalized(const at::Tensor& images, ActivationSink* sink = nullptr);
+  at::Tensor features_normalized(const at::Tensor& images);
   [[nodiscard]] const Normalization& normalization() const { return normalization_; }
   [[nodiscard]] const Architecture& architecture() const { return architecture_; }
   [[nodiscard]] const Compute& compute() const { return compute_; }
@@ -67,6 +67,11 @@ class Classifier final : public Model {
 
  private:
   void settle();  ///< sets memory format, device and layers after tensors were replaced
+  void find_layers();
+  at::Tensor body_normalized(const at::Tensor& images, ActivationSink* sink);
+  at::Tensor logits_normalized(const at::Tensor& images, ActivationSink* sink);
+  /// Throws Error if the network has no head; `wish` is what needs one.
+  void require_head(std::string_view wish) const;
 
   Architecture architecture_;
   Normalization normalization_;

@@ -20,15 +20,24 @@ void reset_module(nn::Module& module, at::Generator& generator) {
   if (auto* layer = module.as<nn::Conv2dImpl>()) {
     const auto& w = layer->weight;
     draw(layer->weight, w.size(1) * w.size(2) * w.size(3), generator);
+    if (layer->bias.defined()) draw(layer->bias, w.size(1) * w.size(2) * w.size(3), generator);
   } else if (auto* linear = module.as<nn::LinearImpl>()) {
     draw(linear->weight, linear->weight.size(1), generator);
-    draw(linear->bias, linear->weight.size(1), generator);
+    if (linear->bias.defined()) draw(linear->bias, linear->weight.size(1), generator);
   } else if (auto* norm = module.as<nn::BatchNorm2dImpl>()) {
     norm->weight.fill_(1);
     norm->bias.fill_(0);
     norm->running_mean.fill_(0);
     norm->running_var.fill_(1);
     norm->num_batches_tracked.fill_(0);
+  } else {
+    for (auto& item : module.named_parameters(/*recurse=*/false)) {
+      at::Tensor& parameter = item.value();
+      if (parameter.dim() > 1)
+        draw(parameter, parameter[0].numel(), generator);
+      else
+        parameter.fill_(item.key() == "weight" ? 1 : 0);
+    }
   }
 }
 
@@ -45,8 +54,8 @@ void Network::replace_head(std::int64_t classes) {
 
 void reset_weights(Network& network, Part part, at::Generator& generator) {
   const at::NoGradGuard no_grad;
-  for (const auto& item : network.named_modules("", /*include_self=*/false)) {
-    const bool is_head = item.key() == network.head_name();
+  for (const auto& item : network.named_modules("", /*include_self=*/true)) {
+    const bool is_head = !item.key().empty() && item.key() == network.head_name();
     if (part == Part::whole || part == (is_head ? Part::head : Part::body))
       reset_module(*item.value(), generator);
   }

@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "host/base/error.hpp"
+#include "host/engine/model/torchscript.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 
 namespace backstop::engine {
@@ -28,6 +29,7 @@ std::span<const RegisteredNetwork> registered_networks() {
 
 std::shared_ptr<Network> make_network(const Architecture& architecture) {
   const DefaultGeneratorGuard guard;
+  if (architecture.script) return make_script_network(architecture);
   std::vector<std::string_view> names;
   for (const RegisteredNetwork& network : registered_networks()) {
     if (network.name == architecture.name) return network.make(architecture);
@@ -39,6 +41,7 @@ std::shared_ptr<Network> make_network(const Architecture& architecture) {
 }
 
 double parameters_of(const Architecture& architecture) {
+  if (architecture.script) return static_cast<double>(parameters_of(*architecture.script));
   // In the width, a layer is quadratic, linear or constant, so three small networks tell.
   double counts[3]{};
   for (std::size_t i = 0; i < 3; ++i) {

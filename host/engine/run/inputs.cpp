@@ -9,6 +9,7 @@
 
 #include "host/base/hash.hpp"
 #include "host/base/text.hpp"
+#include "host/engine/model/torchscript.hpp"
 
 namespace backstop::engine {
 
@@ -89,8 +90,8 @@ json key_of(const DatasetInput& dataset) {
 }
 
 json key_of(const Architecture& architecture) {
-  const auto& [name, width, channels, classes, pixels] = architecture;
-  return {name, width, channels, classes, pixels};
+  const auto& [name, width, channels, classes, pixels, script] = architecture;
+  return {name, width, channels, classes, pixels, script ? sha256_of(*script) : std::string()};
 }
 
 json key_of(const Compute& compute) {

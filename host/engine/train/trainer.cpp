@@ -152,7 +152,9 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
     if (!alone) options.step->after_update(model);
     loss_sum.add_(loss.detach(), static_cast<double>(positions.numel()));
   };
-  const bool recorded = alone && own_kernels() && optimizer->recordable();
+  // An interpreter may look at values between the kernels.
+  const bool script = classifier.architecture().script != nullptr;
+  const bool recorded = alone && own_kernels() && optimizer->recordable() && !script;
   RecordedWork step(recorded ? make_recorder(device) : nullptr,
                     [&](const std::vector<at::Tensor>& inputs) {
                       learn(inputs[0], {inputs[1], inputs[2], inputs[3]});

@@ -1,0 +1,1097 @@
+#include "host/engine/model/torchscript_safety.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <memory>
+#include <set>
+#include <span>
+#include <unordered_set>
+#include <vector>
+
+// clang with libstdc++ 12 fails in C++20 unless ivalue.h comes first.
+#include <ATen/core/ivalue.h>
+
+#include <caffe2/serialize/inline_container.h>
+#include <fmt/format.h>
+#include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/frontend/parse_string_literal.h>
+#include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/runtime/operator.h>
+
+#include "host/base/error.hpp"
+#include "host/base/text.hpp"
+#include "host/engine/model/bytes_reader.hpp"
+
+namespace backstop::engine {
+
+namespace {
+
+namespace jit = torch::jit;
+
+// The operators of `aten::` that compute on tensors, numbers, text and containers, sorted; each
+// stands also for its variant in place, whose name has an underscore at its end. Not here, among
+// others: save, from_file (files); rpc, fork, wait (processes and threads); as_strided, set_,
+// resize_ (views of any memory); manual_seed, set_grad_enabled (the state of the process);
+// quantized and sparse tensors; backward operators, which autograd calls by itself.
+constexpr std::string_view kTensorOperators[] = {"Bool",
+                                                 "Complex",
+                                                 "ComplexImplicit",
+                                                 "Delete",
+                                                 "Float",
+                                                 "FloatImplicit",
+                                                 "Int",
+                                                 "IntImplicit",
+                                                 "ScalarImplicit",
+                                                 "Size",
+                                                 "__and__",
+                                                 "__contains__",
+                                                 "__derive_index",
+                                                 "__getitem__",
+                                                 "__iand__",
+                                                 "__ilshift__",
+                                                 "__interpolate",
+                                                 "__ior__",
+                                                 "__irshift__",
+                                                 "__is__",
+                                                 "__isnot__",
+                                                 "__ixor__",
+                                                 "__lshift__",
+                                                 "__not__",
+                                                 "__or__",
+                                                 "__range_length",
+                                                 "__round_to_zero_floordiv",
+                                                 "__rshift__",
+                                                 "__upsample",
+                                                 "__upsample_bilinear",
+                                                 "__upsample_nearest",
+                                                 "__xor__",
+                                                 "_assert_async",
+                                                 "_assert_tensor_metadata",
+                                                 "_autocast_to_full_precision",
+                                                 "_autocast_to_reduced_precision",
+                                                 "_cast_Byte",
+                                                 "_cast_Char",
+                                                 "_cast_Double",
+                                                 "_cast_Float",
+                                                 "_cast_Half",
+                                                 "_cast_Int",
+                                                 "_cast_Long",
+                                                 "_cast_Short",
+                                                 "_convolution",
+                                                 "_convolution_mode",
+                                                 "_infer_size",
+                                                 "_list_to_tensor",
+                                                 "_local_scalar_dense",
+                                                 "_log_softmax",
+                                                 "_pad_circular",
+                                                 "_pad_enum",
+                                                 "_scaled_dot_product_attention",
+                                                 "_set_item",
+                                                 "_shape_as_tensor",
+                                                 "_size_if_not_equal",
+                                                 "_softmax",
+                                                 "_tensor_to_list",
+                                                 "_to_copy",
+                                                 "_unsafe_view",
+                                                 "_unwrap_optional",
+                                                 "_upsample_bicubic2d_aa",
+                                                 "_upsample_bilinear2d_aa",
+                                                 "_upsample_nearest_exact1d",
+                                                 "_upsample_nearest_exact2d",
+                                                 "_weight_norm",
+                                                 "abs",
+                                                 "absolute",
+                                                 "acos",
+                                                 "acosh",
+                                                 "adaptive_avg_pool1d",
+                                                 "adaptive_avg_pool2d",
+                                                 "adaptive_avg_pool3d",
+                                                 "adaptive_max_pool1d",
+                                                 "adaptive_max_pool2d",
+                                                 "adaptive_max_pool3d",
+                                                 "add",
+                                                 "addbmm",
+                                                 "addcdiv",
+                                                 "addcmul",
+                                                 "addmm",
+                                                 "addmv",
+                                                 "addr",
+                                                 "adjoint",
+                                                 "affine_grid_generator",
+                                                 "alias",
+                                                 "all",
+                                                 "allclose",
+                                                 "alpha_dropout",
+                                                 "amax",
+                                                 "amin",
+                                                 "aminmax",
+                                                 "angle",
+                                                 "any",
+                                                 "append",
+                                                 "arange",
+                                                 "arccos",
+                                                 "arcsin",
+                                                 "arctan",
+                                                 "arctan2",
+                                                 "argmax",
+                                                 "argmin",
+                                                 "argsort",
+                                                 "as_tensor",
+                                                 "asin",
+                                                 "asinh",
+                                                 "atan",
+                                                 "atan2",
+                                                 "atanh",
+                                                 "atleast_1d",
+                                                 "atleast_2d",
+                                                 "atleast_3d",
+                                                 "avg_pool1d",
+                                                 "avg_pool2d",
+                                                 "avg_pool3d",
+                                                 "baddbmm",
+                                                 "batch_norm",
+                                                 "bernoulli",
+                                                 "bilinear",
+                                                 "bin",
+                                                 "bitwise_and",
+                                                 "bitwise_not",
+                                                 "bitwise_or",
+                                                 "bitwise_xor",
+                                                 "block_diag",
+                                                 "bmm",
+                                                 "broadcast_tensors",
+                                                 "broadcast_to",
+                                                 "bucketize",
+                                                 "can_cast",
+                                                 "capitalize",
+                                                 "cat",
+                                                 "cdist",
+                                                 "ceil",
+                                                 "celu",
+                                                 "center",
+                                                 "chain_matmul",
+                                                 "channel_shuffle",
+                                                 "chr",
+                                                 "chunk",
+                                                 "clamp",
+                                                 "clamp_max",
+                                                 "clamp_min",
+                                                 "clear",
+                                                 "clip",
+                                                 "clone",
+                                                 "col2im",
+                                                 "column_stack",
+                                                 "complex",
+                                                 "concat",
+                                                 "concatenate",
+                                                 "conj",
+                                                 "constant_pad_nd",
+                                                 "contiguous",
+                                                 "conv1d",
+                                                 "conv2d",
+                                                 "conv3d",
+                                                 "conv_transpose1d",
+                                                 "conv_transpose2d",
+                                                 "conv_transpose3d",
+                                                 "convolution",
+                                                 "copy",
+                                                 "copysign",
+                                                 "cos",
+                                                 "cosh",
+                                                 "cosine_similarity",
+                                                 "count",
+                                                 "count_nonzero",
+                                                 "cpu",
+                                                 "cross",
+                                                 "cuda",
+                                                 "cummax",
+                                                 "cummin",
+                                                 "cumprod",
+                                                 "cumsum",
+                                                 "data",
+                                                 "deg2rad",
+                                                 "degrees",
+                                                 "detach",
+                                                 "device",
+                                                 "diag",
+                                                 "diag_embed",
+                                                 "diagonal",
+                                                 "dict",
+                                                 "diff",
+                                                 "dim",
+                                                 "dist",
+                                                 "div",
+                                                 "divide",
+                                                 "divmod",
+                                                 "dot",
+                                                 "dropout",
+                                                 "dsplit",
+                                                 "dstack",
+                                                 "einsum",
+                                                 "element_size",
+                                                 "elu",
+                                                 "embedding",
+                                                 "empty",
+                                                 "empty_like",
+                                                 "endswith",
+                                                 "eq",
+                                                 "equal",
+                                                 "erf",
+                                                 "erfc",
+                                                 "erfinv",
+                                                 "exp",
+                                                 "exp2",
+                                                 "expand",
+                                                 "expand_as",
+                                                 "expandtabs",
+                                                 "expm1",
+                                                 "exponential",
+                                                 "extend",
+                                                 "eye",
+                                                 "fabs",
+                                                 "factorial",
+                                                 "feature_alpha_dropout",
+                                                 "feature_dropout",
+                                                 "fft_fft",
+                                                 "fft_fft2",
+                                                 "fft_fftn",
+                                                 "fft_fftshift",
+                                                 "fft_ifft",
+                                                 "fft_ifft2",
+                                                 "fft_ifftn",
+                                                 "fft_ifftshift",
+                                                 "fft_irfft",
+                                                 "fft_irfft2",
+                                                 "fft_irfftn",
+                                                 "fft_rfft",
+                                                 "fft_rfft2",
+                                                 "fft_rfftn",
+                                                 "fill",
+                                                 "find",
+                                                 "fix",
+                                                 "flatten",
+                                                 "flip",
+                                                 "fliplr",
+                                                 "flipud",
+                                                 "float_power",
+                                                 "floor",
+                                                 "floor_divide",
+                                                 "floordiv",
+                                                 "fmax",
+                                                 "fmin",
+                                                 "fmod",
+                                                 "format",
+                                                 "frac",
+                                                 "frexp",
+                                                 "frobenius_norm",
+                                                 "full",
+                                                 "full_like",
+                                                 "gather",
+                                                 "gcd",
+                                                 "ge",
+                                                 "gelu",
+                                                 "ger",
+                                                 "get",
+                                                 "get_device",
+                                                 "glu",
+                                                 "greater",
+                                                 "greater_equal",
+                                                 "grid_sampler",
+                                                 "grid_sampler_2d",
+                                                 "group_norm",
+                                                 "gru",
+                                                 "gru_cell",
+                                                 "gt",
+                                                 "hardshrink",
+                                                 "hardsigmoid",
+                                                 "hardswish",
+                                                 "hardtanh",
+                                                 "has_torch_function",
+                                                 "hash",
+                                                 "hex",
+                                                 "hsplit",
+                                                 "hstack",
+                                                 "hypot",
+                                                 "im2col",
+                                                 "imag",
+                                                 "index",
+                                                 "index_add",
+                                                 "index_copy",
+                                                 "index_fill",
+                                                 "index_put",
+                                                 "index_select",
+                                                 "inner",
+                                                 "insert",
+                                                 "instance_norm",
+                                                 "inverse",
+                                                 "is_autocast_cpu_enabled",
+                                                 "is_autocast_enabled",
+                                                 "is_complex",
+                                                 "is_contiguous",
+                                                 "is_floating_point",
+                                                 "is_grad_enabled",
+                                                 "is_leaf",
+                                                 "is_nonzero",
+                                                 "is_same_size",
+                                                 "is_scripting",
+                                                 "is_signed",
+                                                 "isalnum",
+                                                 "isalpha",
+                                                 "isclose",
+                                                 "isdecimal",
+                                                 "isdigit",
+                                                 "isfinite",
+                                                 "isidentifier",
+                                                 "isin",
+                                                 "isinf",
+                                                 "islower",
+                                                 "isnan",
+                                                 "isneginf",
+                                                 "isnumeric",
+                                                 "isposinf",
+                                                 "isreal",
+                                                 "isspace",
+                                                 "istitle",
+                                                 "isupper",
+                                                 "item",
+                                                 "items",
+                                                 "join",
+                                                 "keys",
+                                                 "kron",
+                                                 "kthvalue",
+                                                 "layer_norm",
+                                                 "ldexp",
+                                                 "le",
+                                                 "leaky_relu",
+                                                 "len",
+                                                 "lerp",
+                                                 "less",
+                                                 "less_equal",
+                                                 "lgamma",
+                                                 "lift",
+                                                 "lift_fresh",
+                                                 "linalg_matmul",
+                                                 "linalg_matrix_norm",
+                                                 "linalg_norm",
+                                                 "linalg_vector_norm",
+                                                 "linear",
+                                                 "linspace",
+                                                 "list",
+                                                 "ljust",
+                                                 "local_value",
+                                                 "log",
+                                                 "log10",
+                                                 "log1p",
+                                                 "log2",
+                                                 "log_sigmoid",
+                                                 "log_softmax",
+                                                 "logaddexp",
+                                                 "logaddexp2",
+                                                 "logical_and",
+                                                 "logical_not",
+                                                 "logical_or",
+                                                 "logical_xor",
+                                                 "logit",
+                                                 "logspace",
+                                                 "logsumexp",
+                                                 "lower",
+                                                 "lstm",
+                                                 "lstm_cell",
+                                                 "lstrip",
+                                                 "lt",
+                                                 "mH",
+                                                 "mT",
+                                                 "masked_fill",
+                                                 "masked_scatter",
+                                                 "masked_select",
+                                                 "mathremainder",
+                                                 "matmul",
+                                                 "max",
+                                                 "max_pool1d",
+                                                 "max_pool1d_with_indices",
+                                                 "max_pool2d",
+                                                 "max_pool2d_with_indices",
+                                                 "max_pool3d",
+                                                 "max_pool3d_with_indices",
+                                                 "maximum",
+                                                 "mean",
+                                                 "median",
+                                                 "meshgrid",
+                                                 "min",
+                                                 "minimum",
+                                                 "mish",
+                                                 "mm",
+                                                 "mode",
+                                                 "modf",
+                                                 "moveaxis",
+                                                 "movedim",
+                                                 "mul",
+                                                 "multinomial",
+                                                 "multiply",
+                                                 "mv",
+                                                 "nan_to_num",
+                                                 "nanmean",
+                                                 "nansum",
+                                                 "narrow",
+                                                 "native_batch_norm",
+                                                 "native_dropout",
+                                                 "native_group_norm",
+                                                 "native_layer_norm",
+                                                 "ne",
+                                                 "neg",
+                                                 "negative",
+                                                 "new_empty",
+                                                 "new_full",
+                                                 "new_ones",
+                                                 "new_zeros",
+                                                 "nonzero",
+                                                 "nonzero_numpy",
+                                                 "norm",
+                                                 "normal",
+                                                 "not_equal",
+                                                 "numel",
+                                                 "numpy_T",
+                                                 "oct",
+                                                 "one_hot",
+                                                 "ones",
+                                                 "ones_like",
+                                                 "ord",
+                                                 "outer",
+                                                 "pad",
+                                                 "pairwise_distance",
+                                                 "partition",
+                                                 "percentFormat",
+                                                 "permute",
+                                                 "pixel_shuffle",
+                                                 "pixel_unshuffle",
+                                                 "pop",
+                                                 "popitem",
+                                                 "pow",
+                                                 "prelu",
+                                                 "prod",
+                                                 "promote_types",
+                                                 "rad2deg",
+                                                 "radians",
+                                                 "rand",
+                                                 "rand_like",
+                                                 "randint",
+                                                 "randint_like",
+                                                 "randn",
+                                                 "randn_like",
+                                                 "randperm",
+                                                 "range",
+                                                 "ravel",
+                                                 "real",
+                                                 "reciprocal",
+                                                 "reflection_pad1d",
+                                                 "reflection_pad2d",
+                                                 "relu",
+                                                 "relu6",
+                                                 "remainder",
+                                                 "remove",
+                                                 "renorm",
+                                                 "repeat",
+                                                 "repeat_interleave",
+                                                 "replace",
+                                                 "replication_pad1d",
+                                                 "replication_pad2d",
+                                                 "requires_grad",
+                                                 "reshape",
+                                                 "reshape_as",
+                                                 "resolve_conj",
+                                                 "resolve_neg",
+                                                 "result_type",
+                                                 "reverse",
+                                                 "rfind",
+                                                 "rindex",
+                                                 "rjust",
+                                                 "rnn_relu",
+                                                 "rnn_tanh",
+                                                 "roll",
+                                                 "rot90",
+                                                 "round",
+                                                 "row_stack",
+                                                 "rpartition",
+                                                 "rrelu",
+                                                 "rsqrt",
+                                                 "rstrip",
+                                                 "rsub",
+                                                 "scalar_tensor",
+                                                 "scaled_dot_product_attention",
+                                                 "scatter",
+                                                 "scatter_add",
+                                                 "select",
+                                                 "selu",
+                                                 "setdefault",
+                                                 "sgn",
+                                                 "sigmoid",
+                                                 "sign",
+                                                 "signbit",
+                                                 "silu",
+                                                 "sin",
+                                                 "sinc",
+                                                 "sinh",
+                                                 "size",
+                                                 "slice",
+                                                 "softmax",
+                                                 "softplus",
+                                                 "softshrink",
+                                                 "sort",
+                                                 "sorted",
+                                                 "special_erf",
+                                                 "special_expit",
+                                                 "special_gammaln",
+                                                 "special_log1p",
+                                                 "special_log_softmax",
+                                                 "special_logsumexp",
+                                                 "special_softmax",
+                                                 "split",
+                                                 "split_with_sizes",
+                                                 "splitlines",
+                                                 "sqrt",
+                                                 "square",
+                                                 "squeeze",
+                                                 "stack",
+                                                 "startswith",
+                                                 "std",
+                                                 "std_mean",
+                                                 "storage_offset",
+                                                 "str",
+                                                 "stride",
+                                                 "strip",
+                                                 "sub",
+                                                 "subtract",
+                                                 "sum",
+                                                 "sum_to_size",
+                                                 "swapaxes",
+                                                 "swapcase",
+                                                 "swapdims",
+                                                 "sym_numel",
+                                                 "sym_size",
+                                                 "t",
+                                                 "take",
+                                                 "take_along_dim",
+                                                 "tan",
+                                                 "tanh",
+                                                 "tensor",
+                                                 "tensor_split",
+                                                 "tensordot",
+                                                 "threshold",
+                                                 "tile",
+                                                 "title",
+                                                 "to",
+                                                 "topk",
+                                                 "transpose",
+                                                 "tril",
+                                                 "tril_indices",
+                                                 "triu",
+                                                 "triu_indices",
+                                                 "true_divide",
+                                                 "trunc",
+                                                 "type_as",
+                                                 "unbind",
+                                                 "unflatten",
+                                                 "unfold",
+                                                 "uniform",
+                                                 "unsafe_chunk",
+                                                 "unsafe_split",
+                                                 "unsqueeze",
+                                                 "update",
+                                                 "upper",
+                                                 "upsample_bicubic2d",
+                                                 "upsample_bilinear2d",
+                                                 "upsample_linear1d",
+                                                 "upsample_nearest1d",
+                                                 "upsample_nearest2d",
+                                                 "upsample_nearest3d",
+                                                 "upsample_trilinear3d",
+                                                 "values",
+                                                 "var",
+                                                 "var_mean",
+                                                 "vdot",
+                                                 "view",
+                                                 "view_as",
+                                                 "view_as_complex",
+                                                 "view_as_real",
+                                                 "vsplit",
+                                                 "vstack",
+                                                 "warn",
+                                                 "where",
+                                                 "xlogy",
+                                                 "zero",
+                                                 "zeros",
+                                                 "zeros_like",
+                                                 "zfill"};
+
+// Of `prim::`, sorted: the language's own constructs, and questions about values. print and
+// warnings are allowed because they are common, and never reach anybody: see remove_output().
+constexpr std::string_view kLanguageOperators[] = {"BroadcastSizes",
+                                                   "CallFunction",
+                                                   "CallMethod",
+                                                   "ConstantChunk",
+                                                   "Constant",
+                                                   "CreateObject",
+                                                   "DictConstruct",
+                                                   "EnumName",
+                                                   "EnumValue",
+                                                   "GetAttr",
+                                                   "If",
+                                                   "ListConstruct",
+                                                   "ListUnpack",
+                                                   "Loop",
+                                                   "NumToTensor",
+                                                   "Param",
+                                                   "Print",
+                                                   "RaiseException",
+                                                   "Return",
+                                                   "SetAttr",
+                                                   "StringIndex",
+                                                   "TupleConstruct",
+                                                   "TupleIndex",
+                                                   "TupleSlice",
+                                                   "TupleUnpack",
+                                                   "Uninitialized",
+                                                   "abs",
+                                                   "data",
+                                                   "device",
+                                                   "dtype",
+                                                   "index",
+                                                   "is_cpu",
+                                                   "is_cuda",
+                                                   "is_meta",
+                                                   "is_mkldnn",
+                                                   "is_nested",
+                                                   "is_quantized",
+                                                   "is_sparse",
+                                                   "isinstance",
+                                                   "layout",
+                                                   "max",
+                                                   "min",
+                                                   "rangelist",
+                                                   "requires_grad",
+                                                   "shape",
+                                                   "tolist",
+                                                   "type",
+                                                   "unchecked_cast",
+                                                   "unchecked_unwrap_optional"};
+
+bool contains(std::span<const std::string_view> names, std::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+bool is_tensor_operator(std::string_view name) {
+  return contains(kTensorOperators, name) ||
+         (name.ends_with('_') && contains(kTensorOperators, name.substr(0, name.size() - 1)));
+}
+
+std::string shown(std::string_view text) {
+  return base::printable(base::shortened(std::string(text)));
+}
+
+[[noreturn]] void refuse(const std::string& file, const std::string& what) {
+  throw base::HostError(base::ExitCode::environment, fmt::format("{} {}", file, what),
+                        "nothing of the file was run; load a state dict of the network instead, "
+                        "or export the network without this");
+}
+
+[[noreturn]] void refuse_operator(const std::string& file, std::string_view name,
+                                  std::string_view function) {
+  refuse(file,
+         fmt::format("calls {} in {}, which is not among the operators that a classifier needs",
+                     shown(name), shown(function)));
+}
+
+/// Names that could be attributes of a tensor and so call an operator that is not allowed.
+const std::set<std::string, std::less<>>& refused_names() {
+  static const std::set<std::string, std::less<>> names = [] {
+    std::set<std::string, std::less<>> refused = {"fork", "rpc_async", "rpc_sync", "rpc_remote"};
+    for (const auto& known : jit::getAllOperators()) {
+      const std::string name = known->schema().name();
+      const bool tensors = name.starts_with("aten::");
+      if ((tensors || name.starts_with("prim::")) && !is_allowed(name))
+        refused.insert(name.substr(name.rfind(':') + 1));
+    }
+    return refused;
+  }();
+  return names;
+}
+
+/// One source file of an archive, as LibTorch's own lexer cuts it.
+class SourceCheck {
+ public:
+  SourceCheck(const std::string& file, const std::string& text) : file_(file) {
+    jit::Lexer lexer(std::make_shared<jit::Source>(text));
+    while (lexer.cur().kind != jit::TK_EOF) tokens_.push_back(lexer.next());
+  }
+
+  void run() {
+    for (at_ = 0; at_ < tokens_.size(); ++at_) {
+      if (is('^') && next_is(1, jit::TK_IDENT) && !after_operand())
+        refuse(file_,
+               fmt::format("calls the Python function {} in {}", shown(text(1)), shown(function_)));
+      if (is(jit::TK_DEF) && next_is(1, jit::TK_IDENT)) function_ = text(1);
+      if (is(jit::TK_IDENT)) check_name();
+    }
+  }
+
+ private:
+  [[nodiscard]] bool next_is(std::size_t steps, int kind) const {
+    return at_ + steps < tokens_.size() && tokens_[at_ + steps].kind == kind;
+  }
+  [[nodiscard]] bool is(int kind) const { return next_is(0, kind); }
+  [[nodiscard]] bool before_is(int kind) const { return at_ > 0 && tokens_[at_ - 1].kind == kind; }
+  std::string text(std::size_t steps) {
+    return at_ + steps < tokens_.size() ? tokens_[at_ + steps].text() : std::string();
+  }
+  [[nodiscard]] bool after_operand() const {
+    for (const int kind :
+         {int{jit::TK_IDENT}, int{jit::TK_NUMBER}, int{jit::TK_STRINGLITERAL}, int{jit::TK_TRUE},
+          int{jit::TK_FALSE}, int{jit::TK_NONE}, int{')'}, int{']'}})
+      if (before_is(kind)) return true;
+    return false;
+  }
+
+  void check_name() {
+    const std::string name = text(0);
+    if (name == "__setstate__" || name == "__getstate__")
+      refuse(file_, fmt::format("has a method {}, which would run while the file is loaded", name));
+    const bool called = next_is(1, '(');
+    if (called && (name == "getattr" || name == "hasattr")) check_strings();
+    if (before_is('.')) {  // of what a call or a subscript gives
+      check_member("aten::", name);
+      return;
+    }
+    if (!next_is(1, '.') || !next_is(2, jit::TK_IDENT)) {
+      if (called) check_member("", name);
+      return;
+    }
+    std::vector<std::string> path{name};  // a name with its attributes: torch.nn.functional.relu
+    while (next_is(1, '.') && next_is(2, jit::TK_IDENT)) {
+      path.push_back(text(2));
+      at_ += 2;
+    }
+    check_path(path);
+  }
+
+  void check_path(const std::vector<std::string>& path) {
+    if (path[0] == "torch") {
+      if (!is_allowed("aten::" + path[1]))
+        refuse_operator(file_, (path[1] == "classes" ? "torch." : "aten::") + path[1], function_);
+    } else if (path[0] == "ops") {
+      const std::string name = path[1] + "::" + (path.size() > 2 ? path[2] : "");
+      if (!is_allowed(name)) refuse_operator(file_, name, function_);
+    } else if (path[0] == "__torch__" && path[1] == "torch" && path.size() > 2 &&
+               path[2] == "classes") {
+      refuse(file_, fmt::format("uses the class {} in {}, which is implemented outside of the file",
+                                shown(path.back()), shown(function_)));
+    } else if (path[0] == "__torch__") {  // functions and classes of the file, in their folders
+      if (next_is(1, '(')) check_member("aten::", path.back());
+      return;
+    }
+    for (std::size_t i = 1; i < path.size(); ++i) {
+      if (path[i] == "__setstate__" || path[i] == "__getstate__")
+        refuse(file_, fmt::format("calls {} in {}", path[i], shown(function_)));
+      if (path[0] != "ops" || i > 2) check_member("aten::", path[i]);
+    }
+  }
+
+  void check_member(const char* space, const std::string& name) {
+    if (refused_names().contains(name)) refuse_operator(file_, space + name, function_);
+  }
+
+  /// getattr(x, "save")(...) is x.save(...).
+  void check_strings() {
+    std::size_t depth = 0;
+    for (std::size_t i = at_ + 1; i < tokens_.size(); ++i) {
+      const int kind = tokens_[i].kind;
+      if (kind == '(') ++depth;
+      if (kind == ')' && --depth == 0) return;
+      if (kind == jit::TK_STRINGLITERAL)
+        check_member("aten::", jit::parseStringLiteral(tokens_[i].range, tokens_[i].text()));
+    }
+  }
+
+  const std::string& file_;
+  std::vector<jit::Token> tokens_;
+  std::size_t at_ = 0;
+  std::string function_ = "its code";
+};
+
+/// The classes that a pickle of an archive names: those of its own code, and the few of PyTorch's
+/// that LibTorch's reader turns into tensors and containers. It also follows how the instructions
+/// use the stack, which that reader takes on trust.
+class PickleCheck {
+ public:
+  PickleCheck(const std::string& file, std::string_view bytes) : file_(file), rest_(bytes) {}
+
+  void run() {
+    while (step()) {
+    }
+  }
+
+ private:
+  [[noreturn]] void damaged() const {
+    throw base::HostError(base::ExitCode::environment,
+                          fmt::format("{} holds a damaged description of its objects", file_),
+                          "the file is damaged or was changed; fetch it again");
+  }
+  std::string_view take(std::size_t n) {
+    if (n > rest_.size()) damaged();
+    const std::string_view taken = rest_.substr(0, n);
+    rest_.remove_prefix(n);
+    return taken;
+  }
+  std::size_t number(std::size_t n) {
+    std::size_t value = 0;
+    const std::string_view bytes = take(n);
+    for (std::size_t i = 0; i < n; ++i)
+      value |= static_cast<std::size_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
+    return value;
+  }
+  std::string_view line() {
+    const std::size_t end = rest_.find('\n');
+    if (end == rest_.npos) damaged();
+    const std::string_view taken = take(end);
+    take(1);
+    return taken;
+  }
+  /// Takes `n` objects from above the last mark.
+  void pop(std::size_t n) {
+    if (depth_ < n + (marks_.empty() ? 0 : marks_.back())) damaged();
+    depth_ -= n;
+  }
+  void replace(std::size_t n) {
+    pop(n);
+    ++depth_;
+  }
+  /// Takes all above the last mark, and the mark.
+  void pop_mark() {
+    if (marks_.empty()) damaged();
+    depth_ = marks_.back();
+    marks_.pop_back();
+  }
+  void remember(std::size_t place) {
+    pop(1);
+    ++depth_;
+    memo_.insert(place);
+  }
+  void recall(std::size_t place) {
+    if (!memo_.contains(place)) damaged();
+    ++depth_;
+  }
+
+  void check_class(std::string_view module, std::string_view name) const {
+    const std::string whole = fmt::format("{}.{}", module, name);
+    const bool own =
+        whole.starts_with("__torch__.") && !whole.starts_with("__torch__.torch.classes.");
+    const bool known = module == "torch.jit._pickle" || module == "torch" ||
+                       module == "torch._utils" || whole == "collections.OrderedDict" ||
+                       whole == "builtins.complex";
+    if (!own && !known)
+      refuse(file_, fmt::format("holds an object of the class {}, which a network does not need",
+                                shown(whole)));
+  }
+
+  bool step() {
+    const char code = take(1)[0];
+    switch (code) {
+      case '\x80':
+        take(1);
+        return true;  // PROTO
+      case '.':
+        pop(1);
+        return false;  // STOP
+      case '(':
+        marks_.push_back(depth_);
+        return true;  // MARK
+      case 'N':
+      case '\x88':
+      case '\x89':
+        ++depth_;
+        return true;  // None, True, False
+      case ')':
+      case ']':
+      case '}':
+        ++depth_;
+        return true;  // empty containers
+      case 'K':
+        take(1);
+        ++depth_;
+        return true;  // BININT1
+      case 'M':
+        take(2);
+        ++depth_;
+        return true;  // BININT2
+      case 'J':
+        take(4);
+        ++depth_;
+        return true;  // BININT
+      case 'G':
+        take(8);
+        ++depth_;
+        return true;  // BINFLOAT
+      case '\x8a':
+        take(number(1));
+        ++depth_;
+        return true;  // LONG1
+      case 'X':
+      case 'T':
+        take(number(4));
+        ++depth_;
+        return true;  // BINUNICODE, BINSTRING
+      case 'U':
+        take(number(1));
+        ++depth_;
+        return true;  // SHORT_BINSTRING
+      case 'q':
+        remember(number(1));
+        return true;  // BINPUT
+      case 'r':
+        remember(number(4));
+        return true;  // LONG_BINPUT
+      case 'h':
+        recall(number(1));
+        return true;  // BINGET
+      case 'j':
+        recall(number(4));
+        return true;  // LONG_BINGET
+      case 't':
+        pop_mark();
+        ++depth_;
+        return true;  // TUPLE
+      case '\x85':
+        replace(1);
+        return true;  // TUPLE1
+      case '\x86':
+        replace(2);
+        return true;  // TUPLE2
+      case '\x87':
+        replace(3);
+        return true;  // TUPLE3
+      case 'a':
+        replace(2);
+        return true;  // APPEND
+      case 's':
+        replace(3);
+        return true;  // SETITEM
+      case 'e':
+      case 'u':
+        pop_mark();
+        replace(1);
+        return true;  // APPENDS, SETITEMS
+      case 'Q':
+        replace(1);
+        return true;  // BINPERSID
+      case 'R':
+      case 'b':
+        replace(2);
+        return true;  // REDUCE, BUILD
+      case '\x81':
+        replace(2);
+        return true;  // NEWOBJ
+      case 'c': {     // GLOBAL
+        const std::string_view module = line();
+        check_class(module, line());
+        ++depth_;
+        return true;
+      }
+      default:
+        damaged();
+    }
+  }
+
+  const std::string& file_;
+  std::string_view rest_;
+  std::size_t depth_ = 0;
+  std::vector<std::size_t> marks_;
+  std::set<std::size_t> memo_;
+};
+
+class GraphCheck {
+ public:
+  explicit GraphCheck(const std::string& file) : file_(file) {}
+
+  void function(jit::Function& function) {
+    jit::GraphFunction* const known = jit::tryToGraphFunction(function);
+    if (known == nullptr) return;  // the constructor of a named tuple
+    name_ = function.qualname().name();
+    graph(*known->graph());
+  }
+
+  void class_type(const c10::ClassType& type) {
+    for (const auto* functions :
+         {&type.methods(), &type.getForwardHooks(), &type.getForwardPreHooks()})
+      for (jit::Function* const item : *functions) function(*item);
+  }
+
+ private:
+  void graph(jit::Graph& graph) {
+    if (visited_.insert(&graph).second) block(*graph.block());
+  }
+
+  void block(jit::Block& block) {
+    for (jit::Node* const node : block.nodes()) {
+      const char* const kind = node->kind().toQualString();
+      if (!is_allowed(kind)) refuse_operator(file_, kind, name_);
+      for (const c10::Symbol name : node->attributeNames()) {
+        if (node->kindOf(name) == jit::AttributeKind::g) graph(*node->g(name));
+        if (node->kindOf(name) == jit::AttributeKind::gs)
+          for (const auto& inner : node->gs(name)) graph(*inner);
+      }
+      for (jit::Block* const inner : node->blocks()) this->block(*inner);
+    }
+  }
+
+  const std::string& file_;
+  std::string name_;
+  std::unordered_set<const jit::Graph*> visited_;
+};
+
+std::string record_of(caffe2::serialize::PyTorchStreamReader& reader, const std::string& name) {
+  const auto [data, size] = reader.getRecord(name);
+  return {static_cast<const char*>(data.get()), size};
+}
+
+std::string lower_case(std::string text) {
+  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return text;
+}
+
+}  // namespace
+
+bool is_allowed(std::string_view kind) {
+  if (kind.starts_with("aten::")) return is_tensor_operator(kind.substr(6));
+  if (kind.starts_with("prim::")) return contains(kLanguageOperators, kind.substr(6));
+  return false;
+}
+
+void check_text(const ScriptArchive& archive) {
+  const auto reader = std::make_unique<caffe2::serialize::PyTorchStreamReader>(
+      std::make_shared<BytesReader>(archive.bytes));
+  std::set<std::string> names;
+  for (const std::string& record : reader->getAllRecords()) {
+    // LibTorch looks a name up without regard to case: of two that differ in it, it might read
+    // another one than is checked here.
+    const std::string name = lower_case(record);
+    if (!names.insert(name).second)
+      refuse(archive.name, fmt::format("has two entries called {}", shown(record)));
+    const bool source = name.starts_with("code/") && name.ends_with(".py");
+    const bool pickle = name == "data.pkl" || name == "constants.pkl";
+    if (name == "model.json")
+      refuse(archive.name, "is in the form that TorchScript had before PyTorch 1.2");
+    if (!source && !pickle) continue;
+    const std::string content = record_of(*reader, record);
+    if (source) SourceCheck(archive.name, content).run();
+    if (pickle) PickleCheck(archive.name, content).run();
+  }
+}
+
+void check_graphs(const jit::Module& module, const std::string& name) {
+  GraphCheck check(name);
+  for (const jit::Module& part : module.modules()) check.class_type(*part.type());
+  for (jit::Function* const function : module._ivalue()->compilation_unit()->get_functions())
+    check.function(*function);
+}
+
+}  // namespace backstop::engine
