@@ -337,6 +337,7 @@ Architecture Run::architecture() const {
         "adapt the model to other classes, use scenario = \"transfer\"");
   architecture.name = found.name;
   architecture.width = found.width;
+  architecture.script = found.script;
   architecture.classes = found.classes;
   return architecture;
 }

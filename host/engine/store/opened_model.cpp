@@ -7,7 +7,10 @@
 #include <nlohmann/json.hpp>
 
 #include "host/base/error.hpp"
+#include "host/base/text.hpp"
 #include "host/engine/model/recognize.hpp"
+#include "host/engine/model/torchscript.hpp"
+#include "host/schema/architectures.hpp"
 
 namespace backstop::engine {
 
@@ -30,9 +33,52 @@ json counts_by_type(const NamedTensors& tensors) {
   return counts;
 }
 
+Architecture architecture_of(const std::shared_ptr<const Script>& script,
+                             const std::filesystem::path& path) {
+  const ScriptFacts facts = describe_script(script);
+  if (!facts.classes || !facts.channels)
+    throw base::HostError(
+        base::ExitCode::environment,
+        fmt::format("{} is TorchScript, but {} cannot be told from it", path.string(),
+                    facts.classes ? "the channels of its images" : "the number of its classes"),
+        "its forward must take images [n, channels, height, width] and give a score for each "
+        "class");
+  Architecture architecture;
+  architecture.name = "torchscript";
+  architecture.channels = *facts.channels;
+  architecture.classes = *facts.classes;
+  architecture.script = script;
+  return architecture;
+}
+
+/// What a network of a file offers to the plugins, in words.
+json offers_of(const Architecture& architecture) {
+  json offers = json::array();
+  if (architecture.script) {
+    const ScriptFacts facts = describe_script(architecture.script);
+    if (facts.has_head) offers.push_back("features and a head that can be replaced");
+    if (facts.batch_norm) offers.push_back("batch normalization");
+    if (facts.feature_maps) offers.push_back("feature maps");
+    for (const auto& note : facts.notes) offers.push_back(note);
+  } else if (const auto* info = schema::find_architecture(architecture.name)) {
+    if (info->replaceable_head) offers.push_back("features and a head that can be replaced");
+    if (info->batch_norm) offers.push_back("batch normalization");
+    if (info->feature_maps) offers.push_back("feature maps");
+  }
+  return offers;
+}
+
+std::string network_text(const Architecture& architecture) {
+  if (!architecture.script) return text_of(architecture);
+  return fmt::format("TorchScript, {} parameters, {} classes, {} channel{}",
+                     base::grouped(parameters_of(*architecture.script)), architecture.classes,
+                     architecture.channels, architecture.channels == 1 ? "" : "s");
+}
+
 }  // namespace
 
 NamedTensors OpenedModel::weights() const {
+  if (architecture.script) return state_of(*architecture.script);
   return renamed(file.weights, names);
 }
 
@@ -44,6 +90,10 @@ NamedTensors OpenedModel::as_in_file(NamedTensors weights) const {
 
 OpenedModel open_model(const std::filesystem::path& path) {
   OpenedModel model{path, read_model_file(path), {}, {}};
+  if (model.file.format == FileFormat::torchscript) {
+    model.architecture = architecture_of(load_script(path), path);
+    return model;
+  }
   const Recognition recognition = recognize(shapes_of(model.file.weights));
   if (!recognition.network)
     throw base::HostError(
@@ -70,7 +120,8 @@ json describe_model(const std::filesystem::path& path) {
     facts["trained_with"] = file.facts.attack ? json(*file.facts.attack) : json(nullptr);
     const OpenedModel model = open_model(path);
     const Architecture& a = model.architecture;
-    facts["network"] = text_of(a);
+    facts["network"] = network_text(a);
+    facts["offers"] = offers_of(a);
     facts["architecture"] = a.name;
     facts["width"] = a.width;
     facts["channels"] = a.channels;

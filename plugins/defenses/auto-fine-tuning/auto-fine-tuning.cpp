@@ -208,9 +208,10 @@ class AutoFineTuning final : public backstop::Defense {
       accuracies.push_back(outcome->accuracy);
       losses.push_back(outcome->loss);
     }
-    ctx.artifact("range.rates", at::tensor(rates));
-    ctx.artifact("range.accuracies", at::tensor(accuracies));
-    ctx.artifact("range.losses", at::tensor(losses));
+    for (const char* curve : {"held-out accuracy by peak", "held-out loss by peak"})
+      ctx.artifact(std::string(curve) + ".x", at::tensor(rates));
+    ctx.artifact("held-out accuracy by peak.y", at::tensor(accuracies));
+    ctx.artifact("held-out loss by peak.y", at::tensor(losses));
     ctx.metric("peak", chosen.peak);
     ctx.metric("held_out_accuracy_before", before.accuracy);
     ctx.metric("held_out_accuracy_after", chosen.accuracy);
