@@ -2,6 +2,7 @@
 // checked against this list without LibTorch; host/engine/model/registry.cpp builds the networks.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string_view>
 
@@ -11,6 +12,7 @@ namespace backstop::schema {
 struct ArchitectureInfo {
   std::string_view name;
   std::string_view summary;  ///< half a line for the help of `architecture`
+  std::int64_t width;        ///< channels of the first stage in the network's publication
   bool feature_maps;         ///< has stages that Model::observe reports as [n, c, h, w]
   bool batch_norm;           ///< has batch normalization layers
   bool replaceable_head;     ///< ends in a linear layer that Model::replace_head can exchange

@@ -6,6 +6,7 @@
 
 #include "backstop/error.hpp"
 #include "host/base/error.hpp"
+#include "host/engine/model/recognize.hpp"
 #include "host/engine/model/registry.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/train/cost.hpp"
@@ -28,6 +29,36 @@ at::Tensor mask_for(const Layer& layer, const at::Tensor& keep) {
 
 std::string shape_text(const at::Tensor& tensor) {
   return fmt::format("[{}]", fmt::join(tensor.sizes(), ", "));
+}
+
+/// Throws what load_state() says of a file with the shapes `found`.
+[[noreturn]] void refuse(const Architecture& own, const std::vector<TensorShape>& found,
+                         const Differences& differing, const std::string& where) {
+  const auto error = [](const std::string& message, const std::string& hint) {
+    return base::HostError(base::ExitCode::environment, message, hint);
+  };
+  if (differing.classes && differing.all == 1)
+    throw error(fmt::format("{} has {} classes, the images have {}", where, *differing.classes,
+                            own.classes),
+                "use images of the model's own classes, in the model's order");
+  std::string problems;
+  for (const std::string& phrase : differing.phrases) problems += "\n  " + phrase;
+  const std::size_t more = differing.all - differing.phrases.size();
+  if (more > 0) problems += fmt::format("\n  and {} more", more);
+  const Recognition recognition = recognize(found);
+  const auto& network = recognition.network ? recognition.network : recognition.nearest;
+  const bool other = network && (network->name != own.name || network->width != own.width);
+  std::string hint = "no built-in network is like it; export the model as TorchScript";
+  if (other && recognition.network)
+    hint = fmt::format("the file holds {}: set [model] architecture = \"{}\" and width = {}",
+                       text_of(*network), network->name, network->width);
+  else if (other)
+    hint = fmt::format("the {}", text_of(recognition));
+  else if (recognition.network)
+    hint = fmt::format("the file holds {}: give it such images", text_of(*network));
+  else if (network)
+    hint = "the network was changed; export it as TorchScript";
+  throw error(fmt::format("{} does not fit {}:{}", where, text_of(own), problems), hint);
 }
 
 }  // namespace
@@ -234,38 +265,25 @@ std::int64_t Classifier::not_finite() const {
 
 void Classifier::load_state(const std::vector<std::pair<std::string, at::Tensor>>& state,
                             const std::string& where) {
-  std::map<std::string, at::Tensor> given(state.begin(), state.end());
   std::map<std::string, at::Tensor> own;
   for (const auto& item : network_->named_parameters()) own[item.key()] = item.value();
   for (const auto& item : network_->named_buffers()) own[item.key()] = item.value();
-  std::string problems;
-  for (const auto& [name, tensor] : own) {
-    const auto found = given.find(name);
-    // Files written by Python may lack this counter, which nothing here depends on.
-    if (found == given.end() && name.ends_with("num_batches_tracked")) continue;
-    if (found == given.end()) {
-      problems += fmt::format("\n  {} is missing", name);
-    } else if (found->second.sizes() != tensor.sizes()) {
-      problems += fmt::format("\n  {} has shape {}, but the model needs {}", name,
-                              shape_text(found->second), shape_text(tensor));
-    } else if (tensor.is_floating_point() && !found->second.is_floating_point()) {
-      problems += fmt::format("\n  {} has type {}, but the model needs floating-point numbers",
-                              name, c10::toString(found->second.scalar_type()));
-    }
+  const std::vector<TensorShape> found = shapes_of(state);
+  Differences differing = differences(found, shapes_of({own.begin(), own.end()}));
+  std::vector<std::pair<at::Tensor, at::Tensor>> pairs;  // the model's, the file's
+  for (const auto& [name, tensor] : state) {
+    const auto renamed = differing.names.find(name);
+    const auto match = own.find(renamed == differing.names.end() ? name : renamed->second);
+    if (match == own.end()) continue;
+    if (match->second.is_floating_point() && !tensor.is_floating_point())
+      differing.add(fmt::format("{} has type {}, not floating-point numbers", name,
+                                c10::toString(tensor.scalar_type())));
+    // Of the counters of batches any shape, or none, will do; nothing here depends on them.
+    if (match->second.sizes() == tensor.sizes()) pairs.emplace_back(match->second, tensor);
   }
-  for (const auto& [name, tensor] : given) {
-    if (own.count(name) == 0) problems += fmt::format("\n  {} is not part of the model", name);
-  }
-  if (!problems.empty())
-    throw base::HostError(
-        base::ExitCode::environment,
-        fmt::format("{} does not fit {} of width {} for {} classes:{}", where, architecture_.name,
-                    architecture_.width, architecture_.classes, problems),
-        "set [model] architecture and width to those of the file");
+  if (differing.all > 0) refuse(architecture_, found, differing, where);
   const at::NoGradGuard no_grad;
-  for (auto& [name, tensor] : own) {
-    if (const auto found = given.find(name); found != given.end()) tensor.copy_(found->second);
-  }
+  for (auto& [to, from] : pairs) to.copy_(from);
 }
 
 }  // namespace backstop::engine

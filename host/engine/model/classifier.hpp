@@ -59,9 +59,9 @@ class Classifier final : public Model {
   [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> state() const;
   /// How many numbers among the parameters and buffers are NaN or infinite.
   [[nodiscard]] std::int64_t not_finite() const;
-  /// Copies the tensors of these names. Throws HostError(environment), which lists the tensors that
-  /// are missing, superfluous, of another shape, or integers where the model has fractions; `where`
-  /// names the source.
+  /// Copies the tensors of these names, or of names that mean the same (common_name()). Throws
+  /// HostError(environment), which names some of the tensors that do not fit and the network that
+  /// they would fit; `where` names the source.
   void load_state(const std::vector<std::pair<std::string, at::Tensor>>& state,
                   const std::string& where);
 

@@ -49,7 +49,11 @@ class PreActResNet18 final : public Network {
  public:
   explicit PreActResNet18(const Architecture& a)
       : conv1_(register_module("conv1", make_convolution(a.channels, a.width, 3, 1))),
-        residual_stages_(register_stages<PreActBlock>(*this, a.width)) {
+        residual_stages_(register_stages(
+            *this, {2, 2, 2, 2}, a.width, a.width,
+            [](nn::Sequential& stage, std::int64_t in, std::int64_t out, std::int64_t stride) {
+              stage->push_back(PreActBlock(in, out, stride));
+            })) {
     stages_.assign(std::begin(kResNetStages), std::end(kResNetStages));
     make_head(a.width * 8, a.classes);
   }

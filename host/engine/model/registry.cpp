@@ -10,16 +10,31 @@
 
 namespace backstop::engine {
 
-// Each is defined in the file of its name.
+// Each is defined in the file of its name, make_resnet for all networks of resnet.cpp.
 std::shared_ptr<Network> make_preact_resnet18(const Architecture& architecture);
-std::shared_ptr<Network> make_resnet18(const Architecture& architecture);
+std::shared_ptr<Network> make_resnet(const Architecture& architecture);
 std::shared_ptr<Network> make_small_cnn(const Architecture& architecture);
 std::shared_ptr<Network> make_mlp(const Architecture& architecture);
 
 std::span<const RegisteredNetwork> registered_networks() {
   static constexpr RegisteredNetwork kNetworks[] = {
       {"preact-resnet18", make_preact_resnet18},
-      {"resnet18", make_resnet18},
+      {"resnet18", make_resnet},
+      {"resnet34", make_resnet},
+      {"resnet50", make_resnet},
+      {"resnet18-7x7", make_resnet},
+      {"resnet34-7x7", make_resnet},
+      {"resnet50-7x7", make_resnet},
+      {"resnet20", make_resnet},
+      {"resnet32", make_resnet},
+      {"resnet44", make_resnet},
+      {"resnet56", make_resnet},
+      {"resnet110", make_resnet},
+      {"resnet20-b", make_resnet},
+      {"resnet32-b", make_resnet},
+      {"resnet44-b", make_resnet},
+      {"resnet56-b", make_resnet},
+      {"resnet110-b", make_resnet},
       {"small-cnn", make_small_cnn},
       {"mlp", make_mlp},
   };

@@ -1,4 +1,4 @@
-// The body that all 18-layer residual networks share, whatever their blocks are.
+// The body that all residual networks share, whatever their blocks are.
 #pragma once
 
 #include <cstddef>
@@ -13,18 +13,23 @@ namespace backstop::engine {
 
 inline constexpr std::string_view kResNetStages[] = {"layer1", "layer2", "layer3", "layer4"};
 
-/// Four stages of two blocks each; from one stage to the next the width doubles and the size of the
-/// images halves.
-template <typename Block>
-std::vector<torch::nn::Sequential> register_stages(torch::nn::Module& module, std::int64_t width) {
+/// Stages of as many blocks as `blocks` says, after `width` channels. The first has `out` channels;
+/// from one stage to the next their number doubles and the size of the images halves.
+/// `add_block(stage, in, out, stride)` appends a block.
+template <typename AddBlock>
+std::vector<torch::nn::Sequential> register_stages(torch::nn::Module& module,
+                                                   const std::vector<int>& blocks,
+                                                   std::int64_t width, std::int64_t out,
+                                                   const AddBlock& add_block) {
   std::vector<torch::nn::Sequential> stages;
   std::int64_t in = width;
-  for (std::size_t i = 0; i < 4; ++i) {
-    const std::int64_t out = width << i;
-    stages.push_back(module.register_module(
-        std::string(kResNetStages[i]),
-        torch::nn::Sequential(Block(in, out, i == 0 ? 1 : 2), Block(out, out, 1))));
-    in = out;
+  for (std::size_t i = 0; i < blocks.size(); ++i, out *= 2) {
+    torch::nn::Sequential stage;
+    for (int block = 0; block < blocks[i]; ++block) {
+      add_block(stage, in, out, i > 0 && block == 0 ? 2 : 1);
+      in = out;
+    }
+    stages.push_back(module.register_module(std::string(kResNetStages[i]), stage));
   }
   return stages;
 }
