@@ -144,11 +144,12 @@ class RoundTrip(unittest.TestCase):
     def test_torchscript(self):
         images = torch.rand(2, 3, 8, 8)
         model = Network().eval()
-        for module in (torch.jit.script(model), torch.jit.trace(model, images)):
+        wrapped = torch.nn.Sequential(collections.OrderedDict(model=model)).eval()
+        for module in (torch.jit.script(model), torch.jit.trace(model, images), torch.jit.script(wrapped)):
             module.save(self.original)
             self.rewrite()
             self.assertEqual(self.said["format"], ["TorchScript"])
-            self.assertEqual(sorted(self.said["tensor"]), sorted(model.state_dict()))
+            self.assertEqual(sorted(self.said["tensor"]), sorted(module.state_dict()))
             before, after = module.state_dict(), torch.jit.load(self.rewritten).state_dict()
             self.place = None
             self.same(before, after, changed=True)

@@ -302,7 +302,6 @@ class Attributes {
   FoundWeights find() {
     visit(pickle_.root, "", 0);
     if (found_.tensors.empty()) file_.refuse("its module has no tensors", kExport);
-    found_.prefix = take_prefix(found_.tensors);
     return std::move(found_);
   }
 
