@@ -25,7 +25,7 @@ constexpr std::string_view kWrappers[] = {
     "state_dict", "model_state_dict", "model_state",   "model",       "net",    "network",
     "module",     "best_state_dict",  "best_model",    "state_dicts", "params", "weights",
     "ema",        "model_ema",        "state_dict_ema"};
-/// What is looked into last for weights: optimizers keep tensors for each weight.
+/// Parts of keys that are never looked into: optimizers keep tensors for each weight.
 constexpr std::string_view kNeverWeights[] = {"optim", "sched", "scaler", "callbacks", "loops"};
 constexpr std::string_view kPrefixes[] = {"module.", "_orig_mod.", "model.", "net.", "backbone."};
 
@@ -158,7 +158,8 @@ class Finder {
             kDamaged);
       if (pickle_[value].kind == Kind::tensor) {
         found.tensors.emplace_back(key, value);
-      } else if (pickle_[value].kind == Kind::object && pickle_.text(value).starts_with("torch.")) {
+      } else if (pickle_[value].kind == Kind::object &&
+                 pickle_.text(value).find("_rebuild") != std::string_view::npos) {
         file_.refuse(fmt::format("{} is made by {}, which is not read", shown(std::string(key)),
                                  shown(std::string(pickle_.text(value)))),
                      "only dense tensors of floats, integers and booleans are read: in Python, "
@@ -301,7 +302,6 @@ class Attributes {
   FoundWeights find() {
     visit(pickle_.root, "", 0);
     if (found_.tensors.empty()) file_.refuse("its module has no tensors", kExport);
-    found_.prefix = take_prefix(found_.tensors);
     return std::move(found_);
   }
 

@@ -23,7 +23,8 @@ struct FoundWeights {
 /// source, in this order), then under any other. The first that is found is taken.
 FoundWeights find_state_dict(const Pickle& pickle, const InputFile& file);
 
-/// Of TorchScript: all tensors that the attributes of the modules lead to, by their path.
+/// Of TorchScript: all tensors that the attributes of the modules lead to, by their path. Nothing is
+/// taken off these names, by which the network's own code knows its tensors.
 FoundWeights find_attributes(const Pickle& pickle, const InputFile& file);
 
 }  // namespace backstop::engine

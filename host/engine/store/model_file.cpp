@@ -90,6 +90,8 @@ void write_like(const std::filesystem::path& original, const std::filesystem::pa
   std::vector<at::Tensor> values(tensors.size());
   for (const auto& [name, value] : weights) {
     const auto index = indices.find(name);
+    // Files may leave out this counter, which a model always has.
+    if (index == indices.end() && name.ends_with("num_batches_tracked")) continue;
     if (index == indices.end()) refuse(fmt::format("it has no tensor {}", shown(name)));
     const StoredTensor& stored = tensors[index->second];
     if (value.sizes() != at::IntArrayRef(stored.shape))

@@ -19,7 +19,7 @@ namespace backstop::engine {
 
 struct ModelFile {
   /// In the file's order and dtypes, contiguous, on the CPU, finite; without `prefix`. Those of
-  /// TorchScript are named by the path of their attribute, as state_dict() names them.
+  /// TorchScript are named by the path of their attribute, as state_dict() names them, and have none.
   NamedTensors weights;
   ModelFacts facts;
   FileFormat format = FileFormat::safetensors;
@@ -35,8 +35,9 @@ ModelFile read_model_file(const std::filesystem::path& path);
 
 /// Writes a copy of `original` to `output`, in which the tensors of these names (as in
 /// ModelFile::weights) have other values: same format, names, prefix, dtypes, strides and further
-/// entries. Written whole and renamed into place, so that `output` may be `original`. Throws
-/// HostError(environment).
+/// entries. A `num_batches_tracked` that the file lacks is left out. Written whole and renamed into
+/// place, so that `output` may be `original`. Throws HostError(environment), also when a value does
+/// not fit into the file's dtype, or tensors that share numbers there are to differ.
 void write_like(const std::filesystem::path& original, const std::filesystem::path& output,
                 const NamedTensors& weights);
 
