@@ -189,7 +189,7 @@ class ForwardReader {
         jit::GraphFunction* const callee = callee_of(node);
         if (callee == nullptr || node->kind() != c10::prim::CallMethod || node->input(0) != self())
           continue;
-        jit::inlineCallTo(node, callee);
+        jit::inlineCallTo(node, callee, callee->graph().get());
         found = true;
         break;
       }
@@ -240,7 +240,8 @@ class ForwardReader {
            found.size() <= 2) {
       const auto outer = std::find_if(found.begin(), found.end(),
                                       [](const Call& call) { return !call.convolution; });
-      jit::inlineCallTo(outer->node, callee_of(outer->node));
+      jit::GraphFunction* const callee = callee_of(outer->node);
+      jit::inlineCallTo(outer->node, callee, callee->graph().get());
       found = calls();
     }
     for (const Call& call : found) {
