@@ -19,6 +19,9 @@
 // on all of them would use a quarter more images, but nothing would be left to judge it by, and a
 // peak near the limit may diverge the second time.
 //
+// Where nothing can be held out, or all images are of one class, the paper's 0.1 is used on all of
+// them, with a warning.
+//
 // Phases are counted in iterations, rounded up to whole epochs: with 25 images, the paper's ten
 // epochs of batches of 128 would be ten steps. The batches of an epoch are made equal in size,
 // because batch normalization learns nothing good from a last one of two images.
@@ -31,6 +34,8 @@
 #include <iomanip>
 #include <limits>
 #include <sstream>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -45,8 +50,8 @@
 namespace {
 
 using backstop::Context;
-using backstop::EnvironmentError;
 using backstop::ImageSet;
+using backstop::LogLevel;
 using backstop::Model;
 using backstop::ParameterError;
 namespace rule = backstop::auto_fine_tuning;
@@ -66,24 +71,14 @@ struct Outcome {
   bool diverged() const { return !correct.defined(); }
 };
 
-/// The classes among `labels`, after refusing what cannot be trained on and judged.
-void check_images(Context& ctx, const at::Tensor& labels, std::int64_t classes) {
-  const at::Tensor counts = labels.bincount({}, classes);
-  const auto present = counts.gt(0).sum().item<std::int64_t>();
-  if (present == 1 && classes > 1)
-    throw EnvironmentError(
-        (std::ostringstream() << "all clean images are of one class of " << classes
-                              << ": a model trained on them answers nothing else")
-            .str(),
-        "give images of every class");
+/// Why images with these numbers of each class cannot be split into some to train on and some to
+/// judge by; empty when they can.
+std::string_view why_unjudged(const at::Tensor& counts) {
   if (counts.max().item<std::int64_t>() < 2)
-    throw EnvironmentError("no class has two clean images, one to train on and one to judge by",
-                           "give more images, or use fine-tuning with a peak of your own");
-  if (present < classes)
-    ctx.log(backstop::LogLevel::warning,
-            (std::ostringstream() << "the model may unlearn classes without clean images: "
-                                  << classes - present << " of " << classes)
-                .str());
+    return "no class has two clean images, so none can be held out";
+  if (counts.numel() > 1 && counts.gt(0).sum().item<std::int64_t>() == 1)
+    return "all clean images are of one class, which a model that answers nothing else gets right";
+  return {};
 }
 
 class AutoFineTuning final : public backstop::Defense {
@@ -112,7 +107,20 @@ class AutoFineTuning final : public backstop::Defense {
   void run(Context& ctx, Model& model, const backstop::DefenderData& data) override {
     const ImageSet& clean = data.clean();
     const at::Tensor labels = clean.labels().cpu();
-    check_images(ctx, labels, clean.classes());
+    const at::Tensor counts = labels.bincount({}, clean.classes());
+    if (const std::string_view why = why_unjudged(counts); !why.empty()) {
+      ctx.log(LogLevel::warning,
+              std::string(why) + ": the paper's peak of 0.1 is used, and nothing is judged");
+      train(ctx, model, clean, kPapersPeak);
+      ctx.metric("peak", kPapersPeak);
+      ctx.metric("held_out_images", 0);
+      return;
+    }
+    if (const auto without = counts.eq(0).sum().item<std::int64_t>(); without > 0)
+      ctx.log(LogLevel::warning,
+              (std::ostringstream() << "the model may unlearn classes without clean images: "
+                                    << without << " of " << counts.numel())
+                  .str());
     const rule::Split split = rule::split(labels, holdout_, ctx.generator());
     const ImageSet& training = ctx.subset(clean, split.training);
     const ImageSet& held_out = ctx.subset(clean, split.held_out);
@@ -136,41 +144,38 @@ class AutoFineTuning final : public backstop::Defense {
     if (!back) chosen = &nearest(tried);
     model.copy_from(*chosen->model);
     report(ctx, tried, *chosen, before, knows, back);
-    const Length phases = length(training.size());
-    ctx.metric("phase_1_epochs", static_cast<double>(phases.phase_1_epochs));
-    ctx.metric("phase_2_epochs", static_cast<double>(phases.phase_2_epochs));
-    ctx.metric("steps", static_cast<double>(phases.epochs() * phases.steps_per_epoch));
-    ctx.metric("held_out_images", static_cast<double>(held_out.size()));
   }
 
  private:
-  struct Length {
-    std::int64_t batch_size, steps_per_epoch, phase_1_epochs, phase_2_epochs;
-    std::int64_t epochs() const { return phase_1_epochs + phase_2_epochs; }
-  };
+  static constexpr double kPapersPeak = 0.1;
 
-  Length length(std::int64_t images) const {
-    const std::int64_t steps = divided_up(images, batch_size_);
-    return {divided_up(images, steps), steps, divided_up(phase_1_steps_, steps),
-            divided_up(phase_2_steps_, steps)};
+  /// Both phases, which throws Error when the loss is no longer finite.
+  void train(Context& ctx, Model& model, const ImageSet& images, double peak) const {
+    const std::int64_t steps = divided_up(images.size(), batch_size_);  // of an epoch
+    const std::int64_t phase_1_epochs = divided_up(phase_1_steps_, steps);
+    const std::int64_t phase_2_epochs = divided_up(phase_2_steps_, steps);
+    ctx.metric("phase_1_epochs", static_cast<double>(phase_1_epochs));
+    ctx.metric("phase_2_epochs", static_cast<double>(phase_2_epochs));
+    ctx.metric("steps", static_cast<double>((phase_1_epochs + phase_2_epochs) * steps));
+
+    const rule::TwoPhases scheduler(base_, peak, maximum_2_, phase_1_epochs);
+    backstop::TrainingOptions options;
+    options.epochs = phase_1_epochs + phase_2_epochs;
+    options.batch_size = divided_up(images.size(), steps);
+    options.scheduler = &scheduler;
+    options.optimizer = optimizer_;
+    ctx.trainer().fit(model, images, options);
   }
 
   /// Trains the outcome's model, and judges it unless the training diverges.
   void try_peak(Context& ctx, Outcome& outcome, const ImageSet& training,
                 const ImageSet& held_out) const {
-    const Length phases = length(training.size());
-    const rule::TwoPhases scheduler(base_, outcome.peak, maximum_2_, phases.phase_1_epochs);
-    backstop::TrainingOptions options;
-    options.epochs = phases.epochs();
-    options.batch_size = phases.batch_size;
-    options.scheduler = &scheduler;
-    options.optimizer = optimizer_;
     try {
-      ctx.trainer().fit(*outcome.model, training, options);
+      train(ctx, *outcome.model, training, outcome.peak);
     } catch (const backstop::Cancelled&) {
       throw;
     } catch (const backstop::Error&) {
-      return;  // the loss is no longer finite
+      return;
     }
     judge(ctx, outcome, held_out);
   }
@@ -213,6 +218,7 @@ class AutoFineTuning final : public backstop::Defense {
     ctx.artifact("held-out accuracy by peak.y", at::tensor(accuracies));
     ctx.artifact("held-out loss by peak.y", at::tensor(losses));
     ctx.metric("peak", chosen.peak);
+    ctx.metric("held_out_images", static_cast<double>(before.correct.numel()));
     ctx.metric("held_out_accuracy_before", before.accuracy);
     ctx.metric("held_out_accuracy_after", chosen.accuracy);
 
@@ -238,7 +244,7 @@ class AutoFineTuning final : public backstop::Defense {
         text << " ends at " << next.accuracy;
     }
     text << ')';
-    ctx.log(back ? backstop::LogLevel::info : backstop::LogLevel::warning, text.str());
+    ctx.log(back ? LogLevel::info : LogLevel::warning, text.str());
   }
 
   std::vector<double> peaks_;

@@ -175,14 +175,23 @@ TEST_F(Scripted, FewImagesGetAsManyStepsAsMany) {
   }
 }
 
-TEST_F(Scripted, ImagesOfOneClassAreRefused) {
-  const FakeImageSet set = images(40);
-  const FakeImageSet one(backstop::testing::all_images(set), at::ones({40}, at::kLong), 2);
-  EXPECT_THROW(defend(one), backstop::EnvironmentError);
+TEST_F(Scripted, ImagesOfOneClassJudgeNothing) {
+  skills[0.1] = 0.7;
+  const at::Tensor pictures = backstop::testing::all_images(images(40));
+  defend(FakeImageSet(pictures, at::ones({40}, at::kLong), 2));
+  EXPECT_EQ(skill(model), static_cast<float>(0.7));
+  EXPECT_EQ(context.trainer().sizes, std::vector<std::int64_t>{40});
+  EXPECT_EQ(context.metrics.at("peak"), 0.1);
+  EXPECT_EQ(context.metrics.at("held_out_images"), 0);
+  EXPECT_THAT(context.messages.back(), HasSubstr("all clean images are of one class"));
 }
 
-TEST_F(Scripted, OneImageOfEachClassIsRefused) {
-  EXPECT_THROW(defend(images(2)), backstop::EnvironmentError);
+TEST_F(Scripted, OneImageOfEachClassJudgesNothing) {
+  skills[0.1] = 0.7;
+  defend(images(2));
+  EXPECT_EQ(context.trainer().sizes, std::vector<std::int64_t>{2});
+  EXPECT_EQ(context.metrics.at("peak"), 0.1);
+  EXPECT_THAT(context.messages.back(), HasSubstr("no class has two clean images"));
 }
 
 TEST_F(Scripted, ClassesWithoutImagesAreNamed) {
