@@ -18,8 +18,8 @@ struct OpenedModel {
   Architecture architecture;                 ///< as recognized; `pixels` is set only for an mlp
   std::map<std::string, std::string> names;  ///< the file's to the network's, where they differ
 
-  /// Whether the file was written by this program, which records what it trains.
-  [[nodiscard]] bool ours() const { return file.facts.architecture.has_value(); }
+  /// Whether the file was written by this program, which records all of what it trains.
+  [[nodiscard]] bool ours() const { return file.facts.width.has_value(); }
   /// The file's tensors under the network's names.
   [[nodiscard]] NamedTensors weights() const;
   /// `weights`, which have the network's names, under the file's.
