@@ -34,21 +34,25 @@ using nlohmann::json;
 using recipe::kUndefended;
 using recipe::Scenario;
 
-std::vector<double> numbers_of(const at::Tensor& tensor) {
-  const at::Tensor numbers = tensor.to(at::kDouble).contiguous();
-  return {numbers.data_ptr<double>(), numbers.data_ptr<double>() + numbers.numel()};
-}
-
-/// Those that a plugin has recorded as artifacts NAME.x and NAME.y: [{name, x, y}].
+/// Those that a plugin has recorded as artifacts NAME.x and NAME.y: [{name, x, y}], without points
+/// that are not finite.
 json curves_of(const NamedTensors& artifacts) {
   constexpr std::int64_t kMostPoints = 1000;
   json curves = json::array();
   for (const auto& [name, x] : artifacts) {
     if (!name.ends_with(".x") || x.dim() != 1 || x.numel() > kMostPoints) continue;
     const std::string title = name.substr(0, name.size() - 2);
-    for (const auto& [other, y] : artifacts)
-      if (other == title + ".y" && y.sizes() == x.sizes())
-        curves.push_back({{"name", title}, {"x", numbers_of(x)}, {"y", numbers_of(y)}});
+    for (const auto& [other, y] : artifacts) {
+      if (other != title + ".y" || y.sizes() != x.sizes()) continue;
+      json curve = {{"name", title}, {"x", json::array()}, {"y", json::array()}};
+      for (std::int64_t i = 0; i < x.numel(); ++i) {
+        const double at = x[i].item<double>(), value = y[i].item<double>();
+        if (!std::isfinite(at) || !std::isfinite(value)) continue;
+        curve["x"].push_back(at);
+        curve["y"].push_back(value);
+      }
+      curves.push_back(std::move(curve));
+    }
   }
   return curves;
 }
