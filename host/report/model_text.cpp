@@ -37,8 +37,13 @@ std::string accuracy_text(const json& row) {
 
 std::string numbers(const json& list) {
   std::vector<std::string> texts;
-  for (const auto& number : list) texts.push_back(base::shortest(number.get<double>()));
+  for (const auto& number : list) texts.push_back(fmt::format("{:.4g}", number.get<double>()));
   return base::list_of(texts);
+}
+
+/// Of a normalization that was tried.
+std::string in_words(const std::string& name) {
+  return name == "dataset" ? "that of the images" : name;
 }
 
 /// "imagenet, which fits 400 of the images best (0.916; cifar10 0.915, half 0.850, none 0.399)".
@@ -59,8 +64,9 @@ std::string normalization_text(const json& results) {
   std::stable_sort(others.begin(), others.end());
   std::string list;
   for (const auto& [accuracy, other] : others)
-    list += fmt::format("{}{} {}", list.empty() ? "" : ", ", other, base::fixed(-accuracy, 3));
-  return fmt::format("{} ({}), chosen by accuracy on {} images: {}; {}", name, constants,
+    list += fmt::format("{}{} {}", list.empty() ? "" : ", ", in_words(other),
+                        base::fixed(-accuracy, 3));
+  return fmt::format("{} ({}), chosen by accuracy on {} images: {}; {}", in_words(name), constants,
                      base::grouped(std::llround(number_in(record, "images").value_or(0))),
                      base::fixed(number_in(section_of(record, "accuracies"), name).value_or(0), 3),
                      list);
@@ -121,10 +127,15 @@ std::string model_text(const json& description) {
                                                                             : "not in the file");
   if (const json& attack = section_of(description, "trained_with"); attack.is_string())
     lines += line("trained with", "attack " + attack.get<std::string>());
-  for (const auto& entry : section_of(description, "rest"))
-    lines += line("also in the file", " " + entry.get<std::string>());
-  for (const auto& entry : section_of(description, "offers"))
-    lines += line("offers", entry.get<std::string>());
+  if (const json& offers = section_of(description, "offers"); !offers.empty())
+    lines += line("offers", base::list_of(offers.get<std::vector<std::string>>()));
+  for (const auto& note : section_of(description, "notes"))
+    lines += line("", note.get<std::string>());
+  const char* what = "also in it";
+  for (const auto& entry : section_of(description, "rest")) {
+    lines += line(what, entry.get<std::string>());
+    what = "";
+  }
   return lines;
 }
 

@@ -8,7 +8,7 @@
 
 namespace backstop::report {
 
-/// What describe_model() of the engine found in a file: format, network, normalization, lines of
+/// What describe_model() of the engine found in a file: format, network, normalization, in lines of
 /// "what: text".
 std::string model_text(const nlohmann::json& description);
 

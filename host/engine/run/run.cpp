@@ -377,10 +377,10 @@ Normalization Run::normalization(const Architecture& architecture) {
              recipe_.scenario != Scenario::encoder) {
     choice = choose_normalization(*opened_, architecture, source(), compute_, services(label));
     log(label, "info",
-        fmt::format("{} does not record how its model normalizes images; \"{}\" fits the images "
-                    "best ({})",
-                    file, choice.record["name"].get<std::string>(),
-                    text_of(choice.normalization, channels)));
+        fmt::format("{} does not record how its model normalizes images; of {} normalizations, "
+                    "\"{}\" fits {} of the training images best",
+                    file, choice.record["accuracies"].size(),
+                    choice.record["name"].get<std::string>(), choice.record["images"].dump()));
   } else {
     choice.normalization = source().data.normalization;
     choice.record = record_of(choice.normalization, channels, "dataset");

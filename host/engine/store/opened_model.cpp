@@ -10,6 +10,7 @@
 #include "host/base/text.hpp"
 #include "host/engine/model/recognize.hpp"
 #include "host/engine/model/torchscript.hpp"
+#include "host/engine/store/scalar_types.hpp"
 #include "host/schema/architectures.hpp"
 
 namespace backstop::engine {
@@ -27,7 +28,7 @@ NamedTensors renamed(NamedTensors tensors, const std::map<std::string, std::stri
 json counts_by_type(const NamedTensors& tensors) {
   json counts = json::object();
   for (const auto& [name, tensor] : tensors) {
-    auto& count = counts[c10::toString(tensor.scalar_type())];
+    auto& count = counts[std::string(to_string(*element_type(tensor.scalar_type())))];
     count = count.is_null() ? tensor.numel() : count.get<std::int64_t>() + tensor.numel();
   }
   return counts;
@@ -59,7 +60,6 @@ json offers_of(const Architecture& architecture) {
     if (facts.has_head) offers.push_back("features and a head that can be replaced");
     if (facts.batch_norm) offers.push_back("batch normalization");
     if (facts.feature_maps) offers.push_back("feature maps");
-    for (const auto& note : facts.notes) offers.push_back(note);
   } else if (const auto* info = schema::find_architecture(architecture.name)) {
     if (info->replaceable_head) offers.push_back("features and a head that can be replaced");
     if (info->batch_norm) offers.push_back("batch normalization");
@@ -122,6 +122,7 @@ json describe_model(const std::filesystem::path& path) {
     const Architecture& a = model.architecture;
     facts["network"] = network_text(a);
     facts["offers"] = offers_of(a);
+    if (a.script) facts["notes"] = describe_script(a.script).notes;
     facts["architecture"] = a.name;
     facts["width"] = a.width;
     facts["channels"] = a.channels;

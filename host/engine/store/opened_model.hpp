@@ -33,7 +33,7 @@ OpenedModel open_model(const std::filesystem::path& path);
 /// What is known of a model's file without images, for people and for `backstop check`:
 ///   {file, format, sha256, bytes, location, prefix, rest: [text], tensors, parameters, dtypes:
 ///    {name: parameters}, network: text, architecture, width, channels, classes,
-///    normalization: text or null, offers: [text], trained_with: attack or null}
+///    normalization: text or null, offers: [text], notes: [text], trained_with: attack or null}
 /// or {file, format, ..., error, hint} when it cannot be opened. Throws only for a bug.
 nlohmann::json describe_model(const std::filesystem::path& path);
 
