@@ -25,6 +25,8 @@ constexpr std::uint64_t kMostStrides = std::uint64_t{1} << 40;
 /// bytes of the file, or this many bytes.
 constexpr std::uint64_t kMostTimes = 8, kAlwaysAllowed = 64u << 20;
 
+constexpr std::string_view kData = "data.pkl";
+
 /// The place of a storage in the file, by its key; nothing when there is none.
 using Places = std::function<std::optional<StoredBytes>(const std::string& key)>;
 
@@ -131,10 +133,14 @@ Pickle pickle_at(const InputFile& file, std::uint64_t at) {
 }  // namespace
 
 std::string root_of(const ZipArchive& zip) {
-  if (zip.entries().empty()) return {};
-  const std::string& first = zip.entries().front().name;
-  const std::size_t slash = first.find('/');
-  return slash == std::string::npos ? std::string() : first.substr(0, slash + 1);
+  std::string_view shortest;
+  for (const ZipEntry& entry : zip.entries()) {
+    const std::string_view name = entry.name;
+    if ((name == kData || name.ends_with("/data.pkl")) &&
+        (shortest.empty() || name.size() < shortest.size()))
+      shortest = name;
+  }
+  return std::string(shortest.substr(0, shortest.empty() ? 0 : shortest.size() - kData.size()));
 }
 
 ModelHeader read_checkpoint(const InputFile& file, const ZipArchive& zip, FileFormat format) {

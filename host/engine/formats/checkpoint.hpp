@@ -10,8 +10,8 @@
 
 namespace backstop::engine {
 
-/// The folder in which all entries of an archive of PyTorch lie, with a slash: "archive/". Empty when
-/// there is none.
+/// The folder in which all of a checkpoint or of TorchScript lies, with a slash: "archive/". Empty when
+/// that is the root, or there is no data.pkl.
 std::string root_of(const ZipArchive& zip);
 
 /// A checkpoint that torch.save has written since PyTorch 1.6, or TorchScript.

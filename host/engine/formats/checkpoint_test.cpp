@@ -243,6 +243,16 @@ TEST_F(Checkpoints, RefuseClaimsOfMemory) {
       HasSubstr("its compressed tensors claim more than"));
 }
 
+TEST_F(Checkpoints, MayHaveBeenZippedAgain) {
+  EXPECT_EQ(header(zip({{"m/", ""},
+                        {"m/data/0", floats({1, 2, 3, 4}), true},
+                        {"m/data/1", floats({5, 6}), true},
+                        {"m/extra/data.pkl", ""},
+                        {"m/data.pkl", pickle(state_dict()), true}}))
+                .tensors.size(),
+            2U);
+}
+
 TEST_F(Checkpoints, RefuseBigEndianNumbers) {
   EXPECT_THAT(why(zip({{"a/data.pkl", pickle(state_dict())}, {"a/byteorder", "big"}})),
               HasSubstr("in the byte order of other machines"));

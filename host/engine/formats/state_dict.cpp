@@ -238,10 +238,10 @@ class Finder {
   /// What BackdoorBench records, and constants of normalization as many programs do.
   void read_facts(ModelFacts& facts) const {
     const NodeId root = pickle_.root;
-    if (const auto classes = pickle_.find(root, "num_classes"))
-      if (const auto& node = pickle_[*classes]; node.kind == Kind::integer && node.integer > 0)
-        facts.classes = node.integer;
     if (const auto name = pickle_.find(root, "model_name")) {
+      if (const auto classes = pickle_.find(root, "num_classes"))
+        if (const auto& node = pickle_[*classes]; node.kind == Kind::integer && node.integer > 0)
+          facts.classes = node.integer;
       // Its other networks have names of Backstop's, but are not the same.
       if (pickle_.is_text(*name, "preactresnet18")) facts.architecture = "preact-resnet18";
       if (const auto size = pickle_.find(root, "img_size"))
