@@ -7,6 +7,7 @@
 #include <sstream>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
 #include <ATen/Context.h>
 #include <fmt/format.h>
@@ -20,9 +21,9 @@
 #include <torch/csrc/jit/serialization/import.h>
 
 #include "host/base/error.hpp"
-#include "host/base/files.hpp"
 #include "host/base/hash.hpp"
 #include "host/base/text.hpp"
+#include "host/engine/formats/zip_archive.hpp"
 #include "host/engine/model/bytes_reader.hpp"
 #include "host/engine/model/torchscript_safety.hpp"
 #include "host/engine/plugins/torch_state.hpp"
@@ -36,6 +37,8 @@ namespace {
 
 /// More than any network has, and less than it takes to fill the memory with nodes.
 constexpr std::size_t kMostNodes = 1'000'000;
+/// SECURITY.md states this bound.
+constexpr std::uint64_t kMostCompressed = 64u << 20;
 
 [[noreturn]] void refuse(const std::string& file, const std::string& what,
                          const std::string& hint = {}) {
@@ -269,7 +272,8 @@ class ForwardReader {
           forward_.frozen_dropout = true;
       }
       if (node->isNondeterministic()) forward_.random = true;
-      if (!forward_.channels && name.find("conv") != std::string::npos) read_channels(*node);
+      const bool first = name.find("conv") != std::string::npos && !std::exchange(convolves_, true);
+      if (first) read_channels(*node);
     });
   }
 
@@ -370,6 +374,7 @@ class ForwardReader {
   const std::string& file_;
   const jit::Module& module_;
   std::shared_ptr<jit::Graph> graph_;
+  bool convolves_ = false;
   Forward forward_;
 };
 
@@ -498,6 +503,7 @@ class ScriptNetwork final : public Network {
     try {
       return probe(forward(), module_, a.channels, height, width);
     } catch (const std::exception& e) {
+      if (out_of_memory(e.what())) throw;
       throw base::HostError(
           base::ExitCode::usage,
           fmt::format("{} does not take images of {} x {} pixels in {}: {}", script_->file, width,
@@ -668,6 +674,25 @@ class ScriptNetwork final : public Network {
          "torch.jit.save of PyTorch writes such archives");
 }
 
+/// The names of what was saved beside the network. Refuses an archive that is too large: LibTorch
+/// takes as much memory as a compressed entry asks for; the others lie in the file as they are.
+std::vector<std::string> extra_files(const InputFile& file) {
+  constexpr std::string_view kExtra = "/extra/";
+  std::vector<std::string> names;
+  std::uint64_t sum = 0;
+  for (const ZipEntry& entry : ZipArchive(file).entries()) {
+    const std::size_t folder = entry.name.find('/');
+    if (folder != entry.name.npos && entry.name.compare(folder, kExtra.size(), kExtra) == 0)
+      names.push_back(entry.name.substr(folder + kExtra.size()));
+    if (entry.deflated) sum += std::min(entry.size, kMostCompressed + 1);
+    if (sum > kMostCompressed)
+      file.refuse(fmt::format("the code of the network takes more than {} MiB when it is unpacked",
+                              kMostCompressed >> 20),
+                  kDamaged);
+  }
+  return names;
+}
+
 /// Whole sentences, for `check` and `inspect`.
 std::vector<std::string> notes_of(const Forward& forward, const ScriptFacts& facts) {
   std::vector<std::string> notes;
@@ -709,15 +734,17 @@ const char* type_name(at::ScalarType type) {
 }  // namespace
 
 std::shared_ptr<const Script> load_script(const std::filesystem::path& path) {
-  ScriptArchive archive{path.string(), base::read_file(path)};
+  const InputFile file(path);
+  ScriptArchive archive{path.string(), file.text(0, file.size())};
   auto script = std::make_shared<Script>();
+  for (const std::string& name : extra_files(file)) script->extra[name];
   script->file = archive.name;
   script->sha256 = base::sha256_of_text(archive.bytes);
   const DefaultGeneratorGuard guard;
   try {
     check_text(archive);
-    script->module =
-        jit::load(std::make_shared<BytesReader>(archive.bytes), c10::Device(c10::kCPU));
+    script->module = jit::load(std::make_shared<BytesReader>(archive.bytes), c10::Device(c10::kCPU),
+                               script->extra);
     check_graphs(script->module, script->file);
     script->forward = ForwardReader(script->file, script->module).read();
   } catch (const base::HostError&) {
@@ -785,23 +812,31 @@ ScriptFacts describe_script(const std::shared_ptr<const Script>& script) {
   const auto most = std::max_element(
       types.begin(), types.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   facts.dtype = type_name(most == types.end() ? at::kFloat : most->first);
+  const std::vector<std::int64_t> channels =
+      forward.channels ? std::vector{*forward.channels} : std::vector<std::int64_t>{3, 1};
+  std::string failure;
   // Small ones first: they cost least. A network with a fixed size takes one of them only.
-  for (const std::int64_t side : {32, 28, 64, 96, 128, 224, 256, 299, 384}) {
-    Architecture architecture{"torchscript", 0, facts.channels.value_or(3), 0, side * side, script};
-    try {
-      const Probe seen = probe(forward, script->module, architecture.channels, side, side);
-      facts.classes = architecture.classes = seen.logits.size(1);
-    } catch (const std::exception&) {
-      continue;
+  for (const std::int64_t side : {32, 28, 64, 96, 128, 224, 256, 299, 384})
+    for (const std::int64_t depth : channels) {
+      if (facts.classes) continue;
+      try {
+        const Probe seen = probe(forward, script->module, depth, side, side);
+        const DefaultGeneratorGuard guard;
+        ScriptNetwork network({"torchscript", 0, depth, seen.logits.size(1), side * side, script});
+        facts.classes = seen.logits.size(1);
+        facts.channels = depth;
+        facts.side = side;
+        facts.has_head = !network.head().is_empty();
+        facts.feature_maps = !network.stages().empty();
+        for (const auto& module : network.modules(/*include_self=*/false))
+          if (module->as<nn::BatchNorm2dImpl>() != nullptr) facts.batch_norm = true;
+      } catch (const std::exception& e) {
+        failure = reason_in(e.what());
+      }
     }
-    const DefaultGeneratorGuard guard;
-    ScriptNetwork network(architecture);
-    facts.side = side;
-    facts.has_head = !network.head().is_empty();
-    facts.feature_maps = !network.stages().empty();
-    for (const auto& module : network.modules(/*include_self=*/false))
-      if (module->as<nn::BatchNorm2dImpl>() != nullptr) facts.batch_norm = true;
-    break;
+  if (!facts.classes) {
+    facts.notes = {"it does not run on square images of 28 to 384 pixels: " + failure};
+    return facts;
   }
   facts.notes = notes_of(forward, facts);
   return facts;

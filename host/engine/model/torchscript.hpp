@@ -44,8 +44,9 @@ struct ScriptFacts {
   bool feature_maps = false;
   bool training_mode_can_change = false;  ///< or nothing in it has modes
   std::int64_t parameters = 0;
-  std::string dtype;               ///< of most parameters, such as "float32"
-  std::vector<std::string> notes;  ///< whole sentences about what cannot be offered
+  std::string dtype;  ///< of most parameters, such as "float32"
+  std::vector<std::string>
+      notes;  ///< sentences about what cannot be offered, or why it does not run
 };
 
 /// Runs the network once or a few times on random images.

@@ -756,6 +756,9 @@ class SourceCheck {
     const std::string name = text(0);
     if (name == "__setstate__" || name == "__getstate__")
       refuse(file_, fmt::format("has a method {}, which would run while the file is loaded", name));
+    if ((name == "torch" || name == "ops") && !before_is('.') && !next_is(1, '.'))
+      refuse(file_, fmt::format("hands `{}` on in {}, so it is not known what it calls", name,
+                                shown(function_)));
     const bool called = next_is(1, '(');
     if (called && (name == "getattr" || name == "hasattr")) check_strings();
     if (before_is('.')) {  // of what a call or a subscript gives

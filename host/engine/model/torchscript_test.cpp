@@ -169,6 +169,36 @@ base::HostError error_of(const Act& act) {
   return {base::ExitCode::done, "there was no error"};
 }
 
+/// The archive with another text in its code, as somebody else's program could write it.
+void edit(const fs::path& file, const std::string& entry, const std::string& from,
+          const std::string& to, bool compress = false) {
+  std::map<std::string, std::string> records;
+  {
+    caffe2::serialize::PyTorchStreamReader reader(file.string());
+    for (const std::string& name : reader.getAllRecords()) {
+      const auto [data, size] = reader.getRecord(name);
+      records[name].assign(static_cast<const char*>(data.get()), size);
+    }
+  }
+  std::string& text = records.at(entry);
+  const std::size_t at = text.find(from);
+  ASSERT_NE(at, text.npos) << text;
+  text.replace(at, from.size(), to);
+  caffe2::serialize::PyTorchStreamWriter writer(file.string());
+  for (const auto& [name, content] : records)
+    if (name != "version") writer.writeRecord(name, content.data(), content.size(), compress);
+  writer.writeEndOfFile();
+}
+
+constexpr const char* kCode = "code/__torch__/parts.py";
+constexpr const char* kCall = "torch.mul(x, x)";
+
+jit::Module harmless() {
+  jit::Module module = part("Layer");
+  module.define("def forward(self, x):\n  return torch.mul(x, x)\n");
+  return module;
+}
+
 TEST_F(TorchScript, ComputesWhatTheSameNetworkComputes) {
   Classifier script = model_of(save(small_network()));
   Classifier own = own_model(script.state());
@@ -493,6 +523,23 @@ TEST_F(TorchScript, RefusesImagesThatItCannotTake) {
                         "mat2 shapes cannot be multiplied"));
 }
 
+TEST_F(TorchScript, SaysWhyANetworkDoesNotRunAtAll) {
+  const ScriptFacts facts = describe_script(load_script(save(
+      small_network("def forward(self, x):\n  return torch.reshape(self.scores(x), [1, 7])\n"))));
+  EXPECT_FALSE(facts.classes || facts.side);
+  EXPECT_THAT(
+      facts.notes,
+      ElementsAre(HasSubstr("it does not run on square images of 28 to 384 pixels: shape")));
+}
+
+TEST_F(TorchScript, RefusesCodeThatUnpacksToTooMuch) {
+  const fs::path file = save(harmless(), "bomb.pt");
+  edit(file, kCode, kCall, "x" + std::string(80 << 20, ' '), /*compress=*/true);
+  ASSERT_LT(fs::file_size(file), 1u << 20);
+  EXPECT_THAT(error_of([&] { load_script(file); }).what(),
+              HasSubstr("bomb.pt: the code of the network takes more than 64 MiB"));
+}
+
 TEST_F(TorchScript, RefusesOtherSignatures) {
   const std::pair<const char*, const char*> kCases[] = {
       {"def other(self, x):\n  return x\n", "has no method forward, so it is no network"},
@@ -587,36 +634,6 @@ TEST_P(HostileScript, DoesNothing) {
   }
 }
 
-/// The archive with another text in its code, as somebody else's program could write it.
-void edit(const fs::path& file, const std::string& entry, const std::string& from,
-          const std::string& to) {
-  std::map<std::string, std::string> records;
-  {
-    caffe2::serialize::PyTorchStreamReader reader(file.string());
-    for (const std::string& name : reader.getAllRecords()) {
-      const auto [data, size] = reader.getRecord(name);
-      records[name].assign(static_cast<const char*>(data.get()), size);
-    }
-  }
-  std::string& text = records.at(entry);
-  const std::size_t at = text.find(from);
-  ASSERT_NE(at, text.npos) << text;
-  text.replace(at, from.size(), to);
-  caffe2::serialize::PyTorchStreamWriter writer(file.string());
-  for (const auto& [name, content] : records)
-    if (name != "version") writer.writeRecord(name, content.data(), content.size());
-  writer.writeEndOfFile();
-}
-
-constexpr const char* kCode = "code/__torch__/parts.py";
-constexpr const char* kCall = "torch.mul(x, x)";
-
-jit::Module harmless() {
-  jit::Module module = part("Layer");
-  module.define("def forward(self, x):\n  return torch.mul(x, x)\n");
-  return module;
-}
-
 struct Edited {
   const char* name;
   const char* from;
@@ -651,6 +668,7 @@ INSTANTIATE_TEST_SUITE_P(
                "calls aten::save in forward"},
         Edited{"OfAValue", kCall, "(torch.mul(x, x)).save(\"written\")",
                "calls aten::save in forward"},
+        Edited{"ByAnotherName", kCall, "getattr(ops, \"image\")", "hands `ops` on in forward"},
         Edited{"Fork", kCall, "fork(self.forward, x)", "calls fork in forward"},
         Edited{"Python", kCall, "^Evil(1)(x)", "calls the Python function Evil in forward"},
         Edited{"ForeignClass", kCall,
