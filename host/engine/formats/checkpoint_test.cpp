@@ -116,6 +116,14 @@ TEST_F(Checkpoints, MayHaveSeveralStateDicts) {
   EXPECT_THAT(read.rest, ElementsAre("1 = 7"));
 }
 
+TEST_F(Checkpoints, MayHoldMoreThanIsSaid) {
+  Entries all = {{"state_dict", state_dict()}};
+  for (int i = 0; i < 50; ++i) all.emplace_back(std::to_string(i), integer(i));
+  const ModelHeader read = of(dictionary(all));
+  ASSERT_EQ(read.rest.size(), 41U);
+  EXPECT_EQ(read.rest.back(), "and 10 more");
+}
+
 TEST_F(Checkpoints, OfAnOptimizerAloneHoldNoModel) {
   const std::string state = "}" + integer(0) + dictionary({{"momentum_buffer", tensor({})}}) + "s";
   EXPECT_THAT(

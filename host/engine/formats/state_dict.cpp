@@ -5,7 +5,6 @@
 #include <cmath>
 #include <optional>
 #include <string_view>
-#include <unordered_map>
 #include <unordered_set>
 
 #include <fmt/format.h>
@@ -80,7 +79,7 @@ class Finder {
     std::vector<std::string> keys;
     NodeId node = pickle_.root;
     for (const Step& step : *path) {
-      describe_others(node, step.child, fmt::format("{}", fmt::join(keys, ".")), found.rest);
+      describe_others(node, step.child, fmt::format("{}", fmt::join(keys, ".")));
       keys.push_back(step.name);
       node = step.child;
     }
@@ -88,11 +87,8 @@ class Finder {
     take(node, found);
     found.prefix = take_prefix(found.tensors);
     read_facts(found.facts);
-    if (found.rest.size() > kMostWords) {
-      const std::size_t more = found.rest.size() - kMostWords;
-      found.rest.resize(kMostWords);
-      found.rest.push_back(fmt::format("and {} more", more));
-    }
+    found.rest = std::move(rest_);
+    if (unsaid_ > 0) found.rest.push_back(fmt::format("and {} more", unsaid_));
     return found;
   }
 
@@ -149,7 +145,7 @@ class Finder {
     return path;
   }
 
-  void take(NodeId node, FoundWeights& found) const {
+  void take(NodeId node, FoundWeights& found) {
     std::unordered_set<std::string_view> names;
     for (const auto& [key, value] : children(node)) {
       if (!names.insert(key).second)
@@ -165,7 +161,7 @@ class Finder {
                      "only dense tensors of floats, integers and booleans are read: in Python, "
                      "convert the model (`dequantize()`, `to_dense()`) and save it again");
       } else {
-        found.rest.push_back(description(name_of(key), value));
+        describe(name_of(key), value);
       }
     }
     if (found.tensors.size() > kMostTensors)
@@ -174,12 +170,17 @@ class Finder {
 
   // -- all the rest, in words --
 
-  void describe_others(NodeId node, NodeId taken, const std::string& location,
-                       std::vector<std::string>& rest) const {
+  void describe_others(NodeId node, NodeId taken, const std::string& location) {
     for (const auto& [key, value] : children(node))
       if (value != taken)
-        rest.push_back(
-            description(location.empty() ? name_of(key) : location + "." + name_of(key), value));
+        describe(location.empty() ? name_of(key) : location + "." + name_of(key), value);
+  }
+
+  void describe(const std::string& name, NodeId node) {
+    if (rest_.size() < kMostWords)
+      rest_.push_back(description(name, node));
+    else
+      ++unsaid_;
   }
 
   [[nodiscard]] std::string description(const std::string& name, NodeId node) const {
@@ -274,7 +275,9 @@ class Finder {
     };
     if (is_module(pickle_.root)) refuse_module("it holds", pickle_.root);
     std::vector<std::string> found;
+    std::size_t looked_at = 0;
     for (const auto& [key, value] : children(pickle_.root)) {
+      if (++looked_at > kMostWords) break;
       if (is_module(value)) refuse_module(shown(std::string(key)) + " is", value);
       if (found.size() < 5) found.push_back(shown(std::string(key)));
     }
@@ -292,6 +295,8 @@ class Finder {
   const Pickle& pickle_;
   const InputFile& file_;
   std::unordered_set<NodeId> seen_;
+  std::vector<std::string> rest_;
+  std::size_t unsaid_ = 0;  ///< what `rest_` has no place for
 };
 
 /// Follows the attributes of TorchScript's modules.
@@ -329,15 +334,15 @@ class Attributes {
           visit(entries[i + 1], name + ".", depth + 1);
         else if (!names_.insert(name).second)
           file_.refuse(fmt::format("two of its tensors are called {}", shown(name)), kDamaged);
+        else if (names_.size() > kMostTensors)
+          file_.refuse(fmt::format("it has more than {} tensors", kMostTensors), kDamaged);
         else
           found_.tensors.emplace_back(std::move(name), entries[i + 1]);
       }
     }
-    if (found_.tensors.size() > kMostTensors)
-      file_.refuse(fmt::format("it has more than {} tensors", kMostTensors), kDamaged);
   }
 
-  static constexpr std::size_t kLongestPath = 4096;
+  static constexpr std::size_t kLongestPath = 1000;
 
   const Pickle& pickle_;
   const InputFile& file_;
