@@ -680,7 +680,8 @@ std::vector<std::string> extra_files(const InputFile& file) {
   constexpr std::string_view kExtra = "/extra/";
   std::vector<std::string> names;
   std::uint64_t sum = 0;
-  for (const ZipEntry& entry : ZipArchive(file).entries()) {
+  const ZipArchive archive(file);
+  for (const ZipEntry& entry : archive.entries()) {
     const std::size_t folder = entry.name.find('/');
     if (folder != entry.name.npos && entry.name.compare(folder, kExtra.size(), kExtra) == 0)
       names.push_back(entry.name.substr(folder + kExtra.size()));

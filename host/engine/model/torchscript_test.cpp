@@ -763,7 +763,8 @@ TEST_F(TorchScript, RefusesDamagedArchives) {
   for (int i = 0; i < 150; ++i) {
     std::string changed = whole;
     const at::Tensor at = at::randint(static_cast<std::int64_t>(whole.size()), {4}, generator);
-    for (int k = 0; k < 4; ++k) changed[at[k].item<std::size_t>()] = static_cast<char>(i + k);
+    for (int k = 0; k < 4; ++k)
+      changed[static_cast<std::size_t>(at[k].item<std::int64_t>())] = static_cast<char>(i + k);
     base::write_file("changed.pt", changed);
     const base::HostError error = error_of([&] { load_script("changed.pt"); });
     if (error.code() == base::ExitCode::done) continue;  // only a number has changed
