@@ -32,10 +32,10 @@
 #include <cmath>
 #include <cstdint>
 #include <iomanip>
-#include <limits>
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -65,8 +65,8 @@ struct Outcome {
   double peak = 0;
   Model* model = nullptr;
   at::Tensor correct = {};  ///< bool [n] on the CPU
-  double accuracy = std::numeric_limits<double>::quiet_NaN();
-  double loss = std::numeric_limits<double>::quiet_NaN();
+  double accuracy = 0;
+  double loss = 0;
 
   bool diverged() const { return !correct.defined(); }
 };
@@ -193,7 +193,7 @@ class AutoFineTuning final : public backstop::Defense {
   const Outcome& nearest(const std::vector<Outcome>& tried) const {
     const auto most =
         std::max_element(tried.begin(), tried.end(), [](const Outcome& a, const Outcome& b) {
-          return !a.diverged() ? !b.diverged() && a.accuracy < b.accuracy : !b.diverged();
+          return std::pair(!a.diverged(), a.accuracy) < std::pair(!b.diverged(), b.accuracy);
         });
     if (most->diverged())
       throw ParameterError((std::ostringstream() << "training diverges at every peak from "
@@ -207,15 +207,17 @@ class AutoFineTuning final : public backstop::Defense {
 
   void report(Context& ctx, const std::vector<Outcome>& tried, const Outcome& chosen,
               const Outcome& before, bool knows, bool back) const {
-    std::vector<double> rates, accuracies, losses;  // in increasing order
+    std::vector<double> peaks, accuracies, finite, losses;  // in increasing order of the peaks
     for (auto outcome = tried.rbegin(); outcome != tried.rend(); ++outcome) {
-      rates.push_back(outcome->peak);
+      peaks.push_back(outcome->peak);
       accuracies.push_back(outcome->accuracy);
+      if (outcome->diverged()) continue;
+      finite.push_back(outcome->peak);
       losses.push_back(outcome->loss);
     }
-    for (const char* curve : {"held-out accuracy by peak", "held-out loss by peak"})
-      ctx.artifact(std::string(curve) + ".x", at::tensor(rates));
+    ctx.artifact("held-out accuracy by peak.x", at::tensor(peaks));
     ctx.artifact("held-out accuracy by peak.y", at::tensor(accuracies));
+    ctx.artifact("held-out loss by peak.x", at::tensor(finite));
     ctx.artifact("held-out loss by peak.y", at::tensor(losses));
     ctx.metric("peak", chosen.peak);
     ctx.metric("held_out_images", static_cast<double>(before.correct.numel()));

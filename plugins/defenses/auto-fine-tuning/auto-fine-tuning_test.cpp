@@ -114,10 +114,12 @@ TEST_F(Scripted, TheLargestPeakThatComesBackIsChosen) {
   EXPECT_EQ(context.metrics.at("held_out_images"), 40);
   EXPECT_EQ(context.metrics.at("held_out_accuracy_before"), 1);
   EXPECT_EQ(context.metrics.at("held_out_accuracy_after"), 1);
-  EXPECT_EQ(artifact("range.rates"), (std::vector<double>{0.4, 0.8, 1.6}));  // 0.2 is not tried
-  EXPECT_EQ(artifact("range.accuracies").front(), 1);
-  EXPECT_EQ(artifact("range.accuracies").back(), 0);
-  EXPECT_LT(artifact("range.losses").front(), artifact("range.losses").back());
+  EXPECT_EQ(artifact("held-out accuracy by peak.x"),
+            (std::vector<double>{0.4, 0.8, 1.6}));  // 0.2 is not tried
+  EXPECT_EQ(artifact("held-out accuracy by peak.y").front(), 1);
+  EXPECT_EQ(artifact("held-out accuracy by peak.y").back(), 0);
+  EXPECT_LT(artifact("held-out loss by peak.y").front(),
+            artifact("held-out loss by peak.y").back());
   EXPECT_THAT(context.messages.back(),
               HasSubstr("peak 0.4: the largest of 6 from which held-out accuracy comes back (1 "
                         "before, 1 after; 0.8 ends at 0."));
@@ -127,7 +129,8 @@ TEST_F(Scripted, APeakThatDivergesIsSkipped) {
   skills = {{0.4, 1}, {0.8, kNaN}, {1.6, kNaN}};
   defend();
   EXPECT_EQ(context.metrics.at("peak"), 0.4);
-  EXPECT_TRUE(std::isnan(artifact("range.accuracies").back()));
+  EXPECT_EQ(artifact("held-out accuracy by peak.y"), (std::vector<double>{1, 0, 0}));
+  EXPECT_EQ(artifact("held-out loss by peak.x"), std::vector<double>{0.4});
   EXPECT_THAT(context.messages.back(), HasSubstr("; 0.8 diverges)"));
 }
 
@@ -136,7 +139,7 @@ TEST_F(Scripted, WhereNoPeakComesBackTheLargestNearTheBestIsTaken) {
   defend();
   EXPECT_EQ(context.metrics.at("peak"), 0.1);
   EXPECT_EQ(skill(model), 0.5);
-  EXPECT_EQ(artifact("range.rates").size(), 6);
+  EXPECT_EQ(artifact("held-out accuracy by peak.x").size(), 6);
   EXPECT_THAT(context.messages.back(), HasSubstr("no peak from 0.05 to 1.6 brings"));
 }
 
