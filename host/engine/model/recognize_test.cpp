@@ -52,7 +52,7 @@ TensorShape& named(Shapes& shapes, const std::string& name) {
   throw std::out_of_range(name);
 }
 
-void erase(Shapes& shapes, const std::string& prefix) {
+void drop(Shapes& shapes, const std::string& prefix) {
   std::erase_if(shapes, [&](const TensorShape& t) { return t.name.starts_with(prefix); });
 }
 
@@ -206,9 +206,9 @@ TEST(Recognize, SaysInWordsWhatDiffers) {
                         named(s, "conv1.weight").shape = {8, 3, 5, 5};
                       }),
             "nearest is resnet18, but conv1 is 5x5, not 3x3");
-  EXPECT_EQ(text_with("resnet18", [](Shapes& s) { erase(s, "layer4"); }),
+  EXPECT_EQ(text_with("resnet18", [](Shapes& s) { drop(s, "layer4"); }),
             "nearest is resnet18, but layer4 is missing");
-  EXPECT_EQ(text_with("resnet18", [](Shapes& s) { erase(s, "layer3.1"); }),
+  EXPECT_EQ(text_with("resnet18", [](Shapes& s) { drop(s, "layer3.1"); }),
             "nearest is resnet18, but layer3 has 1 block, not 2");
   EXPECT_EQ(text_with("resnet18",
                       [](Shapes& s) {
@@ -218,12 +218,12 @@ TEST(Recognize, SaysInWordsWhatDiffers) {
                         named(s, "layer3.0.bn1.weight").shape = {33};
                         named(s, "layer3.0.bn2.bias").shape = {33};
                         s.push_back({"layer4.0.conv1.bias", {64}});
-                        erase(s, "fc.bias");
+                        drop(s, "fc.bias");
                       }),
             "nearest is resnet18, but layer2.0.conv2 has 12 channels, not 16; layer2.1.conv1 takes "
             "12 channels, not 16; layer3.0.bn1 has 33 channels, not 32; layer3.0.bn2.bias is [33], "
             "not [32]; layer4.0.conv1 has a bias; and 1 more difference");
-  EXPECT_EQ(text_with("small-cnn", [](Shapes& s) { erase(s, "linear.bias"); }),
+  EXPECT_EQ(text_with("small-cnn", [](Shapes& s) { drop(s, "linear.bias"); }),
             "nearest is small-cnn, but linear has no bias");
   EXPECT_EQ(text_with("small-cnn",
                       [](Shapes& s) {
@@ -248,7 +248,7 @@ TEST(Recognize, SaysInWordsWhatDiffers) {
 
 TEST(Recognize, TellsTheWidthOfAFileWithAnotherStem) {
   Shapes shapes = shapes_in({"resnet34", 16, 3, 43});
-  erase(shapes, "conv1");
+  drop(shapes, "conv1");
   const Recognition found = recognize(shapes);
   ASSERT_TRUE(found.nearest);
   EXPECT_EQ(text_of(*found.nearest), "resnet34, width 16, 43 classes");

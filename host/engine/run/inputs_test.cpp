@@ -62,7 +62,7 @@ class Inputs : public testing::Test {
   }
   DefenseInputs defense() {
     DefenseInputs inputs;
-    inputs.attack_key = {{"stage", "attack"}};
+    inputs.model_key = {{"stage", "attack"}};
     inputs.task = &source_;
     inputs.architecture = {"small-cnn", 8, 3, 10, 64};
     inputs.defense = {{&attack_, {}, {}, {}}, {{"name", "plugin"}}};
@@ -76,16 +76,26 @@ class Inputs : public testing::Test {
                        scheduler_ = entry(catalog::Kind::scheduler, "scheduler");
 };
 
+std::string text_of_key(const AttackInputs& inputs) {
+  return key_of(inputs).dump();
+}
+std::string text_of_key(const SuspectInputs& inputs) {
+  return key_of(inputs).dump();
+}
+std::string text_of_key(const DefenseInputs& inputs) {
+  return key_of(inputs, "defense").dump();
+}
+
 /// Every change gives a key of its own, and none of them the key without a change.
 template <typename Inputs>
 void expect_other_keys(const std::function<Inputs()>& make,
                        const std::vector<std::function<void(Inputs&)>>& changes) {
-  std::vector<std::string> keys{key_of(make()).dump()};
-  EXPECT_EQ(key_of(make()).dump(), keys[0]);
+  std::vector<std::string> keys{text_of_key(make())};
+  EXPECT_EQ(text_of_key(make()), keys[0]);
   for (std::size_t i = 0; i < changes.size(); ++i) {
     Inputs inputs = make();
     changes[i](inputs);
-    const std::string key = key_of(inputs).dump();
+    const std::string key = text_of_key(inputs);
     for (const auto& other : keys) EXPECT_NE(key, other) << "change " << i;
     keys.push_back(key);
   }
@@ -143,6 +153,29 @@ TEST_F(Inputs, EveryInputOfAnAttackIsInItsKey) {
   expect_other_keys<AttackInputs>([this] { return attack(); }, changes);
 }
 
+TEST_F(Inputs, EveryInputOfASuspectIsInItsKey) {
+  DatasetInput task{"set", data("other content"), {4, true}};
+  using Change = std::function<void(SuspectInputs&)>;
+  const auto suspect = [this] {
+    SuspectInputs inputs;
+    inputs.task = &source_;
+    inputs.architecture = {"small-cnn", 8, 3, 10, 64};
+    inputs.model_file = {"model", "1"};
+    return inputs;
+  };
+  std::vector<Change> changes = {
+      [&](auto& i) { i.task = &task; },
+      [](auto& i) { i.measured = false; },
+      [](auto& i) { i.architecture.classes = 9; },
+      [](auto& i) { i.normalization.deviation[0] = 0.5; },
+      [](auto& i) { i.model_file.sha256 = "2"; },
+      [](auto& i) { i.compute.bfloat16 = true; },
+  };
+  expect_other_keys<SuspectInputs>(suspect, changes);
+  const DefenseInputs inputs = defense();
+  EXPECT_NE(key_of(inputs, "defense"), key_of(inputs, "detector"));
+}
+
 TEST_F(Inputs, EveryInputOfADefenseIsInItsKey) {
   DatasetInput task{"set", data("other content"), {4, true}};
   using Change = std::function<void(DefenseInputs&)>;
@@ -150,7 +183,7 @@ TEST_F(Inputs, EveryInputOfADefenseIsInItsKey) {
       [](auto& i) { i.seed = 1; },
       [](auto& i) { i.scenario = recipe::Scenario::transfer; },
       [](auto& i) { i.scenario = recipe::Scenario::encoder; },
-      [](auto& i) { i.attack_key["seed"] = 1; },
+      [](auto& i) { i.model_key["seed"] = 1; },
       [&](auto& i) { i.task = &task; },
       [](auto& i) { i.architecture.width = 9; },
       [](auto& i) { i.normalization.mean[0] = 0.5; },
