@@ -98,6 +98,12 @@ std::string head(const json& results, bool color) {
   return text;
 }
 
+/// Before the model could be measured; the error says why.
+bool ended_early(const json& results) {
+  const json& rows = section_of(results, "rows");
+  return rows.empty() || has_failed(rows[0]);
+}
+
 const json& last_row(const json& results) {
   return section_of(results, "rows").back();
 }
@@ -140,6 +146,7 @@ std::string model_text(const json& description) {
 }
 
 std::string scan_text(const json& results, bool color) {
+  if (ended_early(results)) return "";
   std::string text = head(results, color);
   for (const auto& detector : section_of(results, "detectors")) {
     text += '\n';
@@ -174,6 +181,7 @@ std::vector<std::vector<std::string>> accuracy_by_class(const json& results) {
 }
 
 std::string clean_text(const json& results, double tolerance, bool color) {
+  if (ended_early(results)) return "";
   std::string text = head(results, color);
   const json& row = last_row(results);
   if (has_failed(row)) return text;

@@ -12,8 +12,8 @@ namespace backstop::report {
 /// "what: text".
 std::string model_text(const nlohmann::json& description);
 
-/// The results of a scan: accuracy, a sentence for each detector, the table by class, what the
-/// detectors cannot see.
+/// The results of a scan: accuracy, a sentence for each detector, and the table by class.
+/// Empty if the run ended before the model was measured, and so is that below.
 std::string scan_text(const nlohmann::json& results, bool color);
 
 /// Accuracy of each row on each class of the test images, under a line of titles; empty where the

@@ -66,7 +66,8 @@ base::ExitCode scan(const Invocation& invocation) {
   require_usable(facts);
   if (!invocation.has("json")) print(report::model_text(facts));
   const RecipeRun run{&checked, {}, [&](const nlohmann::json& results) {
-                        return report::scan_text(results, invocation.color_out) + kBlindSpots;
+                        const std::string text = report::scan_text(results, invocation.color_out);
+                        return text.empty() ? text : text + kBlindSpots;
                       }};
   const auto [code, results] = run_recipes(run, invocation);
   if (code != base::ExitCode::done || results.empty()) return code;
