@@ -577,7 +577,6 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Hostile{"InForward", "def forward(self, x):\n  torch.save(x, 'written')\n  return x\n",
                 kSave},
-        Hostile{"AsMethod", "def forward(self, x):\n  x.save('written')\n  return x\n", kSave},
         Hostile{"MapsAFile",
                 "def forward(self, x):\n"
                 "  return torch.from_file('written', True, 100, dtype=None, layout=None, "
@@ -592,7 +591,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "def forward(self, x):\n  return x\n",
                 kSave},
         Hostile{"InABranchThatIsNeverTaken",
-                "def forward(self, x):\n  if 1 > 2:\n    torch.save(x, 'written')\n  return x\n",
+                "def forward(self, x):\n  if x.dim() > 100:\n    torch.save(x, 'written')\n  "
+                "return x\n",
                 kSave},
         Hostile{
             "InALoop",
@@ -612,11 +612,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST_P(HostileScript, DoesNothing) {
   jit::Module hostile("__torch__.parts.Layer");
-  try {
-    hostile.define(GetParam().source);
-  } catch (const std::exception&) {
-    GTEST_SKIP() << "LibTorch does not compile it";
-  }
+  hostile.define(GetParam().source);
   jit::Module nested("__torch__.parts.Network");
   nested.register_module("layer", hostile);
   nested.define("def forward(self, x):\n  return self.layer.forward(x)\n");
