@@ -67,19 +67,19 @@ std::string recipe_with(const catalog::Manifest& plugin) {
          "[attack.training.scheduler]\n" +
          (plugin.kind == catalog::Kind::scheduler ? use(catalog::Kind::scheduler, "")
                                                   : "plugin = \"constant\"\nrate = 0.01\n") +
-         "[[defense]]\n" +
+         (plugin.repairs ? "[[defense]]\n" : "[[detector]]\n") +
          (plugin.kind == catalog::Kind::defense
               ? use(catalog::Kind::defense, "")
               : "plugin = \"fine-tuning\"\nscheduler = { plugin = \"constant\", rate = 0.01 }\n");
 }
 
 /// The path of the plugin's parameters in that recipe.
-std::string parameters_path(catalog::Kind kind) {
-  switch (kind) {
+std::string parameters_path(const catalog::Manifest& plugin) {
+  switch (plugin.kind) {
     case catalog::Kind::attack:
       return "attack.";
     case catalog::Kind::defense:
-      return "defense.0.";
+      return plugin.repairs ? "defense.0." : "detector.0.";
     case catalog::Kind::scheduler:
       return "attack.training.scheduler.";
     case catalog::Kind::dataset:
@@ -97,7 +97,7 @@ struct Subject {
       : entry(catalog::Catalog::of_file(invocation.arguments[0])),
         catalog(catalog_with(entry, invocation.catalog())) {
     for (const auto& setting : invocation.all("set"))
-      settings.push_back(parameters_path(entry.manifest.kind) + setting);
+      settings.push_back(parameters_path(entry.manifest) + setting);
   }
 
   /// The required parameters that were not given.
@@ -105,7 +105,7 @@ struct Subject {
     std::string names;
     for (const auto& parameter : entry.manifest.parameters) {
       if (parameter.optional || !parameter.default_value.empty()) continue;
-      const std::string key = parameters_path(entry.manifest.kind) + parameter.key;
+      const std::string key = parameters_path(entry.manifest) + parameter.key;
       const bool given = std::any_of(settings.begin(), settings.end(), [&](const auto& setting) {
         return setting.starts_with(key + "=") || setting.starts_with(key + ".");
       });
@@ -116,8 +116,7 @@ struct Subject {
 
   [[nodiscard]] recipe::CheckedRecipe check(const std::vector<std::string>& more = {}) const {
     auto overrides = settings;
-    for (const auto& setting : more)
-      overrides.push_back(parameters_path(entry.manifest.kind) + setting);
+    for (const auto& setting : more) overrides.push_back(parameters_path(entry.manifest) + setting);
     return recipe::check_recipe_text(recipe_with(entry.manifest), entry.manifest.name + "'s recipe",
                                      overrides, catalog);
   }

@@ -14,6 +14,7 @@
 #include "backstop/attack.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/defense.hpp"
+#include "backstop/draft/model_detector.hpp"
 #include "host/engine/data/load_data.hpp"
 #include "host/engine/plugins/process_state.hpp"
 #include "host/engine/plugins/stage_context.hpp"
@@ -75,6 +76,39 @@ class SmallRate final : public Scheduler {
   double rate(const TrainingPosition&) const override { return 0.01; }
 };
 
+/// Keeps what a detector says.
+class WrittenVerdict final : public ModelVerdict {
+ public:
+  void score(double value, double threshold) override {
+    if (scored_) throw Error("a detector gave two scores");
+    scored_ = true;
+    add("score", value);
+    add("threshold", threshold);
+  }
+  void class_number(std::int64_t label, std::string_view column, double value) override {
+    require_class(label);
+    add(fmt::format("{} of class {}", column, label), value);
+  }
+  void suspect(std::int64_t label, std::string_view) override {
+    require_class(label);
+    add(fmt::format("suspicion of class {}", label), 1);
+  }
+  void inconclusive(std::string_view) override { add("no verdict", 1); }
+
+  [[nodiscard]] const std::vector<std::pair<std::string, double>>& said() const { return said_; }
+
+ private:
+  static void require_class(std::int64_t label) {
+    if (label < 0 || label >= kClasses)
+      throw Error(fmt::format("a detector named class {}, but the classes are 0 to {}", label,
+                              kClasses - 1));
+  }
+  void add(std::string name, double value) { said_.emplace_back(std::move(name), value); }
+
+  std::vector<std::pair<std::string, double>> said_;
+  bool scored_ = false;
+};
+
 /// What a plugin is run on.
 struct Workload {
   std::int64_t images = 64;
@@ -88,11 +122,7 @@ struct Workload {
 class Exercise {
  public:
   Exercise(const ConformanceRequest& request, const Workload& workload, WarningCollector& collector)
-      : request_(request),
-        workload_(workload),
-        context_({"check", request.plugin->manifest.name}, kSeed,
-                 Compute{c10::kCPU, false, at::get_num_threads()}, Augmentation{2, true},
-                 &collector, workload.interrupted) {
+      : request_(request), workload_(workload), collector_(collector), context_(new_context()) {
     context_.set_model(architecture(), kNormalization);
   }
 
@@ -126,6 +156,15 @@ class Exercise {
   static constexpr std::uint64_t kSeed = 1;
   static constexpr Normalization kNormalization{{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
 
+  [[nodiscard]] StageContext new_context() const {
+    return {{"check", request_.plugin->manifest.name},
+            kSeed,
+            Compute{c10::kCPU, false, at::get_num_threads()},
+            Augmentation{2, true},
+            &collector_,
+            workload_.interrupted};
+  }
+
   [[nodiscard]] Architecture architecture() const {
     return {"small-cnn", 8, workload_.channels, kClasses};
   }
@@ -135,7 +174,8 @@ class Exercise {
       case catalog::Kind::attack:
         return recipe.attack->use;
       case catalog::Kind::defense:
-        return recipe.defenses.front().use;
+        return request_.plugin->manifest.repairs ? recipe.defenses.front().use
+                                                 : recipe.detectors.front().use;
       case catalog::Kind::scheduler:
         return recipe.attack->training.scheduler;
       case catalog::Kind::dataset:
@@ -260,11 +300,25 @@ class Exercise {
     const HostDefenderData data(given("clean-data", clean), given("training-data", training));
     Classifier model = make_model();
     BrokenModel broken(model);
-    call(plugin, "run", context_, [&] {
-      plugin.as<Defense>().run(context_,
-                               workload_.broken_model ? static_cast<Model&>(broken) : model, data);
-    });
+    Model& given_model = workload_.broken_model ? static_cast<Model&>(broken) : model;
+    if (request_.plugin->manifest.judges_models()) judge(plugin, given_model, data);
+    if (request_.plugin->manifest.repairs)
+      call(plugin, "run", context_, [&] { plugin.as<Defense>().run(context_, given_model, data); });
     keep_model(model);
+  }
+
+  void judge(const PluginObject& plugin, Model& model, const DefenderData& data) {
+    StageContext context = new_context();  // what a plugin records as a defense has the same names
+    context.set_model(architecture(), kNormalization);
+    WrittenVerdict verdict;
+    call(plugin, "detect", context, [&] {
+      auto* detector = static_cast<ModelDetector*>(plugin.as<Defense>().query(ModelDetector::kId));
+      if (!detector)
+        fail("its manifest says that it judges models, but it offers no ModelDetector");
+      detector->detect(context, model, data, verdict);
+    });
+    for (const auto& [name, value] : verdict.said())
+      keep("verdict's " + name, at::scalar_tensor(value, at::kDouble));
   }
 
   void schedule(const GuardedScheduler& scheduler) {
@@ -315,6 +369,7 @@ class Exercise {
 
   const ConformanceRequest& request_;
   Workload workload_;
+  WarningCollector& collector_;
   StageContext context_;
   NamedTensors result_;
 };
