@@ -41,7 +41,10 @@ class Measured {
     bias_[of_black].fill_(1);
   }
   nlohmann::json on(const ImageStore& clean, const TriggeredSet& triggered) {
-    return measure(context_.trainer(), model_, clean, triggered);
+    return measure(context_.trainer(), model_, clean, &triggered);
+  }
+  nlohmann::json on_clean(const ImageStore& clean) {
+    return measure(context_.trainer(), model_, clean, nullptr);
   }
   /// The trigger on every image of `clean`.
   nlohmann::json with_target(const ImageStore& clean, const at::Tensor& targets) {
@@ -100,6 +103,14 @@ TEST(Measure, WithoutTargetsTheMostCommonClassCounts) {
   EXPECT_EQ(result["metrics"]["robust_accuracy"], 5.0 / 8);
   EXPECT_EQ(result["counts"]["triggered"], 8);
   EXPECT_FALSE(result["metrics"].contains("clean_target_rate"));
+}
+
+TEST(Measure, WithoutATriggerNothingIsSaidOfOne) {
+  const ImageStore clean = black({0, 0, 0, 1});
+  const auto result = Measured(0, 0).on_clean(clean);
+  EXPECT_EQ(result["metrics"]["clean_accuracy"], 0.75);
+  EXPECT_FALSE(result["metrics"].contains("attack_success_rate"));
+  EXPECT_FALSE(result["counts"].contains("triggered"));
 }
 
 TEST(Measure, TellsTheTriggersEffectFromTheModelsOwn) {
