@@ -19,10 +19,14 @@ void add_run_options(boost::program_options::options_description& options) {
   add("verbose,v", "print more detail");
 }
 
+std::string out_folder(const Invocation& invocation) {
+  std::string out = invocation.one("out").value_or("runs");
+  if (out.empty()) throw base::HostError(base::ExitCode::usage, "--out is empty", "name a folder");
+  return out;
+}
+
 RecipeOutcome run_recipes(const RecipeRun& run, const Invocation& invocation) {
   const bool json = invocation.has("json");
-  const std::string out = invocation.one("out").value_or("runs");
-  if (out.empty()) throw base::HostError(base::ExitCode::usage, "--out is empty", "name a folder");
   const auto& recipes = run.checked->recipes;
   const auto quiet = json ? spdlog::level::warn : spdlog::level::info;
   spdlog::set_level(invocation.has("verbose") ? spdlog::level::debug : quiet);
@@ -33,7 +37,7 @@ RecipeOutcome run_recipes(const RecipeRun& run, const Invocation& invocation) {
   engine::RunRequest request;
   request.recipes = &recipes;
   request.output = run.output;
-  request.out = out;
+  request.out = run.out;
   request.fresh = invocation.has("fresh");
   request.interrupted = &catch_signals();
   request.observer = &observer;

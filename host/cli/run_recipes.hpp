@@ -13,14 +13,17 @@
 namespace backstop::cli {
 
 struct RecipeRun {
+  std::string out;  ///< out_folder()
   const recipe::CheckedRecipe* checked = nullptr;
-  std::optional<engine::ModelOutput> output;
+  std::optional<engine::ModelOutput> output = {};
   /// The text for standard output; left out: the table of results.
-  std::function<std::string(const nlohmann::json& results)> text;
+  std::function<std::string(const nlohmann::json& results)> text = {};
 };
 
 /// --out, --fresh and --verbose, which run_recipes() reads.
 void add_run_options(boost::program_options::options_description& options);
+/// That of --out. Throws HostError(usage).
+std::string out_folder(const Invocation& invocation);
 
 struct RecipeOutcome {
   base::ExitCode code = base::ExitCode::done;

@@ -57,7 +57,7 @@ fine-tuning.clean_accuracy = { minimum = 0.5 }
   ASSERT_EQ(recipe.detectors.size(), 1U);
   EXPECT_EQ(recipe.detectors[0].name, "judge");
   EXPECT_EQ(recipe.detectors[0].clean_images, 50);
-  EXPECT_EQ(recipe.expectations[1].classes, std::vector<std::string>{"circle"});
+  EXPECT_EQ(recipe.expectations[2].classes, std::vector<std::string>{"circle"});
   // What is written gives the same recipe.
   const CheckedRecipe again = check(to_toml(recipe));
   EXPECT_EQ(problems(again), "");

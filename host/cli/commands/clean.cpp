@@ -82,6 +82,7 @@ fs::path output_of(const Invocation& invocation) {
 }
 
 base::ExitCode clean(const Invocation& invocation) {
+  const std::string out = out_folder(invocation);
   const double tolerance = tolerance_of(invocation);
   const fs::path output = output_of(invocation);
   const catalog::Catalog catalog = invocation.catalog();
@@ -97,7 +98,7 @@ base::ExitCode clean(const Invocation& invocation) {
   const nlohmann::json facts = model_facts(invocation.arguments[0]);
   require_usable(facts);
   if (!invocation.has("json")) print(report::model_text(facts));
-  const RecipeRun run{&checked, engine::ModelOutput{kRow, output},
+  const RecipeRun run{out, &checked, engine::ModelOutput{kRow, output},
                       [&](const nlohmann::json& results) {
                         return report::clean_text(results, tolerance, invocation.color_out);
                       }};

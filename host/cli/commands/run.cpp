@@ -19,12 +19,13 @@ void add_options(boost::program_options::options_description& options) {
 }
 
 base::ExitCode run(const Invocation& invocation) {
+  const std::string out = out_folder(invocation);
   const catalog::Catalog catalog = invocation.catalog();
   const recipe::CheckedRecipe checked =
       recipe::check_recipe(invocation.arguments[0], invocation.all("set"), catalog);
   print_diagnostics(checked, invocation.color_err);
   if (const base::ExitCode code = exit_code_of(checked); code != base::ExitCode::done) return code;
-  return run_recipes({&checked, {}, {}}, invocation).code;
+  return run_recipes({out, &checked}, invocation).code;
 }
 
 }  // namespace

@@ -48,6 +48,7 @@ std::vector<std::string> detectors_of(const Invocation& invocation,
 }
 
 base::ExitCode scan(const Invocation& invocation) {
+  const std::string out = out_folder(invocation);
   const catalog::Catalog catalog = invocation.catalog();
   toml::table recipe = recipe_for("scan", invocation);
   toml::array detectors;
@@ -65,7 +66,7 @@ base::ExitCode scan(const Invocation& invocation) {
   const nlohmann::json facts = model_facts(invocation.arguments[0]);
   require_usable(facts);
   if (!invocation.has("json")) print(report::model_text(facts));
-  const RecipeRun run{&checked, {}, [&](const nlohmann::json& results) {
+  const RecipeRun run{out, &checked, {}, [&](const nlohmann::json& results) {
                         const std::string text = report::scan_text(results, invocation.color_out);
                         return text.empty() ? text : text + kBlindSpots;
                       }};
