@@ -80,16 +80,18 @@ threads = 1
 TEST_F(OwnModel, ScanSaysWhichClassIsSuspicious) {
   const Outcome suspicious = scan({"--set", "detector.0.suspect=1"});
   EXPECT_EQ(suspicious.code, 1) << suspicious.err;
-  EXPECT_THAT(suspicious.out,
-              AllOf(HasSubstr("small-cnn, width 8, 3 classes"), HasSubstr("as the file says"),
-                    HasSubstr("suspicion: suspicious: class 1 (green) is suspected by a parameter; "
-                              "1 of 3 clean models scores as high"),
-                    HasSubstr("0 a red"), HasSubstr("float32"), Not(HasSubstr("attack success")),
-                    HasSubstr("does not mean clean")));
+  EXPECT_THAT(
+      suspicious.out,
+      AllOf(HasSubstr("small-cnn, width 8, 3 classes"), HasSubstr("as the file says"),
+            HasSubstr("suspicion: suspicious: class 1 (green) is suspected by a parameter\n"),
+            HasSubstr("0 a red"), HasSubstr("float32"), Not(HasSubstr("attack success")),
+            HasSubstr("does not mean clean")));
   const Outcome clean = scan({"--set", "detector.0.score=1.2"});
   EXPECT_EQ(clean.code, 0) << clean.err;
-  EXPECT_THAT(clean.out, HasSubstr("suspicion: nothing found (score 1.20, threshold 2.00; it flags "
-                                   "1 of 2 backdoored models and 1 of 3 clean ones (nowhere))"));
+  EXPECT_THAT(clean.out, HasSubstr("suspicion: nothing found (score 1.20, threshold 2.00)"));
+  // Its calibration holds for its own defaults.
+  EXPECT_THAT(scan({}).out, HasSubstr("suspicion: suspicious (score 3.00, threshold 2.00; 1 of 3 "
+                                      "clean models scores as high)"));
 }
 
 TEST_F(OwnModel, NoVerdictIsNoAllClear) {

@@ -25,6 +25,7 @@
 #include "host/report/metrics.hpp"
 #include "host/report/table.hpp"
 #include "host/report/verdict.hpp"
+#include "host/schema/toml_text.hpp"
 
 namespace backstop::engine {
 
@@ -55,6 +56,17 @@ json curves_of(const NamedTensors& artifacts) {
     }
   }
   return curves;
+}
+
+/// Whether the recipe changes none of the plugin's parameters: calibrations hold only then.
+bool has_defaults(const recipe::PluginUse& use) {
+  const auto& parameters = use.plugin->manifest.parameters;
+  return std::all_of(parameters.begin(), parameters.end(), [&](const auto& parameter) {
+    const toml::node* given = use.parameters.get(parameter.key);
+    const toml::node* own = parameter.default_value.get(0);
+    return given == nullptr || own == nullptr ||
+           schema::value_text(*given) == schema::value_text(*own);
+  });
 }
 
 /// Everything that one run of one recipe holds.
@@ -545,7 +557,8 @@ void Run::detect(const recipe::DetectorUse& use) {
   json row = judged.row;
   row["name"] = use.name;
   name_suspects(row["verdict"]);
-  if (const auto& calibration = use.use.plugin->manifest.calibration)
+  if (const auto& calibration = use.use.plugin->manifest.calibration;
+      calibration && has_defaults(use.use))
     row["calibration"] = report::calibrated(row["verdict"], calibration->clean_scores,
                                             calibration->backdoored_scores, calibration->source);
   results_["detectors"].push_back(std::move(row));
