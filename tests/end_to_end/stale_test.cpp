@@ -174,7 +174,7 @@ TEST_F(Stale, AModelKeepsTheConstantsThatItWasTrainedWith) {
   classes.emplace_back("dataset.classes=5");
   const Outcome refused = run_into("b", classes);
   EXPECT_EQ(refused.code, 2);
-  EXPECT_THAT(refused.err, HasSubstr("holds another model: classes 4 instead of 5"));
+  EXPECT_THAT(refused.err, HasSubstr("has 4 classes, but the images of synthetic have 5"));
 }
 
 // --- any recipe after any other ---

@@ -68,7 +68,8 @@ class Shapes {
         head->shape[0] <= kMostClasses)
       a.classes = head->shape[0];
     if (input != nullptr && input->shape.size() == 4 && input->shape[1] == 1) a.channels = 1;
-    if (input != nullptr && input->shape.size() == 2 && input->shape[1] >= 1 &&
+    const bool linear = one_.front().shape.size() == 2;  // an mlp
+    if (linear && input != nullptr && input->shape.size() == 2 && input->shape[1] >= 1 &&
         input->shape[1] <= 3 * kMostPixels)
       set_pixels(a, input->shape[1]);
     return a;

@@ -114,7 +114,10 @@ TEST_P(EveryNetwork, IsNotTakenForItWithOneTensorMoreOrLess) {
     } else {
       EXPECT_FALSE(found.network) << whole[i].name;
       ASSERT_TRUE(found.nearest) << whole[i].name;
-      EXPECT_EQ(found.nearest->name, GetParam());
+      // Without its stem, nobody can tell which one it had.
+      if (whole[i].name != "conv1.weight") {
+        EXPECT_EQ(found.nearest->name, GetParam());
+      }
       EXPECT_EQ(found.all_differences, 1u) << text_of(found);
     }
     if (i > 20) break;
@@ -318,7 +321,8 @@ TEST(Recognize, MakesNoNetworkOfHostileSizes) {
         for (std::int64_t& side : tensor.shape)
           if (side == 8 || side == 10 || side == 3072) side = size;
       const Recognition found = recognize(shapes);
-      EXPECT_FALSE(found.network) << name << " " << size;
+      // An mlp may have so many inputs and classes.
+      EXPECT_EQ(found.network.has_value(), name == "mlp" && size == 8200) << name << " " << size;
       if (!found.nearest) continue;
       EXPECT_LE(found.nearest->width, 1024);
       EXPECT_GE(found.nearest->width, 1);
@@ -369,7 +373,8 @@ TEST(Recognize, SurvivesWhateverNamesAndShapesThereAre) {
       counters += is_batch_counter(before) ? 1U : 0U;
     }
     const Recognition found = recognize(shapes);
-    EXPECT_NE(found.network.has_value(), found.all_differences > 0 || !found.nearest);
+    EXPECT_FALSE(found.network && found.nearest);
+    EXPECT_EQ(found.all_differences > 0, found.nearest.has_value());
     EXPECT_LE(found.differences.size(), kNamedDifferences);
     EXPECT_LE(text_of(found).size(), 2000u);
     if (edits == 0) {
