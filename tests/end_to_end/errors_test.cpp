@@ -107,7 +107,7 @@ TEST_F(RunErrors, ModelFileOfAnotherWidth) {
       run({"--set", "model.file=" + (runs().at(0) / "models/no-defense.safetensors").string(),
            "--set", "model.width=16"});
   EXPECT_EQ(outcome.code, 2);
-  EXPECT_THAT(outcome.err, HasSubstr("holds another model: width 8 instead of 16"));
+  EXPECT_THAT(outcome.err, HasSubstr("[model] says small-cnn of width 16, but "));
 }
 
 TEST_F(RunErrors, DivergingTraining) {
