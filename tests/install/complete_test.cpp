@@ -125,9 +125,9 @@ TEST_F(Complete, OffersKindsAndPlugins) {
   EXPECT_THAT(candidates({"list", ""}), ElementsAre("attack", "defense", "scheduler", "dataset"));
   EXPECT_THAT(candidates({"list", "attack", ""}), ElementsAre());
   EXPECT_THAT(candidates({"data", ""}), ElementsAre("squares"));
-  EXPECT_THAT(candidates({"inspect", "pat"}), ElementsAre("patch", ":files .so"));
+  EXPECT_THAT(candidates({"inspect", "pat"}), ElementsAre("patch", ":files"));
   EXPECT_THAT(candidates({"inspect", "defense/"}),
-              ElementsAre("defense/steady", "defense/tune", ":files .so"));
+              ElementsAre("defense/steady", "defense/tune", ":files"));
 }
 
 TEST_F(Complete, SearchesThePluginPath) {
@@ -135,12 +135,14 @@ TEST_F(Complete, SearchesThePluginPath) {
                     "lib/backstop/plugins/defenses/tune.so",
                 folder_ / "tune.so");
   const Words plugins = candidates({"inspect", "--plugin-path", folder_.string(), "tun"});
-  EXPECT_THAT(plugins, ElementsAre("tune", ":files .so"));
+  EXPECT_THAT(plugins, ElementsAre("tune", ":files"));
   EXPECT_THAT(candidates({"inspect", "--plugin-path=" + folder_.string() + "/none", "tun"}),
               ElementsAre());
 }
 
 TEST_F(Complete, LeavesFilesToTheShell) {
+  EXPECT_THAT(candidates({"scan", ""}), ElementsAre(":files"));
+  EXPECT_THAT(candidates({"scan", "model.pt", "--images", ""}), ElementsAre(":folders"));
   EXPECT_THAT(candidates({"run", ""}), ElementsAre(":files .toml"));
   EXPECT_THAT(candidates({"run", recipe(), "--out", ""}), ElementsAre(":folders"));
   EXPECT_THAT(candidates({"run", "--out=", recipe(), "--plugin-path=x"}), ElementsAre(":folders"));

@@ -107,8 +107,8 @@ void add_plugins(const catalog::Catalog& catalog, std::optional<catalog::Kind> o
       candidates.add(prefix + entry.manifest.name, entry.manifest.summary);
 }
 
-/// Names, KIND/NAME if the word has a slash, and files.
-void add_any_plugin(const Line& line, Candidates& candidates) {
+/// Names, KIND/NAME if the word has a slash, and the files that the shell is asked for.
+void add_any_plugin(const Line& line, const std::string& files, Candidates& candidates) {
   const std::string& word = candidates.word();
   const catalog::Catalog catalog = catalog_of(line);
   if (const auto slash = word.find('/'); slash == std::string::npos) {
@@ -116,7 +116,7 @@ void add_any_plugin(const Line& line, Candidates& candidates) {
   } else if (const auto kind = catalog::kind_from(word.substr(0, slash))) {
     add_plugins(catalog, kind, word.substr(0, slash + 1), candidates);
   }
-  candidates.ask("files .so");
+  candidates.ask(files);
 }
 
 /// Every key of a recipe with its value, in the form that --set takes; leaves out keys that need
@@ -170,11 +170,10 @@ void add_place(std::string what, const Command& command, const Line& line, Candi
   else if (what == "PLUGIN" && command.name == std::string_view("data"))
     add_plugins(catalog_of(line), catalog::Kind::dataset, "", candidates);
   else if (what == "PLUGIN")
-    add_any_plugin(line, candidates);
-  else if (what == "THING") {
-    add_any_plugin(line, candidates);
-    candidates.ask("files");
-  } else if (what == "KEY=VALUE")
+    add_any_plugin(line, "files .so", candidates);
+  else if (what == "THING")
+    add_any_plugin(line, "files", candidates);
+  else if (what == "KEY=VALUE")
     add_overrides(line, candidates);
   else if (what == "WHEN")
     for (const char* when : {"auto", "always", "never"}) candidates.add(when);
