@@ -18,6 +18,7 @@
 #include "backstop/error.hpp"
 #include "host/base/error.hpp"
 #include "host/base/files.hpp"
+#include "host/engine/formats/testing.hpp"
 #include "host/engine/model/classifier.hpp"
 #include "host/engine/model/registry.hpp"
 #include "host/engine/model/torchscript_safety.hpp"
@@ -30,11 +31,11 @@ namespace {
 
 namespace fs = std::filesystem;
 namespace jit = torch::jit;
-using testing::ElementsAre;
-using testing::HasSubstr;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 
 /// Its own folder is the current one, so that what a hostile script writes lands there.
-class TorchScript : public testing::Test {
+class TorchScript : public ::testing::Test {
  protected:
   TorchScript() {
     fs::create_directories(folder_);
@@ -52,7 +53,7 @@ class TorchScript : public testing::Test {
 
   const fs::path before_ = fs::current_path();
   const fs::path folder_ =
-      fs::path(testing::TempDir()) / ("torchscript-" + std::to_string(getpid()));
+      fs::path(::testing::TempDir()) / ("torchscript-" + std::to_string(getpid()));
 };
 
 at::Tensor drawn(at::IntArrayRef shape, std::uint64_t seed) {
@@ -169,21 +170,29 @@ base::HostError error_of(const Act& act) {
   return {base::ExitCode::done, "there was no error"};
 }
 
-/// The archive with another text in its code, as somebody else's program could write it.
-void edit(const fs::path& file, const std::string& entry, const std::string& from,
-          const std::string& to, bool compress = false, std::uint64_t version = 0) {
-  std::map<std::string, std::string> records;
-  {
-    caffe2::serialize::PyTorchStreamReader reader(file.string());
-    for (const std::string& name : reader.getAllRecords()) {
-      const auto [data, size] = reader.getRecord(name);
-      records[name].assign(static_cast<const char*>(data.get()), size);
-    }
+using Records = std::map<std::string, std::string>;
+
+Records records_of(const fs::path& file) {
+  Records records;
+  caffe2::serialize::PyTorchStreamReader reader(file.string());
+  for (const std::string& name : reader.getAllRecords()) {
+    const auto [data, size] = reader.getRecord(name);
+    records[name].assign(static_cast<const char*>(data.get()), size);
   }
-  std::string& text = records.at(entry);
+  return records;
+}
+
+void replace_in(std::string& text, const std::string& from, const std::string& to) {
   const std::size_t at = text.find(from);
   ASSERT_NE(at, text.npos) << text;
   text.replace(at, from.size(), to);
+}
+
+/// The archive with another text in its code, as somebody else's program could write it.
+void edit(const fs::path& file, const std::string& entry, const std::string& from,
+          const std::string& to, bool compress = false, std::uint64_t version = 0) {
+  Records records = records_of(file);
+  replace_in(records.at(entry), from, to);
   caffe2::serialize::PyTorchStreamWriter writer(file.string());
   writer.setMinVersion(version);
   for (const auto& [name, content] : records)
@@ -567,14 +576,14 @@ struct Hostile {
   const char* operation;
 };
 
-class HostileScript : public TorchScript, public testing::WithParamInterface<Hostile> {};
+class HostileScript : public TorchScript, public ::testing::WithParamInterface<Hostile> {};
 
 constexpr const char* kSave = "aten::save";
 constexpr const char* kFromFile = "aten::from_file";
 
 INSTANTIATE_TEST_SUITE_P(
     TorchScript, HostileScript,
-    testing::Values(
+    ::testing::Values(
         Hostile{"InForward", "def forward(self, x):\n  torch.save(x, 'written')\n  return x\n",
                 kSave},
         Hostile{"MapsAFile",
@@ -638,11 +647,11 @@ struct Edited {
   const char* message;
 };
 
-class EditedScript : public TorchScript, public testing::WithParamInterface<Edited> {};
+class EditedScript : public TorchScript, public ::testing::WithParamInterface<Edited> {};
 
 INSTANTIATE_TEST_SUITE_P(
     TorchScript, EditedScript,
-    testing::Values(
+    ::testing::Values(
         Edited{"SetState", "  def forward",
                "  def __setstate__(self, state: Tensor) -> NoneType:\n"
                "    torch.save(1, \"written\")\n    return None\n"
@@ -719,10 +728,10 @@ TEST_F(TorchScript, FindsHarmlessNamesHarmless) {
       "  print(self.text)\n"
       "  return self.linear.forward(torch.flatten(x, 1))\n");
   const fs::path file = save(module);
-  testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStdout();
   Classifier model = model_of(file);
   EXPECT_EQ(model.forward(some_images()).size(1), 5);
-  EXPECT_EQ(testing::internal::GetCapturedStdout(), "");
+  EXPECT_EQ(::testing::internal::GetCapturedStdout(), "");
 }
 
 TEST_F(TorchScript, RefusesProgramsThatGrowWithoutBound) {
@@ -787,6 +796,58 @@ TEST_F(TorchScript, SaysThatAnArchiveIsNewer) {
   const base::HostError error = error_of([&] { load_script(file); });
   EXPECT_EQ(error.code(), base::ExitCode::environment);
   EXPECT_THAT(error.what(), HasSubstr("newer.pt was written by a newer PyTorch"));
+}
+
+/// A class that writes a file while it is loaded.
+constexpr const char* kWriter =
+    "class Writer(Module):\n  __parameters__ = []\n  __buffers__ = []\n"
+    "  def __setstate__(self, state: Tuple[bool]) -> NoneType:\n"
+    "    _0 = torch.save([torch.ones([3])], \"written\")\n    return None\n"
+    "  def __getstate__(self) -> Tuple[bool]:\n    return (False,)\n";
+
+/// An attribute `hidden` of that class, which lies in `module`.
+Records with_writer(const std::string& module) {
+  jit::Module network = part("Layer");
+  network.register_attribute("hidden", c10::BoolType::get(), true);
+  network.define("def forward(self, x):\n  return torch.mul(x, x)\n");
+  network.save("template.pt");
+  Records records = records_of("template.pt");
+  fs::remove("template.pt");
+  replace_in(records.at(kCode), "hidden : bool", "hidden : " + module + ".Writer");
+  // The value is the last of the pickle but for its memo: "\x88" is true.
+  std::string& pickle = records.at("data.pkl");
+  const std::size_t value = pickle.rfind('\x88');
+  EXPECT_NE(value, pickle.npos);
+  pickle.replace(value, 1, "c" + module + "\nWriter\n)\x81\x89\x85" + "b");
+  std::string entry = "code/" + module + ".py";
+  std::replace(entry.begin(), entry.end() - 3, '.', '/');
+  records[entry] = kWriter;
+  return records;
+}
+
+/// The archive as somebody else's program could write it, with all entries in the folder `root`.
+void write_archive(const fs::path& file, const Records& records, const std::string& root = "m") {
+  std::vector<testing::Entry> entries;
+  for (const auto& [name, content] : records) entries.push_back({root + "/" + name, content});
+  base::write_file(file, testing::zip(entries));
+}
+
+TEST_F(TorchScript, FindsSourcesWithLongNames) {
+  const Records plain = with_writer("__torch__.hidden");
+  write_archive("plain.pt", plain);
+  write_archive("root.pt", plain, std::string(502, 'R'));
+  write_archive("long.pt", with_writer("__torch__." + std::string(600, 'A')));
+  const std::pair<const char*, const char*> kCases[] = {
+      {"plain.pt", "has a method __setstate__"},
+      {"root.pt", "has an entry with too long a name: code/__t"},
+      {"long.pt", "has an entry with too long a name: code/__torch__/AAAA"}};
+  for (const auto& tested : kCases) {
+    const std::string file = tested.first;
+    EXPECT_THAT(error_of([&] { load_script(file); }).what(), HasSubstr(tested.second));
+    EXPECT_FALSE(fs::exists("written")) << file;
+    jit::load(file);  // runs it
+    EXPECT_TRUE(fs::remove("written")) << file;
+  }
 }
 
 /// Python's own archives and outputs, where python3-torch is installed.
