@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdint>
+#include <functional>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <set>
 #include <span>
@@ -689,6 +693,12 @@ std::string shown(std::string_view text) {
   return base::printable(base::shortened(std::string(text)));
 }
 
+constexpr const char* kBeyondStorage = "holds a tensor that reaches beyond its storage";
+constexpr const char* kNotDense = "holds a sparse or quantized tensor";
+/// More than any network has; SECURITY.md states these bounds.
+constexpr double kMostElements = 1'099'511'627'776;  // of a tensor, which may repeat them
+constexpr std::size_t kMostHeight = 100;
+
 [[noreturn]] void refuse(const std::string& file, const std::string& what) {
   throw base::HostError(base::ExitCode::environment, fmt::format("{} {}", file, what),
                         "nothing of the file was run; load a state dict of the network instead, "
@@ -821,12 +831,44 @@ class SourceCheck {
   std::string function_ = "its code";
 };
 
-/// The classes that a pickle of an archive names: those of its own code, and the few of PyTorch's
-/// that LibTorch's reader turns into tensors and containers. It also follows how the instructions
-/// use the stack, which that reader takes on trust.
+/// Whether a tensor of these sizes and strides lies in a storage of `count` numbers.
+bool within(at::IntArrayRef sizes, at::IntArrayRef strides, std::int64_t offset, double count) {
+  double elements = 1, last = static_cast<double>(offset);
+  if (sizes.size() != strides.size() || offset < 0) return false;
+  bool empty = false;
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    if (sizes[i] < 0 || strides[i] < 0) return false;
+    empty = empty || sizes[i] == 0;
+    elements *= static_cast<double>(std::max<std::int64_t>(sizes[i], 1));
+    last += static_cast<double>(sizes[i] - 1) * static_cast<double>(strides[i]);
+  }
+  return elements <= kMostElements && (empty || last < count);
+}
+
+/// How many bytes a number takes of which LibTorch has such a storage, or 0.
+std::size_t item_size(std::string_view storage) {
+  static const std::map<std::string_view, std::size_t> sizes = {
+      {"torch.ByteStorage", 1},         {"torch.CharStorage", 1},
+      {"torch.BoolStorage", 1},         {"torch.ShortStorage", 2},
+      {"torch.HalfStorage", 2},         {"torch.BFloat16Storage", 2},
+      {"torch.IntStorage", 4},          {"torch.FloatStorage", 4},
+      {"torch.LongStorage", 8},         {"torch.DoubleStorage", 8},
+      {"torch.ComplexFloatStorage", 8}, {"torch.ComplexDoubleStorage", 16}};
+  const auto known = sizes.find(storage);
+  return known == sizes.end() ? 0 : known->second;
+}
+
+/// What a pickle of an archive builds: of its own classes, and of the few of PyTorch's that
+/// LibTorch's reader turns into tensors and containers. It follows how the instructions use the
+/// stack, how large tensors are and how deep values, all of which that reader takes on trust.
 class PickleCheck {
  public:
-  PickleCheck(const std::string& file, std::string_view bytes) : file_(file), rest_(bytes) {}
+  using RecordSize = std::function<std::size_t(const std::string& name)>;
+
+  /// `own_classes`: whether it may hold objects of the archive's classes.
+  PickleCheck(const std::string& file, std::string_view bytes, bool own_classes,
+              RecordSize size_of_tensor)
+      : file_(file), rest_(bytes), own_classes_(own_classes), size_of_(std::move(size_of_tensor)) {}
 
   void run() {
     while (step()) {
@@ -834,6 +876,21 @@ class PickleCheck {
   }
 
  private:
+  enum class Kind { other, number, text, global, storage, tuple, container };
+  /// Common to all that refer to a value.
+  struct Nesting {
+    std::size_t height = 0;  ///< of containers within one another
+    bool held = false;       ///< by another
+  };
+  /// A value, as far as it must be known.
+  struct Item {
+    Kind kind = Kind::other;
+    std::int64_t number = 0;                          ///< or how many numbers a storage has
+    std::string text;                                 ///< or the name of a class
+    std::shared_ptr<const std::vector<Item>> values;  ///< of a tuple that is not long
+    std::shared_ptr<Nesting> nesting = std::make_shared<Nesting>();
+  };
+
   [[noreturn]] void damaged() const {
     throw base::HostError(base::ExitCode::environment,
                           fmt::format("{} holds a damaged description of its objects", file_),
@@ -845,11 +902,11 @@ class PickleCheck {
     rest_.remove_prefix(n);
     return taken;
   }
-  std::size_t number(std::size_t n) {
-    std::size_t value = 0;
+  std::uint64_t number(std::size_t n) {
+    std::uint64_t value = 0;
     const std::string_view bytes = take(n);
     for (std::size_t i = 0; i < n; ++i)
-      value |= static_cast<std::size_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
+      value |= static_cast<std::uint64_t>(static_cast<unsigned char>(bytes[i])) << (8 * i);
     return value;
   }
   std::string_view line() {
@@ -859,41 +916,157 @@ class PickleCheck {
     take(1);
     return taken;
   }
-  /// Takes `n` objects from above the last mark.
-  void pop(std::size_t n) {
-    if (depth_ < n + (marks_.empty() ? 0 : marks_.back())) damaged();
-    depth_ -= n;
+
+  void push(Item item) { stack_.push_back(std::move(item)); }
+  void push_number(std::int64_t value) {
+    Item item;
+    item.kind = Kind::number;
+    item.number = value;
+    push(std::move(item));
   }
-  void replace(std::size_t n) {
-    pop(n);
-    ++depth_;
+  void push_text(std::string_view text) {
+    Item item;
+    item.kind = Kind::text;
+    item.text = text;
+    push(std::move(item));
   }
+  void push_container() {
+    Item item;
+    item.kind = Kind::container;
+    item.nesting->height = 1;
+    push(std::move(item));
+  }
+  /// Takes `n` values from above the last mark.
+  std::vector<Item> pop(std::size_t n) {
+    if (stack_.size() < n + (marks_.empty() ? 0 : marks_.back())) damaged();
+    const auto first = stack_.end() - static_cast<std::ptrdiff_t>(n);
+    std::vector<Item> items(std::make_move_iterator(first), std::make_move_iterator(stack_.end()));
+    stack_.erase(first, stack_.end());
+    return items;
+  }
+  Item pop() { return std::move(pop(1)[0]); }
   /// Takes all above the last mark, and the mark.
-  void pop_mark() {
+  std::vector<Item> pop_marked() {
     if (marks_.empty()) damaged();
-    depth_ = marks_.back();
+    std::vector<Item> items = pop(stack_.size() - marks_.back());
     marks_.pop_back();
+    return items;
   }
-  void remember(std::size_t place) {
-    pop(1);
-    ++depth_;
-    memo_.insert(place);
-  }
-  void recall(std::size_t place) {
-    if (!memo_.contains(place)) damaged();
-    ++depth_;
+  /// The height of what holds `items`.
+  std::size_t height_over(const std::vector<Item>& items) const {
+    std::size_t height = 0;
+    for (const Item& item : items) {
+      height = std::max(height, item.nesting->height);
+      item.nesting->held = true;
+    }
+    if (height >= kMostHeight)
+      refuse(file_, fmt::format("holds values nested more than {} deep", kMostHeight));
+    return height + 1;
   }
 
-  void check_class(std::string_view module, std::string_view name) const {
-    const std::string whole = fmt::format("{}.{}", module, name);
-    const bool own =
-        whole.starts_with("__torch__.") && !whole.starts_with("__torch__.torch.classes.");
+  void push_tuple(std::vector<Item> items) {
+    Item tuple;
+    tuple.nesting->height = height_over(items);
+    constexpr std::size_t kMostKnown = 64;  // longer ones say nothing of tensors
+    if (items.size() <= kMostKnown) {
+      tuple.kind = Kind::tuple;
+      tuple.values = std::make_shared<const std::vector<Item>>(std::move(items));
+    }
+    push(std::move(tuple));
+  }
+  /// Puts `items` into the list or dictionary on the stack. Nothing may hold that already, for what
+  /// holds it would become higher, too.
+  void fill(const std::vector<Item>& items) {
+    const Item container = pop();
+    if (container.kind != Kind::container || container.nesting->held) damaged();
+    container.nesting->height = std::max(container.nesting->height, height_over(items));
+    if (container.nesting->held) damaged();  // by itself
+    push(container);
+  }
+  void remember(std::size_t place) {
+    if (place > memo_.size() || stack_.empty()) damaged();
+    if (place == memo_.size()) memo_.emplace_back();
+    memo_[place] = stack_.back();
+  }
+  void recall(std::size_t place) {
+    if (place >= memo_.size()) damaged();
+    push(memo_[place]);
+  }
+
+  void push_global(std::string_view module, std::string_view name) {
+    Item item;
+    item.kind = Kind::global;
+    item.text = fmt::format("{}.{}", module, name);
+    const bool own = item.text.starts_with("__torch__.") &&
+                     !item.text.starts_with("__torch__.torch.classes.") && own_classes_;
     const bool known = module == "torch.jit._pickle" || module == "torch" ||
-                       module == "torch._utils" || whole == "collections.OrderedDict" ||
-                       whole == "builtins.complex";
-    if (!own && !known)
+                       module == "torch._utils" || item.text == "collections.OrderedDict" ||
+                       item.text == "builtins.complex";
+    if ((!own && !known) || item.text.find('\0') != item.text.npos)
       refuse(file_, fmt::format("holds an object of the class {}, which a network does not need",
-                                shown(whole)));
+                                shown(item.text)));
+    push(std::move(item));
+  }
+
+  /// A persistent name: ("storage", torch.FloatStorage, "0", "cpu", 12).
+  void push_storage(const Item& name) {
+    if (name.kind != Kind::tuple || name.values->size() != 5) damaged();
+    const Item& type = name.values->at(1);
+    const Item& record = name.values->at(2);
+    const Item& count = name.values->at(4);
+    if (type.kind != Kind::global || record.kind != Kind::text || count.kind != Kind::number)
+      damaged();
+    const std::size_t size = item_size(type.text);
+    if (size == 0)
+      refuse(file_, fmt::format("holds a tensor of the kind {}, which a network does not need",
+                                shown(type.text)));
+    if (count.number != 0 && (count.number < 0 || static_cast<std::uint64_t>(count.number) >
+                                                      size_of_(record.text) / size))
+      refuse(file_, kBeyondStorage);
+    Item storage;
+    storage.kind = Kind::storage;
+    storage.number = count.number;
+    push(std::move(storage));
+  }
+
+  [[nodiscard]] std::vector<std::int64_t> numbers_of(const Item& tuple) const {
+    if (tuple.kind != Kind::tuple) damaged();
+    std::vector<std::int64_t> numbers;
+    for (const Item& value : *tuple.values) {
+      if (value.kind != Kind::number) damaged();
+      numbers.push_back(value.number);
+    }
+    return numbers;
+  }
+
+  void check_tensor(const Item& arguments) const {
+    if (arguments.kind != Kind::tuple || arguments.values->size() < 4) damaged();
+    const Item& storage = arguments.values->at(0);
+    const Item& offset = arguments.values->at(1);
+    if (storage.kind != Kind::storage || offset.kind != Kind::number) damaged();
+    if (!within(numbers_of(arguments.values->at(2)), numbers_of(arguments.values->at(3)),
+                offset.number, static_cast<double>(storage.number)))
+      refuse(file_, kBeyondStorage);
+  }
+
+  /// Makes an object or the result of a function. LibTorch calls a function by its number, for
+  /// which it would also take the number of a storage's type.
+  void call() {
+    const std::vector<Item> items = pop(2);
+    const std::string& function = items[0].text;
+    if (items[0].kind != Kind::global) damaged();
+    Item result;
+    if (function == "torch._utils._rebuild_tensor_v2") {
+      check_tensor(items[1]);
+      return push(std::move(result));
+    }
+    if (function.starts_with("torch._utils.")) refuse(file_, kNotDense);
+    if (!function.starts_with("__torch__.") && !function.starts_with("torch.jit._pickle.") &&
+        function != "collections.OrderedDict" && function != "builtins.complex" &&
+        function != "torch.device")
+      damaged();
+    result.nesting->height = height_over(items);
+    push(std::move(result));
   }
 
   bool step() {
@@ -903,49 +1076,46 @@ class PickleCheck {
         take(1);
         return true;  // PROTO
       case '.':
-        pop(1);
+        pop();
         return false;  // STOP
       case '(':
-        marks_.push_back(depth_);
+        marks_.push_back(stack_.size());
         return true;  // MARK
       case 'N':
       case '\x88':
       case '\x89':
-        ++depth_;
+        push({});
         return true;  // None, True, False
       case ')':
+        push_tuple({});
+        return true;  // EMPTY_TUPLE
       case ']':
       case '}':
-        ++depth_;
-        return true;  // empty containers
+        push_container();
+        return true;  // EMPTY_LIST, EMPTY_DICT
       case 'K':
-        take(1);
-        ++depth_;
+        push_number(static_cast<std::int64_t>(number(1)));
         return true;  // BININT1
       case 'M':
-        take(2);
-        ++depth_;
+        push_number(static_cast<std::int64_t>(number(2)));
         return true;  // BININT2
       case 'J':
-        take(4);
-        ++depth_;
+        push_number(static_cast<std::int32_t>(number(4)));
         return true;  // BININT
       case 'G':
         take(8);
-        ++depth_;
+        push({});
         return true;  // BINFLOAT
       case '\x8a':
-        take(number(1));
-        ++depth_;
+        if (number(1) != 8) damaged();  // as LibTorch writes it
+        push_number(static_cast<std::int64_t>(number(8)));
         return true;  // LONG1
       case 'X':
       case 'T':
-        take(number(4));
-        ++depth_;
+        push_text(take(number(4)));
         return true;  // BINUNICODE, BINSTRING
       case 'U':
-        take(number(1));
-        ++depth_;
+        push_text(take(number(1)));
         return true;  // SHORT_BINSTRING
       case 'q':
         remember(number(1));
@@ -960,43 +1130,45 @@ class PickleCheck {
         recall(number(4));
         return true;  // LONG_BINGET
       case 't':
-        pop_mark();
-        ++depth_;
+        push_tuple(pop_marked());
         return true;  // TUPLE
       case '\x85':
-        replace(1);
+        push_tuple(pop(1));
         return true;  // TUPLE1
       case '\x86':
-        replace(2);
+        push_tuple(pop(2));
         return true;  // TUPLE2
       case '\x87':
-        replace(3);
+        push_tuple(pop(3));
         return true;  // TUPLE3
       case 'a':
-        replace(2);
+        fill(pop(1));
         return true;  // APPEND
       case 's':
-        replace(3);
+        fill(pop(2));
         return true;  // SETITEM
       case 'e':
-      case 'u':
-        pop_mark();
-        replace(1);
-        return true;  // APPENDS, SETITEMS
+        fill(pop_marked());
+        return true;  // APPENDS
+      case 'u': {
+        const std::vector<Item> items = pop_marked();
+        if (items.size() % 2 != 0) damaged();
+        fill(items);
+        return true;  // SETITEMS
+      }
       case 'Q':
-        replace(1);
+        push_storage(pop());
         return true;  // BINPERSID
       case 'R':
       case 'b':
-        replace(2);
+        call();
         return true;  // REDUCE, BUILD
       case '\x81':
-        replace(2);
+        pop();        // what is called then is the class
         return true;  // NEWOBJ
       case 'c': {     // GLOBAL
         const std::string_view module = line();
-        check_class(module, line());
-        ++depth_;
+        push_global(module, line());
         return true;
       }
       default:
@@ -1006,9 +1178,11 @@ class PickleCheck {
 
   const std::string& file_;
   std::string_view rest_;
-  std::size_t depth_ = 0;
+  bool own_classes_;
+  RecordSize size_of_;
+  std::vector<Item> stack_;
   std::vector<std::size_t> marks_;
-  std::set<std::size_t> memo_;
+  std::vector<Item> memo_;
 };
 
 class GraphCheck {
@@ -1090,7 +1264,18 @@ void check_text(const ScriptArchive& archive) {
     if (!source && !pickle) continue;
     const std::string content = record_of(*reader, record);
     if (source) SourceCheck(archive.name, content).run();
-    if (pickle) PickleCheck(archive.name, content).run();
+    if (!pickle) continue;
+    const std::string folder = name.substr(0, name.size() - 4) + "/";
+    std::map<std::string, std::size_t> sizes;
+    // LibTorch computes with constants already while it loads an archive, so that they must not be
+    // objects that have other attributes than their class.
+    PickleCheck(archive.name, content, /*own_classes=*/name == "data.pkl",
+                [&](const std::string& tensor) {
+                  const auto [known, added] = sizes.try_emplace(tensor);
+                  if (added) known->second = std::get<1>(reader->getRecord(folder + tensor));
+                  return known->second;
+                })
+        .run();
   }
 }
 
