@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <iterator>
@@ -1185,6 +1186,105 @@ class PickleCheck {
   std::vector<Item> memo_;
 };
 
+/// Values of a loaded module, against the types that its code has for them. LibTorch compares
+/// neither, and code that takes one object for another reads foreign memory.
+class ValueCheck {
+ public:
+  explicit ValueCheck(const std::string& file) : file_(file) {}
+
+  void check(const c10::IValue& value, const c10::TypePtr& type, std::size_t depth = 0) {
+    if (depth > kMostDepth)
+      refuse(file_, fmt::format("holds values nested more than {} deep", kMostDepth));
+    if (++steps_ > kMostValues)
+      refuse(file_, fmt::format("holds more than {} values", kMostValues));
+    if (const auto optional = type->cast<c10::OptionalType>()) {
+      if (!value.isNone()) check(value, optional->getElementType(), depth + 1);
+      return;
+    }
+    if (value.isTensor()) {
+      if (!c10::TensorType::get()->isSubtypeOf(*type)) differ(type);
+      return check_tensor(value.toTensor());
+    }
+    if (!value.isObject() && !value.isList() && !value.isTuple() && !value.isGenericDict()) {
+      if (!value.type()->isSubtypeOf(*type)) differ(type);
+      return;
+    }
+    // Types are kept, so that no other gets the same address.
+    if (!visited_.emplace(value.internalToPointer(), type).second) return;
+    if (value.isObject()) {
+      check_object(value.toObjectRef(), type, depth);
+    } else if (value.isTuple()) {
+      check_tuple(value, type, depth);
+    } else if (value.isList()) {
+      const auto list = value.toList();
+      const auto declared = type->cast<c10::ListType>();
+      if (declared == nullptr && !value.type()->isSubtypeOf(*type)) differ(type);
+      for (const c10::IValue& item : value.toListRef()) {
+        if (declared != nullptr) check(item, declared->getElementType(), depth + 1);
+        check(item, list.elementType(), depth + 1);
+      }
+    } else {
+      const auto dict = value.toGenericDict();
+      const auto declared = type->cast<c10::DictType>();
+      if (declared == nullptr && !value.type()->isSubtypeOf(*type)) differ(type);
+      for (const auto& entry : dict) {
+        if (declared != nullptr) {
+          check(entry.key(), declared->getKeyType(), depth + 1);
+          check(entry.value(), declared->getValueType(), depth + 1);
+        }
+        check(entry.key(), dict.keyType(), depth + 1);
+        check(entry.value(), dict.valueType(), depth + 1);
+      }
+    }
+  }
+
+  void check_constant(const c10::IValue& value) { check(value, value.type()); }
+
+ private:
+  static constexpr std::size_t kMostDepth = 200;
+  static constexpr std::size_t kMostValues = 20'000'000;
+
+  [[noreturn]] void differ(const c10::TypePtr& type) const {
+    refuse(file_, fmt::format("holds something else where its code has a {}", shown(type->str())));
+  }
+
+  void check_object(const c10::ivalue::Object& object, const c10::TypePtr& type,
+                    std::size_t depth) {
+    const auto own = object.type();
+    const bool same =
+        type->cast<c10::ClassType>() != nullptr ? *own == *type : own->isSubtypeOf(*type);
+    if (!same || object.slots().size() != own->numAttributes()) differ(type);
+    for (std::size_t i = 0; i < own->numAttributes(); ++i)
+      check(object.slots()[i], own->getAttribute(i), depth + 1);
+  }
+
+  void check_tuple(const c10::IValue& value, const c10::TypePtr& type, std::size_t depth) {
+    const auto own = value.type()->cast<c10::TupleType>();
+    const auto declared = type->cast<c10::TupleType>();
+    const auto& items = value.toTupleRef().elements();
+    if (declared == nullptr && !own->isSubtypeOf(*type)) differ(type);
+    for (const auto& expected : {own, declared}) {
+      if (expected == nullptr) continue;
+      if (expected->elements().size() != items.size()) differ(type);
+      for (std::size_t i = 0; i < items.size(); ++i)
+        check(items[i], expected->elements()[i], depth + 1);
+    }
+  }
+
+  void check_tensor(const at::Tensor& tensor) const {
+    if (!tensor.defined()) return;
+    if (tensor.layout() != at::kStrided || tensor.is_quantized()) refuse(file_, kNotDense);
+    const auto bytes = static_cast<double>(tensor.storage().nbytes());
+    if (!within(tensor.sizes(), tensor.strides(), tensor.storage_offset(),
+                std::floor(bytes / static_cast<double>(tensor.itemsize()))))
+      refuse(file_, kBeyondStorage);
+  }
+
+  const std::string& file_;
+  std::size_t steps_ = 0;
+  std::set<std::pair<const void*, c10::TypePtr>> visited_;
+};
+
 class GraphCheck {
  public:
   explicit GraphCheck(const std::string& file) : file_(file) {}
@@ -1211,18 +1311,34 @@ class GraphCheck {
     for (jit::Node* const node : block.nodes()) {
       const char* const kind = node->kind().toQualString();
       if (!is_allowed(kind)) refuse_operator(file_, kind, name_);
-      for (const c10::Symbol name : node->attributeNames()) {
-        if (node->kindOf(name) == jit::AttributeKind::g) graph(*node->g(name));
-        if (node->kindOf(name) == jit::AttributeKind::gs)
-          for (const auto& inner : node->gs(name)) graph(*inner);
-      }
+      for (const c10::Symbol name : node->attributeNames()) attribute(*node, name);
       for (jit::Block* const inner : node->blocks()) this->block(*inner);
+    }
+  }
+
+  void attribute(const jit::Node& node, c10::Symbol name) {
+    switch (node.kindOf(name)) {
+      case jit::AttributeKind::g:
+        return graph(*node.g(name));
+      case jit::AttributeKind::gs:
+        for (const auto& inner : node.gs(name)) graph(*inner);
+        return;
+      case jit::AttributeKind::t:
+        return values_.check_constant(node.t(name));
+      case jit::AttributeKind::ts:
+        for (const at::Tensor& tensor : node.ts(name)) values_.check_constant(tensor);
+        return;
+      case jit::AttributeKind::ival:
+        return values_.check_constant(node.ival(name));
+      default:
+        return;
     }
   }
 
   const std::string& file_;
   std::string name_;
   std::unordered_set<const jit::Graph*> visited_;
+  ValueCheck values_{file_};
 };
 
 std::string record_of(caffe2::serialize::PyTorchStreamReader& reader, const std::string& name) {
@@ -1280,6 +1396,7 @@ void check_text(const ScriptArchive& archive) {
 }
 
 void check_graphs(const jit::Module& module, const std::string& name) {
+  ValueCheck(name).check(module._ivalue(), module.type());
   GraphCheck check(name);
   for (const jit::Module& part : module.modules()) check.class_type(*part.type());
   for (jit::Function* const function : module._ivalue()->compilation_unit()->get_functions())

@@ -25,7 +25,7 @@ struct ScriptArchive {
 void check_text(const ScriptArchive& archive);
 
 /// The same for every graph of a loaded module: of all functions, methods and hooks, with their
-/// blocks and subgraphs.
+/// blocks and subgraphs. Before that, holds the module's values against their declared types.
 void check_graphs(const torch::jit::Module& module, const std::string& name);
 
 /// Whether a graph may have the node `kind`, such as "aten::conv2d".

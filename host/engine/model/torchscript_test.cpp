@@ -850,6 +850,89 @@ TEST_F(TorchScript, FindsSourcesWithLongNames) {
   }
 }
 
+/// harmless() with an attribute `weight` of three numbers that forward uses, as records.
+Records with_weight() {
+  jit::Module module = part("Layer");
+  module.register_buffer("weight", at::ones({3}));
+  module.define("def forward(self, x):\n  return torch.mul(x, self.weight)\n");
+  module.save("template.pt");
+  Records records = records_of("template.pt");
+  fs::remove("template.pt");
+  return records;
+}
+
+TEST_F(TorchScript, RefusesTensorsBeyondTheirStorage) {
+  const std::string kNumbers =
+                        "K\x03"
+                        "tQ",
+                    kSizes = "(K\x03t", kStrides = "(K\x01t";
+  const std::string kMany("J\0\0\0\1", 5);
+  const std::pair<std::string, std::string> kCases[] = {
+      {kNumbers, kMany + "tQ"},                           // the entry has fewer than the storage
+      {kSizes + kStrides, "(" + kMany + "t" + kStrides},  // the storage has fewer than the tensor
+      {kSizes + kStrides, kSizes + "(K\x02t"},
+      {"(K\x03t(K\x01t", "(J\xff\xff\xff\xfft(K\x01t"},
+  };
+  for (const auto& tested : kCases) {
+    Records records = with_weight();
+    write_archive("whole.pt", records);
+    ASSERT_NO_THROW(load_script("whole.pt"));
+    replace_in(records.at("data.pkl"), tested.first, tested.second);
+    write_archive("beyond.pt", records);
+    EXPECT_THAT(error_of([&] { load_script("beyond.pt"); }).what(),
+                HasSubstr("beyond.pt holds a tensor that reaches beyond its storage"));
+  }
+}
+
+TEST_F(TorchScript, RefusesValuesOfOtherTypesThanDeclared) {
+  const std::pair<std::string, std::string> kCases[] = {
+      {"__torch__.parts.Large", "c__torch__.parts\nSmall\n)\x81}b"},
+      {"Tensor", "K\x01"},
+      {"List[int]", "](K\x01Ne"},
+      {"Tuple[int, int]", "K\x01\x85"},
+      {"Dict[str, int]", std::string("}(X\1\0\0\0yNu", 10)},
+  };
+  for (const auto& tested : kCases) {
+    jit::Module network = part("Layer");
+    network.register_attribute("other", c10::BoolType::get(), true);
+    network.define("def forward(self, x):\n  return torch.mul(x, x)\n");
+    network.save("template.pt");
+    Records records = records_of("template.pt");
+    std::string& code = records.at(kCode);
+    replace_in(code, "other : bool", "other : " + tested.first);
+    code =
+        "class Small(Module):\n  __parameters__ = []\n  __buffers__ = []\n"
+        "class Large(Module):\n  __parameters__ = []\n  __buffers__ = []\n  a : Tensor\n" +
+        code;
+    std::string& pickle = records.at("data.pkl");
+    pickle.replace(pickle.rfind('\x88'), 1, tested.second);
+    write_archive("confused.pt", records);
+    EXPECT_THAT(error_of([&] { load_script("confused.pt"); }).what(),
+                HasSubstr("confused.pt holds something else where its code has a "))
+        << tested.first;
+  }
+}
+
+TEST_F(TorchScript, RefusesDeeplyNestedValues) {
+  Records records = with_weight();
+  std::string& constants = records.at("constants.pkl");
+  const std::string whole = constants;
+  for (const std::string& nested :
+       {std::string("N") + std::string(200, '\x85'), "N" + std::string(2'000'000, '\x85')}) {
+    constants = "\x80\x02" + nested + ".";
+    write_archive("nested.pt", records);
+    EXPECT_THAT(error_of([&] { load_script("nested.pt"); }).what(),
+                HasSubstr("nested.pt holds values nested more than 100 deep"));
+  }
+  // A list that is filled while another holds it.
+  constants = "\x80\x02]q" + std::string(1, '\0') + "\x85h" + std::string(1, '\0') + "Na0.";
+  write_archive("filled.pt", records);
+  EXPECT_THAT(error_of([&] { load_script("filled.pt"); }).what(), HasSubstr("damaged"));
+  constants = whole;
+  write_archive("whole.pt", records);
+  EXPECT_NO_THROW(load_script("whole.pt"));
+}
+
 /// Python's own archives and outputs, where python3-torch is installed.
 TEST_F(TorchScript, AgreesWithPythonToTheImage) {
   base::write_file("make.py", R"py(
