@@ -741,6 +741,7 @@ std::shared_ptr<const Script> load_script(const std::filesystem::path& path) {
   for (const std::string& name : extra_files(file)) script->extra[name];
   script->file = archive.name;
   script->sha256 = base::sha256_of_text(archive.bytes);
+  hide_debug_entries(archive);
   const DefaultGeneratorGuard guard;
   try {
     check_text(archive);

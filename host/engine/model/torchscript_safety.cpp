@@ -1276,6 +1276,8 @@ class GraphCheck {
   ValueCheck values_{file_};
 };
 
+constexpr std::string_view kDebug = ".debug_pkl", kHiddenDebug = ".debug_pkx";
+
 std::string record_of(caffe2::serialize::PyTorchStreamReader& reader, const std::string& name) {
   const auto [data, size] = reader.getRecord(name);
   return {static_cast<const char*>(data.get()), size};
@@ -1294,6 +1296,11 @@ bool is_allowed(std::string_view kind) {
   return false;
 }
 
+void hide_debug_entries(ScriptArchive& archive) {
+  for (std::size_t at = 0; (at = archive.bytes.find(kDebug, at)) != archive.bytes.npos;)
+    archive.bytes.replace(at, kHiddenDebug.size(), kHiddenDebug);
+}
+
 void check_text(const ScriptArchive& archive) {
   const auto reader = std::make_unique<caffe2::serialize::PyTorchStreamReader>(
       std::make_shared<BytesReader>(archive.bytes));
@@ -1307,7 +1314,9 @@ void check_text(const ScriptArchive& archive) {
     // The list holds names only in part when they are too long or have a zero in them.
     if (!reader->hasRecord(record))
       refuse(archive.name, fmt::format("has an entry with too long a name: {}", shown(record)));
-    const bool debug = name.ends_with(".debug_pkl");
+    if (name.ends_with(kDebug))
+      refuse(archive.name, fmt::format("has an entry with an odd name: {}", shown(record)));
+    const bool debug = name.ends_with(kHiddenDebug);
     const bool source = name.starts_with("code/") && !debug;
     const bool pickle = name == "data.pkl" || name == "constants.pkl";
     if (name == "model.json")

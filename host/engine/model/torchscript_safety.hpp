@@ -19,6 +19,10 @@ struct ScriptArchive {
   std::string bytes;
 };
 
+/// Renames the entries that say where in Python's sources the code came from. LibTorch reads them
+/// when it formats a message, and trusts what they say. To be done before all else.
+void hide_debug_entries(ScriptArchive& archive);
+
 /// Looks at the archive's functions and at the classes that its pickles name. Throws
 /// HostError(environment) that names the file, the operator and the function that calls it; nothing
 /// of the archive has been run then.

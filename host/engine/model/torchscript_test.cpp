@@ -935,6 +935,21 @@ TEST_F(TorchScript, RefusesDeeplyNestedValues) {
   EXPECT_NO_THROW(load_script("whole.pt"));
 }
 
+/// Which LibTorch's reader would crash on when it formats the error that running this gives.
+TEST_F(TorchScript, DoesNotReadWhereItsCodeCameFrom) {
+  Records records = with_weight();
+  replace_in(records.at(kCode), "torch.mul(x,", "torch.matmul(torch.zeros([7]),");
+  records[std::string(kCode) + ".debug_pkl"] = "\x80\x02RRRRRRRRRR.";
+  write_archive("debug.pt", records);
+  const ScriptFacts facts = describe_script(load_script("debug.pt"));
+  EXPECT_THAT(facts.notes, ElementsAre(HasSubstr("it does not run on square images")));
+  records[std::string(kCode) + ".Debug_pkl"] = "\x80\x02RRRRRRRRRR.";
+  records.erase(std::string(kCode) + ".debug_pkl");
+  write_archive("debug.pt", records);
+  EXPECT_THAT(error_of([&] { load_script("debug.pt"); }).what(),
+              HasSubstr("debug.pt has an entry with an odd name: code/__torch__/parts.py.Debug"));
+}
+
 /// Python's own archives and outputs, where python3-torch is installed.
 TEST_F(TorchScript, AgreesWithPythonToTheImage) {
   base::write_file("make.py", R"py(
