@@ -1246,8 +1246,31 @@ class GraphCheck {
     for (jit::Node* const node : block.nodes()) {
       const char* const kind = node->kind().toQualString();
       if (!is_allowed(kind)) refuse_operator(file_, kind, name_);
+      if (node->kind() == c10::prim::unchecked_cast && !is_safe_cast(*node))
+        refuse(file_, fmt::format("takes a {} for a {} in {}", shown(node->input()->type()->str()),
+                                  shown(node->output()->type()->str()), shown(name_)));
       for (const c10::Symbol name : node->attributeNames()) attribute(*node, name);
       for (jit::Block* const inner : node->blocks()) this->block(*inner);
+    }
+  }
+
+  /// Of an object's class nothing is asked when it runs, but of a number or tensor.
+  static bool is_safe_cast(const jit::Node& node) {
+    const c10::TypePtr& from = node.input()->type();
+    const c10::TypePtr& to = node.output()->type();
+    const auto optional = from->cast<c10::OptionalType>();
+    if (from->isSubtypeOf(*to) ||
+        (optional != nullptr && optional->getElementType()->isSubtypeOf(*to)))
+      return true;
+    switch (to->kind()) {
+      case c10::TypeKind::TensorType:
+      case c10::TypeKind::IntType:
+      case c10::TypeKind::FloatType:
+      case c10::TypeKind::BoolType:
+      case c10::TypeKind::StringType:
+        return true;
+      default:
+        return false;
     }
   }
 

@@ -950,6 +950,20 @@ TEST_F(TorchScript, DoesNotReadWhereItsCodeCameFrom) {
               HasSubstr("debug.pt has an entry with an odd name: code/__torch__/parts.py.Debug"));
 }
 
+TEST_F(TorchScript, RefusesToTakeOneObjectForAnother) {
+  Records records = with_weight();
+  std::string& code = records.at(kCode);
+  replace_in(code, "    return ",
+             "    y = __torch__.parts.Small.__new__(__torch__.parts.Small)\n"
+             "    z = unchecked_cast(__torch__.parts.Large, y)\n"
+             "    return ");
+  replace_in(code, ", weight)", ", z.a)");
+  code = "class Small:\n  a : Tensor\nclass Large:\n  a : Tensor\n" + code;
+  write_archive("cast.pt", records);
+  EXPECT_THAT(error_of([&] { load_script("cast.pt"); }).what(),
+              HasSubstr("cast.pt takes a __torch__.parts.Small for a __torch__.parts.Large in"));
+}
+
 /// Python's own archives and outputs, where python3-torch is installed.
 TEST_F(TorchScript, AgreesWithPythonToTheImage) {
   base::write_file("make.py", R"py(
