@@ -634,6 +634,8 @@ constexpr const char* kNotDense = "holds a sparse or quantized tensor";
 /// More than any network has; SECURITY.md states these bounds.
 constexpr double kMostElements = 1'099'511'627'776;  // of a tensor, which may repeat them
 constexpr std::size_t kMostHeight = 100;
+constexpr std::size_t kMostNested = 200;
+constexpr std::size_t kMostWords = 5000;
 
 [[noreturn]] void refuse(const std::string& file, const std::string& what) {
   throw base::HostError(base::ExitCode::environment, fmt::format("{} {}", file, what),
@@ -672,6 +674,7 @@ class SourceCheck {
   }
 
   void run() {
+    check_nesting();
     for (at_ = 0; at_ < tokens_.size(); ++at_) {
       if (is('^') && next_is(1, jit::TK_IDENT) && !after_operand())
         refuse(file_,
@@ -696,6 +699,24 @@ class SourceCheck {
           int{jit::TK_FALSE}, int{jit::TK_NONE}, int{')'}, int{']'}})
       if (before_is(kind)) return true;
     return false;
+  }
+
+  /// LibTorch's parser and compiler call themselves for whatever is nested, and for each term.
+  void check_nesting() const {
+    std::size_t depth = 0, branches = 0, words = 0;
+    for (const jit::Token& token : tokens_) {
+      const int kind = token.kind;
+      if (kind == '(' || kind == '[' || kind == '{' || kind == jit::TK_INDENT) ++depth;
+      if ((kind == ')' || kind == ']' || kind == '}' || kind == jit::TK_DEDENT) && depth > 0)
+        --depth;
+      if (kind == jit::TK_ELIF) ++branches;  // of LibTorch's own archives none has any
+      if (depth > kMostNested || branches > kMostNested)
+        refuse(file_, fmt::format("has code nested more than {} deep", kMostNested));
+      if (kind == jit::TK_NEWLINE || kind == jit::TK_INDENT || kind == jit::TK_DEDENT)
+        words = 0;
+      else if (kind != ',' && ++words > kMostWords)
+        refuse(file_, fmt::format("has a statement of more than {} words", kMostWords));
+    }
   }
 
   void check_name() {

@@ -964,6 +964,24 @@ TEST_F(TorchScript, RefusesToTakeOneObjectForAnother) {
               HasSubstr("cast.pt takes a __torch__.parts.Small for a __torch__.parts.Large in"));
 }
 
+TEST_F(TorchScript, RefusesCodeThatOverflowsTheParser) {
+  const std::size_t kMany = 20'000;
+  std::string sum = "x";
+  for (std::size_t i = 0; i < kMany; ++i) sum += "+x";
+  const std::pair<std::string, const char*> kCases[] = {
+      {std::string(kMany, '(') + "x" + std::string(kMany, ')'),
+       "has code nested more than 200 deep"},
+      {std::string(kMany, '[') + "x" + std::string(kMany, ']'),
+       "has code nested more than 200 deep"},
+      {sum, "has a statement of more than 5000 words"},
+      {std::string(kMany, '-') + "x", "has a statement of more than 5000 words"}};
+  for (const auto& tested : kCases) {
+    const fs::path file = save(harmless(), "deep.pt");
+    edit(file, kCode, kCall, tested.first);
+    EXPECT_THAT(error_of([&] { load_script(file); }).what(), HasSubstr(tested.second));
+  }
+}
+
 /// Python's own archives and outputs, where python3-torch is installed.
 TEST_F(TorchScript, AgreesWithPythonToTheImage) {
   base::write_file("make.py", R"py(
