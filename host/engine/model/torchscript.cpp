@@ -37,7 +37,8 @@ namespace {
 
 /// More than any network has, and less than it takes to fill the memory with nodes.
 constexpr std::size_t kMostNodes = 1'000'000;
-/// SECURITY.md states this bound.
+/// SECURITY.md states these bounds.
+constexpr std::size_t kMostCalls = 1'000;
 constexpr std::uint64_t kMostCompressed = 64u << 20;
 
 [[noreturn]] void refuse(const std::string& file, const std::string& what,
@@ -95,13 +96,13 @@ namespace {
 
 /// "layer1.0.conv1" of a value that is an attribute of an attribute of `self`; "" is `self`.
 std::optional<std::string> path_of(const jit::Value* value, const jit::Value* self) {
-  if (value == self) return "";
-  const jit::Node* const node = value->node();
-  if (node->kind() != c10::prim::GetAttr) return std::nullopt;
-  const auto parent = path_of(node->input(0), self);
-  if (!parent) return std::nullopt;
-  const std::string& name = node->s(c10::attr::name);
-  return parent->empty() ? name : *parent + "." + name;
+  std::string path;
+  for (; value != self; value = value->node()->input(0)) {
+    const jit::Node* const node = value->node();
+    if (node->kind() != c10::prim::GetAttr) return std::nullopt;
+    path = node->s(c10::attr::name) + (path.empty() ? "" : "." + path);
+  }
+  return path;
 }
 
 jit::GraphFunction* callee_of(jit::Node* node) {
@@ -123,21 +124,34 @@ void for_each_node(jit::Block& block, const Visit& visit) {
 }
 
 /// The number of nodes when all calls are replaced by what they call, which can double with every
-/// line of a hostile file.
+/// line of a hostile file. Refuses what calls too deep, for LibTorch follows calls by recursion.
 class InlinedSize {
  public:
-  std::size_t of(jit::Graph& graph) {
+  explicit InlinedSize(const std::string& file) : file_(file) {}
+
+  std::size_t of(jit::Graph& graph) { return look(graph, 0).nodes; }
+
+ private:
+  struct Size {
+    std::size_t nodes = 0, calls = 0;  ///< within one another
+  };
+
+  Size look(jit::Graph& graph, std::size_t depth) {
     if (const auto known = sizes_.find(&graph); known != sizes_.end()) return known->second;
-    std::size_t size = 0;
+    Size size;
     for_each_node(*graph.block(), [&](jit::Node* node) {
       jit::GraphFunction* const callee = callee_of(node);
-      size = std::min(kMostNodes + 1, size + 1 + (callee == nullptr ? 0 : of(*callee->graph())));
+      if (depth >= kMostCalls || size.calls > kMostCalls)
+        refuse(file_, fmt::format("calls more than {} deep", kMostCalls));
+      const Size inner = callee == nullptr ? Size{} : look(*callee->graph(), depth + 1);
+      size.nodes = std::min(kMostNodes + 1, size.nodes + 1 + inner.nodes);
+      if (callee != nullptr) size.calls = std::max(size.calls, inner.calls + 1);
     });
     return sizes_[&graph] = size;
   }
 
- private:
-  std::unordered_map<const jit::Graph*, std::size_t> sizes_;
+  const std::string& file_;
+  std::unordered_map<const jit::Graph*, Size> sizes_;
 };
 
 bool is_training_attribute(const jit::Value* module) {
@@ -158,7 +172,7 @@ class ForwardReader {
     jit::GraphFunction* const function = jit::tryToGraphFunction(method->function());
     if (function == nullptr) refuse(file_, "has a forward that is no TorchScript");
     check_signature(function->getSchema());
-    if (InlinedSize().of(*function->graph()) > kMostNodes)
+    if (InlinedSize(file_).of(*function->graph()) > kMostNodes)
       refuse(file_, fmt::format("is a program of more than {} steps", kMostNodes));
     graph_ = function->graph()->copy();
     inline_own_calls();

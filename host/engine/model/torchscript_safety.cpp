@@ -1348,6 +1348,10 @@ void hide_debug_entries(ScriptArchive& archive) {
 void check_text(const ScriptArchive& archive) {
   const auto reader = std::make_unique<caffe2::serialize::PyTorchStreamReader>(
       std::make_shared<BytesReader>(archive.bytes));
+  // Values of these have no types, and LibTorch's reader trusts the code's types instead.
+  constexpr std::uint64_t kFirstWithTypes = 3;
+  if (reader->version() < kFirstWithTypes)
+    refuse(archive.name, "was written before PyTorch 1.5, in a form that is not read");
   std::set<std::string> names;
   for (const std::string& record : reader->getAllRecords()) {
     // LibTorch looks a name up without regard to case: of two that differ in it, it might read

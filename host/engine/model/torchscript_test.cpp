@@ -982,6 +982,24 @@ TEST_F(TorchScript, RefusesCodeThatOverflowsTheParser) {
   }
 }
 
+TEST_F(TorchScript, RefusesTheFormBeforeTypes) {
+  Records records = with_weight();
+  records["version"] = "2\n";
+  write_archive("old.pt", records);
+  EXPECT_THAT(error_of([&] { load_script("old.pt"); }).what(),
+              HasSubstr("old.pt was written before PyTorch 1.5, in a form that is not read"));
+}
+
+TEST_F(TorchScript, RefusesLongChainsOfCalls) {
+  jit::Module module = part("Layer");
+  std::string source = "def f0(self, x):\n  return x * 2\n";
+  for (int i = 1; i < 1100; ++i)
+    source += fmt::format("def f{}(self, x):\n  return self.f{}(x)\n", i, i - 1);
+  module.define(source + "def forward(self, x):\n  return self.f1099(x)\n");
+  EXPECT_THAT(error_of([&] { load_script(save(module)); }).what(),
+              HasSubstr("calls more than 1000 deep"));
+}
+
 /// Python's own archives and outputs, where python3-torch is installed.
 TEST_F(TorchScript, AgreesWithPythonToTheImage) {
   base::write_file("make.py", R"py(
