@@ -96,12 +96,13 @@ class AutoFineTuning final : public backstop::Defense {
     if (peaks_.empty()) throw ParameterError("`peaks` is empty", "give at least one");
     if (!std::is_sorted(peaks_.begin(), peaks_.end()))
       throw ParameterError("`peaks` must be in increasing order");
-    if (base_ > maximum_2_ || maximum_2_ > peaks_.front())
-      throw ParameterError((std::ostringstream()
-                            << "`base`, `maximum_2` and the smallest of `peaks` must not "
-                            << "decrease, got " << base_ << ", " << maximum_2_ << " and "
-                            << peaks_.front())
-                               .str());
+    if (base_ > maximum_2_ || base_ > peaks_.front())
+      throw ParameterError(
+          (
+              std::ostringstream()
+              << "`base` must be at most `maximum_2` and the smallest of `peaks`, got " << base_
+              << ", " << maximum_2_ << " and " << peaks_.front())
+              .str());
   }
 
   void run(Context& ctx, Model& model, const backstop::DefenderData& data) override {
@@ -158,7 +159,7 @@ class AutoFineTuning final : public backstop::Defense {
     ctx.metric("phase_2_epochs", static_cast<double>(phase_2_epochs));
     ctx.metric("steps", static_cast<double>((phase_1_epochs + phase_2_epochs) * steps));
 
-    const rule::TwoPhases scheduler(base_, peak, maximum_2_, phase_1_epochs);
+    const rule::TwoPhases scheduler(base_, peak, std::min(maximum_2_, peak), phase_1_epochs);
     backstop::TrainingOptions options;
     options.epochs = phase_1_epochs + phase_2_epochs;
     options.batch_size = divided_up(images.size(), steps);

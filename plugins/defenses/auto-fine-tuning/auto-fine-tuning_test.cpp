@@ -219,8 +219,8 @@ TEST(AutoFineTuning, MakesTheBatchesOfAnEpochEqual) {
 }
 
 TEST(AutoFineTuning, RefusesRatesThatDecrease) {
-  for (const char* recipe : {"peaks = []", "peaks = [0.2, 0.1]", "peaks = [0.001, 0.1]",
-                             "base = 0.02", "maximum_2 = 0.06"}) {
+  for (const char* recipe :
+       {"peaks = []", "peaks = [0.2, 0.1]", "peaks = [0.0005, 0.1]", "base = 0.02"}) {
     const FakeParams params{recipe};
     EXPECT_THROW(make<Defense>(params), backstop::Error) << recipe;
   }
