@@ -121,7 +121,7 @@ TEST_F(Scripted, TheLargestPeakThatComesBackIsChosen) {
   EXPECT_LT(artifact("held-out loss by peak.y").front(),
             artifact("held-out loss by peak.y").back());
   EXPECT_THAT(context.messages.back(),
-              HasSubstr("peak 0.4: the largest of 6 from which held-out accuracy comes back (1 "
+              HasSubstr("peak 0.4: the largest of 9 from which held-out accuracy comes back (1 "
                         "before, 1 after; 0.8 ends at 0."));
 }
 
@@ -139,8 +139,8 @@ TEST_F(Scripted, WhereNoPeakComesBackTheLargestNearTheBestIsTaken) {
   defend();
   EXPECT_EQ(context.metrics.at("peak"), 0.1);
   EXPECT_EQ(skill(model), 0.5);
-  EXPECT_EQ(artifact("held-out accuracy by peak.x").size(), 6);
-  EXPECT_THAT(context.messages.back(), HasSubstr("no peak from 0.05 to 1.6 brings"));
+  EXPECT_EQ(artifact("held-out accuracy by peak.x").size(), 9);
+  EXPECT_THAT(context.messages.back(), HasSubstr("no peak from 0.005 to 1.6 brings"));
 }
 
 TEST_F(Scripted, AModelThatKnowsNothingYetIsHeldAgainstTheBest) {
