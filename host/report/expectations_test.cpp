@@ -63,9 +63,9 @@ TEST(Expectations, OfTheBackdoorOfACollapsedModelAreNotMet) {
   const std::string row = "pruned, then \"tuned\"";
   json results = collapsed_results();
   results["rows"][2]["metrics"]["robust_accuracy"] = 0.9;
-  for (const Expectation& bounds :
-       {Expectation{row, "attack_success_rate", {}, 0.1},
-        Expectation{row, "attack_success_rate_all", {}, 0.1}, Expectation{row, "robust_accuracy", 0.5, {}}}) {
+  for (const Expectation& bounds : {Expectation{row, "attack_success_rate", {}, 0.1},
+                                    Expectation{row, "attack_success_rate_all", {}, 0.1},
+                                    Expectation{row, "robust_accuracy", 0.5, {}}}) {
     const auto entry = check(results, bounds);
     EXPECT_FALSE(entry["met"]) << bounds.metric;
     EXPECT_TRUE(entry["value"].is_number()) << bounds.metric;
@@ -92,9 +92,10 @@ TEST(Expectations, OfADefenseAgainstAnAttackThatDidNotTakeAreNotMet) {
   results["rows"][1]["metrics"]["robust_accuracy"] = 0.9;
   for (const char* warning : {"attack did not take: ...", "collapsed: ..."}) {
     results["rows"][0]["warning"] = warning;
-    for (const Expectation& bounds : {Expectation{"fine-tuning", "attack_success_rate", {}, 0.5},
-                                      Expectation{"fine-tuning", "attack_success_rate_all", {}, 0.5},
-                                      Expectation{"fine-tuning", "robust_accuracy", 0.5, {}}}) {
+    for (const Expectation& bounds :
+         {Expectation{"fine-tuning", "attack_success_rate", {}, 0.5},
+          Expectation{"fine-tuning", "attack_success_rate_all", {}, 0.5},
+          Expectation{"fine-tuning", "robust_accuracy", 0.5, {}}}) {
       const auto entry = check(results, bounds);
       EXPECT_FALSE(entry["met"]) << bounds.metric;
       EXPECT_EQ(entry["reason"], "\"no defense\": " + std::string(warning)) << bounds.metric;

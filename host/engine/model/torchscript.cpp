@@ -4,7 +4,6 @@
 #include <limits>
 #include <map>
 #include <set>
-#include <sstream>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -88,7 +87,6 @@ class Script {
   std::string file;
   std::string sha256;
   jit::Module module;
-  jit::ExtraFilesMap extra;
   Forward forward;
 };
 
@@ -688,24 +686,18 @@ class ScriptNetwork final : public Network {
          "torch.jit.save of PyTorch writes such archives");
 }
 
-/// The names of what was saved beside the network. Refuses an archive that is too large: LibTorch
-/// takes as much memory as a compressed entry asks for; the others lie in the file as they are.
-std::vector<std::string> extra_files(const InputFile& file) {
-  constexpr std::string_view kExtra = "/extra/";
-  std::vector<std::string> names;
+/// Refuses an archive that is too large: LibTorch takes as much memory as a compressed entry asks
+/// for; the others lie in the file as they are.
+void require_small(const InputFile& file) {
   std::uint64_t sum = 0;
   const ZipArchive archive(file);
   for (const ZipEntry& entry : archive.entries()) {
-    const std::size_t folder = entry.name.find('/');
-    if (folder != entry.name.npos && entry.name.compare(folder, kExtra.size(), kExtra) == 0)
-      names.push_back(entry.name.substr(folder + kExtra.size()));
     if (entry.deflated) sum += std::min(entry.size, kMostCompressed + 1);
     if (sum > kMostCompressed)
       file.refuse(fmt::format("the code of the network takes more than {} MiB when it is unpacked",
                               kMostCompressed >> 20),
                   kDamaged);
   }
-  return names;
 }
 
 /// Whole sentences, for `check` and `inspect`.
@@ -752,15 +744,15 @@ std::shared_ptr<const Script> load_script(const std::filesystem::path& path) {
   const InputFile file(path);
   ScriptArchive archive{path.string(), file.text(0, file.size())};
   auto script = std::make_shared<Script>();
-  for (const std::string& name : extra_files(file)) script->extra[name];
+  require_small(file);
   script->file = archive.name;
   script->sha256 = base::sha256_of_text(archive.bytes);
   hide_debug_entries(archive);
   const DefaultGeneratorGuard guard;
   try {
     check_text(archive);
-    script->module = jit::load(std::make_shared<BytesReader>(archive.bytes), c10::Device(c10::kCPU),
-                               script->extra);
+    script->module =
+        jit::load(std::make_shared<BytesReader>(archive.bytes), c10::Device(c10::kCPU));
     check_graphs(script->module, script->file);
     script->forward = ForwardReader(script->file, script->module).read();
   } catch (const base::HostError&) {
@@ -793,27 +785,6 @@ std::vector<std::pair<std::string, at::Tensor>> state_of(const Script& script) {
   add(script.module.named_parameters());
   add(script.module.named_buffers());
   return state;
-}
-
-std::string archive_with(const Script& script,
-                         const std::vector<std::pair<std::string, at::Tensor>>& state) {
-  const jit::Module module = script.module.deepcopy();
-  std::map<std::string, at::Tensor> own;
-  for (const auto& item : module.named_parameters()) own[item.name] = item.value;
-  for (const auto& item : module.named_buffers()) own[item.name] = item.value;
-  const at::NoGradGuard no_grad;
-  for (const auto& [name, tensor] : state) {
-    const auto found = own.find(name);
-    if (found == own.end()) continue;
-    if (found->second.sizes() != tensor.sizes())
-      refuse(script.file,
-             fmt::format("has another shape for {} than the model: [{}] and [{}]", name,
-                         fmt::join(found->second.sizes(), ", "), fmt::join(tensor.sizes(), ", ")));
-    found->second.copy_(tensor);
-  }
-  std::ostringstream bytes;
-  module.save(bytes, script.extra);
-  return bytes.str();
 }
 
 ScriptFacts describe_script(const std::shared_ptr<const Script>& script) {

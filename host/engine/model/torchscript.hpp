@@ -29,11 +29,6 @@ std::int64_t parameters_of(const Script& script);
 /// Its parameters and buffers by name, on the CPU, floating-point numbers as float32: what
 /// Classifier::load_state takes.
 std::vector<std::pair<std::string, at::Tensor>> state_of(const Script& script);
-/// The archive with these parameters and buffers in the place of its own, in the types of its own.
-/// Names that it does not have are skipped. Throws HostError(environment) if a shape differs.
-std::string archive_with(const Script& script,
-                         const std::vector<std::pair<std::string, at::Tensor>>& state);
-
 /// What `check` and `inspect` say of a network.
 struct ScriptFacts {
   std::optional<std::int64_t> classes;   ///< outputs of the head, or of the network if it has none

@@ -21,8 +21,7 @@ using ::testing::HasSubstr;
 class ModelFiles : public testing::Test {
  protected:
   void SetUp() override {
-    path_ =
-        fs::path(testing::TempDir()) / ("model-" + std::to_string(::getpid()) + ".safetensors");
+    path_ = fs::path(testing::TempDir()) / ("model-" + std::to_string(::getpid()) + ".safetensors");
   }
   void TearDown() override { fs::remove(path_); }
 
