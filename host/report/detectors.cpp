@@ -82,8 +82,14 @@ std::vector<std::string> verdict_sentences(const nlohmann::json& detector) {
     return {fmt::format("{}: failed: {}", name, detector.value("error", ""))};
   const auto& verdict = section_of(detector, "verdict");
   const auto& calibration = section_of(detector, "calibration");
-  if (!is_conclusive(detector))
-    return {fmt::format("{}: no verdict: {}", name, verdict.value("reason", ""))};
+  if (!is_conclusive(detector)) {
+    std::string text = fmt::format("{}: no verdict: {}", name, verdict.value("reason", ""));
+    // What an unfinished search has found so far may be the backdoor.
+    for (const auto& suspect : section_of(verdict, "suspects"))
+      text += fmt::format("; so far, class {} ({}) {}", count_in(suspect, "label"),
+                          suspect.value("class", "?"), suspect.value("evidence", ""));
+    return {text};
+  }
   const std::string score =
       fmt::format("score {}, threshold {}", base::fixed(*number_in(verdict, "score"), 2),
                   base::fixed(*number_in(verdict, "threshold"), 2));

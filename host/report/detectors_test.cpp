@@ -45,6 +45,11 @@ TEST(Detectors, SaysItsVerdictInASentence) {
   EXPECT_THAT(verdict_sentences({{"name", "nc"},
                                  {"verdict", {{"suspicious", nullptr}, {"reason", "too short"}}}}),
               ElementsAre("nc: no verdict: too short"));
+  EXPECT_THAT(
+      verdict_sentences(
+          {{"name", "nc"},
+           {"verdict", {{"suspicious", nullptr}, {"reason", "too short"}, {"suspects", kDog}}}}),
+      ElementsAre("nc: no verdict: too short; so far, class 1 (dog) is reached by a patch"));
   EXPECT_THAT(verdict_sentences({{"name", "nc"}, {"error", "it broke"}}),
               ElementsAre("nc: failed: it broke"));
 }
