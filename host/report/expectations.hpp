@@ -17,7 +17,8 @@ struct Expectation {
 };
 
 /// results.json's `expectations`, in the order of `all`: {row, metric, value, minimum, maximum, met}
-/// each, or {row, metric, value, classes, met} with lists of names. Where the value does not count, the expectation is not met and there is a `reason`:
+/// each, or {row, metric, value, classes, met} with lists of names, of a detector. Where the value
+/// does not count, the expectation is not met and there is a `reason`:
 /// the stage failed, the metric was not measured, there was no image to count, or the metric says
 /// nothing because the model has collapsed or the attack did not take. The first row is that of "no
 /// defense".

@@ -34,9 +34,9 @@ constexpr const char* kDescription =
     "from this host, the libraries that it needs, its parameters, and a recipe to start from.\n"
     "THING is the file of a model; or a plugin's name, KIND/NAME, or the path of an .so file. No "
     "code of\n"
-    "either is run. If it cannot be used, the reason is shown, and the exit status is 4 for a "
-    "model and\n"
-    "3 for a plugin.\n";
+    "a plugin is run, and of a model only TorchScript that passed its check. If it cannot be used, "
+    "the\n"
+    "reason is shown, and the exit status is 4 for a model and 3 for a plugin.\n";
 
 // -- finding it --
 

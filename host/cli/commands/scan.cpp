@@ -13,9 +13,9 @@ constexpr const char* kDescription =
     "Looks for a backdoor in a model, with a few hundred clean images of its classes. No trigger "
     "need\n"
     "be known. MODEL is a safetensors file, a checkpoint of torch.save, or TorchScript.\n"
-    "Nothing found does not mean clean: docs/scan.md says what the detectors find, how often they "
-    "are\n"
-    "wrong, and what they cannot see.\n"
+    "Nothing found does not mean clean: docs/scan.md says what the detectors look for and what "
+    "they\n"
+    "cannot see.\n"
     "The exit status is 0 if nothing was found, and 1 if the model is suspicious or no detector "
     "came\n"
     "to a verdict.\n";

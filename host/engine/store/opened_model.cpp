@@ -1,6 +1,7 @@
 #include "host/engine/store/opened_model.hpp"
 
 #include <utility>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -8,9 +9,8 @@
 
 #include "host/base/error.hpp"
 #include "host/base/text.hpp"
+#include "host/engine/formats/model_source.hpp"
 #include "host/engine/model/recognize.hpp"
-#include "host/engine/model/torchscript.hpp"
-#include "host/engine/store/scalar_types.hpp"
 #include "host/schema/architectures.hpp"
 
 namespace backstop::engine {
@@ -25,18 +25,15 @@ NamedTensors renamed(NamedTensors tensors, const std::map<std::string, std::stri
   return tensors;
 }
 
-json counts_by_type(const NamedTensors& tensors) {
-  json counts = json::object();
-  for (const auto& [name, tensor] : tensors) {
-    auto& count = counts[std::string(to_string(*element_type(tensor.scalar_type())))];
-    count = count.is_null() ? tensor.numel() : count.get<std::int64_t>() + tensor.numel();
-  }
+json counts_by_type(const std::vector<StoredTensor>& tensors) {
+  std::map<std::string, std::int64_t> counts;
+  for (const StoredTensor& tensor : tensors)
+    counts[std::string(to_string(tensor.type))] += c10::multiply_integers(tensor.shape);
   return counts;
 }
 
-Architecture architecture_of(const std::shared_ptr<const Script>& script,
+Architecture architecture_of(const std::shared_ptr<const Script>& script, const ScriptFacts& facts,
                              const std::filesystem::path& path) {
-  const ScriptFacts facts = describe_script(script);
   if (!facts.classes || !facts.channels)
     throw base::HostError(
         base::ExitCode::environment,
@@ -53,18 +50,17 @@ Architecture architecture_of(const std::shared_ptr<const Script>& script,
 }
 
 /// What a network of a file offers to the plugins, in words.
-json offers_of(const Architecture& architecture) {
+json offers_of(const OpenedModel& model) {
   json offers = json::array();
-  if (architecture.script) {
-    const ScriptFacts facts = describe_script(architecture.script);
-    if (facts.has_head) offers.push_back("features and a head that can be replaced");
-    if (facts.batch_norm) offers.push_back("batch normalization");
-    if (facts.feature_maps) offers.push_back("feature maps");
-  } else if (const auto* info = schema::find_architecture(architecture.name)) {
-    if (info->replaceable_head) offers.push_back("features and a head that can be replaced");
-    if (info->batch_norm) offers.push_back("batch normalization");
-    if (info->feature_maps) offers.push_back("feature maps");
-  }
+  const auto add = [&](bool head, bool batch_norm, bool feature_maps) {
+    if (head) offers.push_back("features and a head that can be replaced");
+    if (batch_norm) offers.push_back("batch normalization");
+    if (feature_maps) offers.push_back("feature maps");
+  };
+  if (model.script)
+    add(model.script->has_head, model.script->batch_norm, model.script->feature_maps);
+  else if (const auto* info = schema::find_architecture(model.architecture.name))
+    add(info->replaceable_head, info->batch_norm, info->feature_maps);
   return offers;
 }
 
@@ -89,9 +85,11 @@ NamedTensors OpenedModel::as_in_file(NamedTensors weights) const {
 }
 
 OpenedModel open_model(const std::filesystem::path& path) {
-  OpenedModel model{path, read_model_file(path), {}, {}};
+  OpenedModel model{path, read_model_file(path), {}, {}, {}};
   if (model.file.format == FileFormat::torchscript) {
-    model.architecture = architecture_of(load_script(path), path);
+    const auto script = load_script(path);
+    model.script = describe_script(script);
+    model.architecture = architecture_of(script, *model.script, path);
     return model;
   }
   const Recognition recognition = recognize(shapes_of(model.file.weights));
@@ -110,19 +108,19 @@ OpenedModel open_model(const std::filesystem::path& path) {
 json describe_model(const std::filesystem::path& path) {
   json facts = {{"file", path.string()}};
   try {
-    const ModelFile file = read_model_file(path);
+    const ModelHeader file = read_model_header(path);
     facts["format"] = to_string(file.format);
     facts["location"] = file.location;
     facts["prefix"] = file.prefix;
     facts["rest"] = file.rest;
-    facts["tensors"] = file.weights.size();
-    facts["numbers"] = counts_by_type(file.weights);
+    facts["tensors"] = file.tensors.size();
+    facts["numbers"] = counts_by_type(file.tensors);
     facts["trained_with"] = file.facts.attack ? json(*file.facts.attack) : json(nullptr);
     const OpenedModel model = open_model(path);
     const Architecture& a = model.architecture;
     facts["network"] = network_text(a);
-    facts["offers"] = offers_of(a);
-    if (a.script) facts["notes"] = describe_script(a.script).notes;
+    facts["offers"] = offers_of(model);
+    if (model.script) facts["notes"] = model.script->notes;
     facts["architecture"] = a.name;
     facts["width"] = a.width;
     facts["channels"] = a.channels;
