@@ -64,18 +64,18 @@ using backstop::neural_cleanse::stamped;
 using backstop::trigger_search::Settings;
 using backstop::trigger_search::Spread;
 
+Spread spread_of_norms(const std::vector<double>& norms) {
+  constexpr double kSmallest = 0.25;  // of the median
+  return backstop::trigger_search::spread_of(norms,
+                                             kSmallest * backstop::trigger_search::median(norms));
+}
+
 struct Triggers {
   explicit Triggers(const backstop::trigger_search::Triggers& found_triggers)
       : masks(Masks::masks(found_triggers.raw)),
         patterns(Masks::patterns(found_triggers.raw)),
         norms(found_triggers.sizes),
         found(found_triggers.found) {}
-
-  [[nodiscard]] Spread spread() const {
-    constexpr double kSmallest = 0.25;  // of the median
-    return backstop::trigger_search::spread_of(norms,
-                                               kSmallest * backstop::trigger_search::median(norms));
-  }
 
   at::Tensor masks, patterns;
   std::vector<double> norms;
@@ -140,11 +140,8 @@ class NeuralCleanse final : public backstop::Defense, public backstop::ModelDete
         find_triggers(ctx, model, data.clean(), Masks(), detection_, "rounds of trigger search");
     model.set_trainable(backstop::Part::whole);
     model.set_training(training);
-    const Triggers triggers(search);
-    record(ctx, triggers);
-    judge(triggers, verdict);
-    const std::string reason = unfinished(search, detection_, "masks");
-    if (!reason.empty()) verdict.inconclusive(reason);
+    record(ctx, Triggers(search));
+    judge(ctx, search, verdict);
   }
 
  private:
@@ -162,30 +159,36 @@ class NeuralCleanse final : public backstop::Defense, public backstop::ModelDete
     }
   }
 
-  void judge(const Triggers& triggers, backstop::ModelVerdict& verdict) const {
-    const Spread spread = triggers.spread();
-    const double pixels = static_cast<double>(triggers.masks.select(0, 0).numel());
-    double largest = 0;
-    for (std::size_t c = 0; c < triggers.norms.size(); ++c) {
-      const auto label = static_cast<std::int64_t>(c);
-      const double index = spread.index(triggers.norms[c]);
-      verdict.class_number(label, "mask_norm", triggers.norms[c]);
-      verdict.class_number(label, "anomaly_index", index);
-      if (!triggers.found[c]) continue;
-      largest = std::max(largest, index);
-      if (index < anomaly_threshold_) continue;
+  void judge(backstop::Context& ctx, const backstop::trigger_search::Triggers& search,
+             backstop::ModelVerdict& verdict) const {
+    const std::vector<double>& norms = search.sizes;
+    const backstop::trigger_search::Judgment judgment =
+        backstop::trigger_search::judge(search, norms, spread_of_norms, anomaly_threshold_);
+    for (std::size_t c = 0; c < norms.size(); ++c) {
+      verdict.class_number(static_cast<std::int64_t>(c), "mask_norm", norms[c]);
+      verdict.class_number(static_cast<std::int64_t>(c), "anomaly_index",
+                           judgment.spread.index(norms[c]));
+    }
+    const auto pixels = static_cast<double>(Masks::masks(search.raw).select(0, 0).numel());
+    for (const std::int64_t label : judgment.suspects) {
+      const double norm = norms[static_cast<std::size_t>(label)];
       std::ostringstream text;
       text.precision(1);
-      text << std::fixed << "is reached by a patch of " << 100 * triggers.norms[c] / pixels
-           << " % of the pixels (index " << index << ")";
+      text << std::fixed << "is reached by a patch of " << 100 * norm / pixels
+           << " % of the pixels (index " << judgment.spread.index(norm) << ")";
       verdict.suspect(label, text.str());
     }
-    verdict.score(largest, anomaly_threshold_);
+    verdict.score(judgment.score, anomaly_threshold_);
+    const std::string reason = unfinished(search, detection_, "masks");
+    if (!judgment.conclusive)
+      verdict.inconclusive(reason);
+    else if (!reason.empty())
+      ctx.log(backstop::LogLevel::info, reason + ", which cannot change the verdict");
   }
 
   std::vector<std::int64_t> flagged_classes(backstop::Context& ctx,
                                             const Triggers& triggers) const {
-    const Spread spread = triggers.spread();
+    const Spread spread = spread_of_norms(triggers.norms);
     std::vector<std::int64_t> flagged;
     double largest = 0;
     for (std::size_t c = 0; c < triggers.norms.size(); ++c) {

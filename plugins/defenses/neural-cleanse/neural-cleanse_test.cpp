@@ -349,8 +349,14 @@ TEST(NeuralCleanseDetector, HasNoVerdictBeforeTheMasksHaveSettled) {
   FakeContext context{clean};
   EXPECT_EQ(judged(context, model, clean, "detection_rounds = 40").reason,
             "the masks of 6 of 6 classes were still shrinking after 40 rounds of search");
-  model.layers()[0].bias.detach().select(0, 2).fill_(-1e4);  // a class that is never reached
-  EXPECT_NE(judged(context, model, clean).reason.find("for 1 of 6 classes"), std::string::npos);
+  FakeModel normal = model_of(kNormal, 1);
+  for (FakeModel* any : {&model, &normal})  // a class that is never reached
+    any->layers()[0].bias.detach().select(0, 2).fill_(-1e4);
+  EXPECT_NE(judged(context, normal, clean).reason.find("for 1 of 6 classes"), std::string::npos);
+  const auto verdict = judged(context, model, clean);  // of the class that stands out all the same
+  EXPECT_EQ(verdict.reason, "");
+  EXPECT_EQ(verdict.suspects.size(), 1U);
+  EXPECT_EQ(verdict.suspects.count(kNormal), 1U);
 }
 
 TEST(NeuralCleanseDetector, HasNoVerdictOfTwoClasses) {

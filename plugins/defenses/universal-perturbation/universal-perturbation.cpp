@@ -93,9 +93,7 @@ class UniversalPerturbation final : public backstop::Defense, public backstop::M
     model.set_trainable(backstop::Part::whole);
     model.set_training(training);
     draw(ctx, data.clean(), triggers);
-    judge(triggers, verdict);
-    const std::string reason = unfinished(triggers, search_, "perturbations");
-    if (!reason.empty()) verdict.inconclusive(reason);
+    judge(ctx, triggers, verdict);
   }
 
  private:
@@ -111,32 +109,42 @@ class UniversalPerturbation final : public backstop::Defense, public backstop::M
     }
   }
 
-  void judge(const Triggers& triggers, backstop::ModelVerdict& verdict) const {
+  void judge(backstop::Context& ctx, const Triggers& triggers,
+             backstop::ModelVerdict& verdict) const {
     constexpr double kSmallest = 0.25;
-    const double pixels = static_cast<double>(triggers.raw.select(0, 0).numel());
+    const auto pixels = static_cast<double>(triggers.raw.select(0, 0).numel());
     std::vector<double> levels, logarithms;
     for (const double norm : triggers.sizes) {
       levels.push_back(255 * norm / std::sqrt(pixels));
       logarithms.push_back(std::log(std::max(levels.back(), 1e-6)));
     }
-    const Spread spread = backstop::trigger_search::spread_of(logarithms, kSmallest);
-    double largest = 0;
+    const backstop::trigger_search::Judgment judgment = backstop::trigger_search::judge(
+        triggers, logarithms,
+        [](const std::vector<double>& values) {
+          return backstop::trigger_search::spread_of(values, kSmallest);
+        },
+        threshold_);
+    const Spread& spread = judgment.spread;
     for (std::size_t c = 0; c < levels.size(); ++c) {
-      const auto label = static_cast<std::int64_t>(c);
-      const double index = spread.index(logarithms[c]);
-      verdict.class_number(label, "grey_levels", levels[c]);
-      verdict.class_number(label, "anomaly_index", index);
-      if (!triggers.found[c]) continue;
-      largest = std::max(largest, index);
-      if (index < threshold_) continue;
+      verdict.class_number(static_cast<std::int64_t>(c), "grey_levels", levels[c]);
+      verdict.class_number(static_cast<std::int64_t>(c), "anomaly_index",
+                           spread.index(logarithms[c]));
+    }
+    for (const std::int64_t label : judgment.suspects) {
+      const auto c = static_cast<std::size_t>(label);
       std::ostringstream text;
       text.precision(1);
       text << std::fixed << "is reached by adding one pattern of " << levels[c]
            << " grey levels to any image, where the median class needs " << std::exp(spread.median)
-           << " (index " << index << ")";
+           << " (index " << spread.index(logarithms[c]) << ")";
       verdict.suspect(label, text.str());
     }
-    verdict.score(largest, threshold_);
+    verdict.score(judgment.score, threshold_);
+    const std::string reason = unfinished(triggers, search_, "perturbations");
+    if (!judgment.conclusive)
+      verdict.inconclusive(reason);
+    else if (!reason.empty())
+      ctx.log(backstop::LogLevel::info, reason + ", which cannot change the verdict");
   }
 
   backstop::trigger_search::Settings search_;

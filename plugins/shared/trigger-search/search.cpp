@@ -243,6 +243,30 @@ Triggers find_triggers(Context& ctx, Model& model, const ImageSet& images, const
   return finder.result();
 }
 
+Judgment judge(const Triggers& triggers, const std::vector<double>& values,
+               const std::function<Spread(const std::vector<double>&)>& spread, double threshold) {
+  Judgment judgment;
+  judgment.spread = spread(values);
+  std::vector<std::int64_t> certain;
+  bool ended = true;
+  for (std::size_t c = 0; c < values.size(); ++c) {
+    ended = ended && triggers.converged[c];
+    if (!triggers.found[c]) continue;
+    const double index = judgment.spread.index(values[c]);
+    judgment.score = std::max(judgment.score, index);
+    if (index < threshold) continue;
+    judgment.suspects.push_back(static_cast<std::int64_t>(c));
+    std::vector<double> lowest = values;
+    for (std::size_t other = 0; other < values.size(); ++other)
+      if (!triggers.converged[other]) lowest[other] = std::min(values[other], values[c]);
+    if (spread(lowest).index(values[c]) >= threshold)
+      certain.push_back(static_cast<std::int64_t>(c));
+  }
+  judgment.conclusive = ended || !certain.empty();
+  if (!certain.empty()) judgment.suspects = std::move(certain);
+  return judgment;
+}
+
 std::string unfinished(const Triggers& triggers, const Settings& settings,
                        std::string_view plural) {
   const auto classes = static_cast<std::ptrdiff_t>(triggers.found.size());

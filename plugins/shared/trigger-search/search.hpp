@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,6 +12,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "backstop/context.hpp"
+#include "outliers.hpp"
 #include "penalty.hpp"
 
 namespace backstop::trigger_search {
@@ -72,6 +74,20 @@ Objective objective(Model& model, const Form& form, const at::Tensor& images, co
 /// where its progress is shown.
 Triggers find_triggers(Context& ctx, Model& model, const ImageSet& images, const Form& form,
                        const Settings& settings, std::string_view what);
+
+/// How the classes compare, by `values`: the sizes of their triggers, or a function of them.
+struct Judgment {
+  Spread spread;
+  double score = 0;  ///< the largest index of a class with a trigger that works
+  std::vector<std::int64_t> suspects;
+  /// Whether every search has ended, or a class stands out however the others end.
+  bool conclusive = true;
+};
+/// A class is suspicious if it has a trigger that works and its index reaches `threshold`. Where
+/// searches have not ended, that must still be so when each of them ends as low as this class (its
+/// own can only end lower); if it is so for no class, `suspects` are those of the values so far.
+Judgment judge(const Triggers& triggers, const std::vector<double>& values,
+               const std::function<Spread(const std::vector<double>&)>& spread, double threshold);
 
 /// Why the triggers are no ground for a verdict, as ModelVerdict::inconclusive wants it; empty if
 /// every class has one and none could be made smaller. `plural` names the triggers: "masks".

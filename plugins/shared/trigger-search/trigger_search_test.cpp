@@ -77,5 +77,41 @@ TEST(Unfinished, SaysWhatIsMissing) {
             "no image change that works was found for 1 of 3 classes after 30 rounds of search");
 }
 
+TEST(Judge, ASuspicionHoldsIfUnfinishedSearchesCannotChangeIt) {
+  Triggers triggers;
+  triggers.sizes = {1, 30, 31, 32, 33, 34, 35};
+  triggers.found.assign(7, true);
+  triggers.converged.assign(7, true);
+  const auto spread = [](const std::vector<double>& values) { return spread_of(values, 8); };
+  const auto judged = [&] { return judge(triggers, triggers.sizes, spread, 2); };
+
+  EXPECT_EQ(judged().suspects, std::vector<std::int64_t>{0});
+  EXPECT_DOUBLE_EQ(judged().score, 31 / 8.);
+  EXPECT_TRUE(judged().conclusive);
+
+  triggers.converged[0] = triggers.converged[3] = false;  // one more class may end at 1
+  EXPECT_EQ(judged().suspects, std::vector<std::int64_t>{0});
+  EXPECT_TRUE(judged().conclusive);
+
+  triggers.converged[1] = triggers.converged[2] = false;  // the median itself may be 1
+  EXPECT_EQ(judged().suspects, std::vector<std::int64_t>{0});
+  EXPECT_FALSE(judged().conclusive);
+
+  triggers.found[0] = false;  // a trigger that does not work says nothing
+  EXPECT_TRUE(judged().suspects.empty());
+  EXPECT_FALSE(judged().conclusive);
+}
+
+TEST(Judge, NothingIsFoundOnlyWhenEverySearchHasEnded) {
+  Triggers triggers;
+  triggers.sizes = {30, 31, 32, 33};
+  triggers.found.assign(4, true);
+  triggers.converged.assign(4, true);
+  const auto spread = [](const std::vector<double>& values) { return spread_of(values, 8); };
+  EXPECT_TRUE(judge(triggers, triggers.sizes, spread, 2).conclusive);
+  triggers.converged[2] = false;
+  EXPECT_FALSE(judge(triggers, triggers.sizes, spread, 2).conclusive);
+}
+
 }  // namespace
 }  // namespace backstop::trigger_search
