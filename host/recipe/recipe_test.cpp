@@ -362,6 +362,15 @@ TEST_F(Recipes, DefaultCropPaddingFollowsTheImageSize) {
   EXPECT_EQ(padding({"dataset.image_size=96", "dataset.augmentation.crop_padding=5"}), 5);
 }
 
+TEST_F(Recipes, DefaultWidthIsThatOfThePublication) {
+  const auto width = [&](const std::string& network) {
+    const CheckedRecipe checked = check(kValidRecipe, {"model.architecture=" + network});
+    return checked.recipes.at(0).table["model"]["width"].value<std::int64_t>();
+  };
+  EXPECT_EQ(width("resnet56"), 16) << "He et al., section 4.2";
+  EXPECT_EQ(width("resnet18"), 64);
+}
+
 TEST_F(Recipes, AdaptingAModelGivesNoPoisonedTrainingSetAndNoDrop) {
   for (const std::string scenario : {"transfer", "encoder"})
     EXPECT_THAT(

@@ -800,14 +800,19 @@ void Checker::threads(std::int64_t count, const toml::source_region& place) {
 }
 
 /// [model]; with a file, architecture and width are as the recipe gives them or as the file is.
+/// Without one, the width is by default that of the network's publication.
 toml::table Checker::model(const toml::table& recipe, const Scope& top) {
   Parameters parameters = sections().model;
-  if (recipe["model"]["file"])
-    for (auto& parameter : parameters)
-      if (parameter.key == "architecture" || parameter.key == "width") {
-        parameter.default_value.clear();
-        parameter.optional = true;
-      }
+  const auto name = recipe["model"]["architecture"].value<std::string_view>();
+  const auto* network = name ? schema::find_architecture(*name) : nullptr;
+  for (auto& parameter : parameters) {
+    if (parameter.key == "width" && network != nullptr)
+      parameter.default_value = toml::array{network->width};
+    if (recipe["model"]["file"] && (parameter.key == "architecture" || parameter.key == "width")) {
+      parameter.default_value.clear();
+      parameter.optional = true;
+    }
+  }
   return host_section(recipe, "model", parameters, top);
 }
 

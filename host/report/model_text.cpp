@@ -16,10 +16,6 @@ namespace {
 
 using nlohmann::json;
 
-std::string percent(double share) {
-  return base::fixed(100 * share, 1) + " %";
-}
-
 /// "0.916 (916 of 1,000 images; 95 %: 0.897 to 0.932)": Wilson's interval.
 std::string accuracy_text(const json& row) {
   const auto accuracy = number_in(section_of(row, "metrics"), "clean_accuracy");
@@ -195,9 +191,8 @@ std::string clean_text(const json& results, double tolerance, bool color) {
                          100 * change["interval"][1].get<double>(),
                          change["lost"].get<std::int64_t>(), change["gained"].get<std::int64_t>()));
     if (lost_too_much(results, tolerance))
-      text +=
-          fmt::format("\n{}warning:{} accuracy fell by more than {}\n", color ? base::kYellow : "",
-                      color ? base::kReset : "", percent(tolerance));
+      text += fmt::format("\n{}warning:{} accuracy fell by more than {:.1f} points\n",
+                          color ? base::kYellow : "", color ? base::kReset : "", 100 * tolerance);
   }
   text += '\n' + text_columns(accuracy_by_class(results));
   text += "\nwhat is left of a backdoor cannot be measured: its trigger is unknown\n";

@@ -129,7 +129,8 @@ Sections make_sections() {
        .default_value = toml::array{64},
        .minimum = 1,
        .maximum = 1024,
-       .help = "Channels of the network's first stage; with `file` left out to recognize it"},
+       .help = "Channels of the network's first stage; the default is 16 for the ResNets for "
+               "CIFAR; with `file` left out to recognize it"},
       {.key = "file",
        .type = path,
        .optional = true,
