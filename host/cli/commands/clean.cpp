@@ -37,6 +37,7 @@ void add_options(boost::program_options::options_description& options) {
   add("output,o", value("FILE"), "where to write the cleaned model");
   add("method", value("PLUGIN"),
       "the defense; left out: auto-fine-tuning, which finds its own rate");
+  add("flip", "train on mirrored images too; give it where a mirrored image keeps its class");
   add("tolerance", value("POINTS"), "percentage points of accuracy that may be lost; left out: 2");
   add_set_option(options);
   add_run_options(options);
@@ -87,6 +88,8 @@ base::ExitCode clean(const Invocation& invocation) {
   const fs::path output = output_of(invocation);
   const catalog::Catalog catalog = invocation.catalog();
   toml::table recipe = recipe_for("clean", invocation);
+  if (invocation.has("flip"))
+    recipe["dataset"].as_table()->insert("augmentation", toml::table{{"horizontal_flip", true}});
   const std::string method = invocation.one("method").value_or("auto-fine-tuning");
   toml::table defense{{"name", kRow}, {"plugin", method}};
   if (const auto* entry = catalog.find(catalog::Kind::defense, method);

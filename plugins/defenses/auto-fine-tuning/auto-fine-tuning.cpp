@@ -32,6 +32,8 @@
 #include <cmath>
 #include <cstdint>
 #include <iomanip>
+#include <map>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -62,7 +64,6 @@ std::int64_t divided_up(std::int64_t a, std::int64_t b) {
 
 /// A model on the held-out images. Without `correct` its outputs are no numbers.
 struct Outcome {
-  double peak = 0;
   Model* model = nullptr;
   at::Tensor correct = {};  ///< bool [n] on the CPU
   double accuracy = 0;
@@ -132,19 +133,19 @@ class AutoFineTuning final : public backstop::Defense {
       throw ParameterError("the model's outputs for clean images are not finite numbers");
     const bool knows = !rule::at_chance(before.correct, held_out.labels().cpu());
 
-    std::vector<Outcome> tried;  // from the largest peak down
-    tried.reserve(peaks_.size());
-    const Outcome* chosen = nullptr;
-    for (auto peak = peaks_.rbegin(); peak != peaks_.rend() && chosen == nullptr; ++peak) {
-      tried.push_back({.peak = *peak, .model = &ctx.clone(model)});
-      try_peak(ctx, tried.back(), training, held_out);
-      if (knows && rule::comes_back(before.correct, tried.back().correct, tolerance_))
-        chosen = &tried.back();
-    }
-    const bool back = chosen != nullptr;
-    if (!back) chosen = &nearest(tried);
-    model.copy_from(*chosen->model);
-    report(ctx, tried, *chosen, before, knows, back);
+    std::map<double, Outcome> tried;
+    const auto comes_back = [&](double peak) {
+      Outcome& outcome = tried[peak];
+      outcome.model = &ctx.clone(model);
+      try_peak(ctx, peak, outcome, training, held_out);
+      return rule::comes_back(before.correct, outcome.correct, tolerance_);
+    };
+    const std::optional<double> back =
+        knows ? rule::largest(peaks_, kPapersPeak, comes_back) : std::nullopt;
+    if (!knows) std::for_each(peaks_.begin(), peaks_.end(), comes_back);
+    const double chosen = back ? *back : nearest(tried);
+    model.copy_from(*tried.at(chosen).model);
+    report(ctx, tried, chosen, before, knows, back.has_value());
   }
 
  private:
@@ -169,10 +170,10 @@ class AutoFineTuning final : public backstop::Defense {
   }
 
   /// Trains the outcome's model, and judges it unless the training diverges.
-  void try_peak(Context& ctx, Outcome& outcome, const ImageSet& training,
+  void try_peak(Context& ctx, double peak, Outcome& outcome, const ImageSet& training,
                 const ImageSet& held_out) const {
     try {
-      train(ctx, *outcome.model, training, outcome.peak);
+      train(ctx, *outcome.model, training, peak);
     } catch (const backstop::Cancelled&) {
       throw;
     } catch (const backstop::Error&) {
@@ -190,40 +191,44 @@ class AutoFineTuning final : public backstop::Defense {
     outcome.accuracy = outcome.correct.to(at::kDouble).mean().item<double>();
   }
 
-  /// The outcome of the largest peak that comes back to the most accurate one.
-  const Outcome& nearest(const std::vector<Outcome>& tried) const {
-    const auto most =
-        std::max_element(tried.begin(), tried.end(), [](const Outcome& a, const Outcome& b) {
-          return std::pair(!a.diverged(), a.accuracy) < std::pair(!b.diverged(), b.accuracy);
-        });
-    if (most->diverged())
-      throw ParameterError((std::ostringstream() << "training diverges at every peak from "
-                                                 << peaks_.front() << " to " << peaks_.back())
-                               .str(),
-                           "give smaller `peaks`");
-    return *std::find_if(tried.begin(), tried.end(), [&](const Outcome& outcome) {
-      return rule::comes_back(most->correct, outcome.correct, tolerance_);
-    });
+  /// The largest peak that comes back to the most accurate outcome.
+  double nearest(const std::map<double, Outcome>& tried) const {
+    const auto& most =
+        std::max_element(tried.begin(), tried.end(), [](const auto& a, const auto& b) {
+          return std::pair(!a.second.diverged(), a.second.accuracy) <
+                 std::pair(!b.second.diverged(), b.second.accuracy);
+        })->second;
+    if (most.diverged())
+      throw ParameterError(
+          (std::ostringstream() << "training diverges at every peak from " << tried.begin()->first
+                                << " to " << tried.rbegin()->first)
+              .str(),
+          "give smaller `peaks`");
+    return std::find_if(tried.rbegin(), tried.rend(),
+                        [&](const auto& entry) {
+                          return rule::comes_back(most.correct, entry.second.correct, tolerance_);
+                        })
+        ->first;
   }
 
-  void report(Context& ctx, const std::vector<Outcome>& tried, const Outcome& chosen,
-              const Outcome& before, bool knows, bool back) const {
-    std::vector<double> peaks, accuracies, finite, losses;  // in increasing order of the peaks
-    for (auto outcome = tried.rbegin(); outcome != tried.rend(); ++outcome) {
-      peaks.push_back(outcome->peak);
-      accuracies.push_back(outcome->accuracy);
-      if (outcome->diverged()) continue;
-      finite.push_back(outcome->peak);
-      losses.push_back(outcome->loss);
+  static void report(Context& ctx, const std::map<double, Outcome>& tried, double chosen,
+                     const Outcome& before, bool knows, bool back) {
+    std::vector<double> peaks, accuracies, finite, losses;
+    for (const auto& [peak, outcome] : tried) {
+      peaks.push_back(peak);
+      accuracies.push_back(outcome.accuracy);
+      if (outcome.diverged()) continue;
+      finite.push_back(peak);
+      losses.push_back(outcome.loss);
     }
     ctx.artifact("held-out accuracy by peak.x", at::tensor(peaks));
     ctx.artifact("held-out accuracy by peak.y", at::tensor(accuracies));
     ctx.artifact("held-out loss by peak.x", at::tensor(finite));
     ctx.artifact("held-out loss by peak.y", at::tensor(losses));
-    ctx.metric("peak", chosen.peak);
+    ctx.metric("peak", chosen);
     ctx.metric("held_out_images", static_cast<double>(before.correct.numel()));
     ctx.metric("held_out_accuracy_before", before.accuracy);
-    ctx.metric("held_out_accuracy_after", chosen.accuracy);
+    ctx.metric("held_out_accuracy_after", tried.at(chosen).accuracy);
 
     std::ostringstream text;
     text << std::setprecision(3);
@@ -232,19 +237,17 @@ class AutoFineTuning final : public backstop::Defense {
            << " held-out images right, no more than chance, so the peak is chosen by the best "
            << "accuracy after training; ";
     else if (!back)
-      text << "no peak from " << peaks_.front() << " to " << peaks_.back()
+      text << "no peak from " << tried.begin()->first << " to " << tried.rbegin()->first
            << " brings held-out accuracy back: there may be too few clean images; ";
-    text << "peak " << chosen.peak << ": the largest of " << peaks_.size()
-         << " from which held-out "
-         << "accuracy comes " << (back ? "back (" : "near the best of them (") << before.accuracy
-         << " before, " << chosen.accuracy << " after";
-    if (&chosen != &tried.front()) {
-      const Outcome& next = *(&chosen - 1);
-      text << "; " << next.peak;
-      if (next.diverged())
+    text << "peak " << chosen << ": the largest from which held-out accuracy comes "
+         << (back ? "back (" : "near the best of them (") << before.accuracy << " before, "
+         << tried.at(chosen).accuracy << " after";
+    if (const auto next = tried.upper_bound(chosen); next != tried.end()) {
+      text << "; " << next->first;
+      if (next->second.diverged())
         text << " diverges";
       else
-        text << " ends at " << next.accuracy;
+        text << " ends at " << next->second.accuracy;
     }
     text << ')';
     ctx.log(back ? LogLevel::info : LogLevel::warning, text.str());

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <limits>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,7 @@ using backstop::TrainingOptions;
 using backstop::TrainingPosition;
 using backstop::auto_fine_tuning::at_chance;
 using backstop::auto_fine_tuning::comes_back;
+using backstop::auto_fine_tuning::largest;
 using backstop::auto_fine_tuning::split;
 using backstop::auto_fine_tuning::TwoPhases;
 using backstop::testing::FakeContext;
@@ -106,41 +108,48 @@ class Scripted : public ::testing::Test {
 BACKSTOP_TEST_DEFENSE(AutoFineTuning, {.recipe = "phase_1_steps = 20\nphase_2_steps = 20"},
                       {.recipe = "peaks = [0.1]\nphase_1_steps = 2\nphase_2_steps = 2"});
 
-TEST_F(Scripted, TheLargestPeakThatComesBackIsChosen) {
-  skills = {{0.2, 1}, {0.4, 1}, {0.8, 0.5}, {1.6, 0}};
+TEST_F(Scripted, FromThePapersPeakLargerOnesAreTriedWhileTheyComeBack) {
+  skills = {{0.1, 1}, {0.2, 1}, {0.4, 1}, {0.8, 0.5}, {1.6, 1}};
   defend();
   EXPECT_EQ(context.metrics.at("peak"), 0.4);
   EXPECT_EQ(skill(model), 1);
   EXPECT_EQ(context.metrics.at("held_out_images"), 40);
   EXPECT_EQ(context.metrics.at("held_out_accuracy_before"), 1);
   EXPECT_EQ(context.metrics.at("held_out_accuracy_after"), 1);
-  EXPECT_EQ(artifact("held-out accuracy by peak.x"),
-            (std::vector<double>{0.4, 0.8, 1.6}));  // 0.2 is not tried
+  EXPECT_EQ(artifact("held-out accuracy by peak.x"), (std::vector<double>{0.1, 0.2, 0.4, 0.8}));
   EXPECT_EQ(artifact("held-out accuracy by peak.y").front(), 1);
-  EXPECT_EQ(artifact("held-out accuracy by peak.y").back(), 0);
+  EXPECT_LT(artifact("held-out accuracy by peak.y").back(), 1);
   EXPECT_LT(artifact("held-out loss by peak.y").front(),
             artifact("held-out loss by peak.y").back());
   EXPECT_THAT(context.messages.back(),
-              HasSubstr("peak 0.4: the largest of 9 from which held-out accuracy comes back (1 "
-                        "before, 1 after; 0.8 ends at 0."));
+              HasSubstr("peak 0.4: the largest from which held-out accuracy "
+                        "comes back (1 before, 1 after; 0.8 ends at 0."));
 }
 
-TEST_F(Scripted, APeakThatDivergesIsSkipped) {
-  skills = {{0.4, 1}, {0.8, kNaN}, {1.6, kNaN}};
+TEST_F(Scripted, IfThePapersPeakIsTooLargeSmallerOnesAreTriedUntilOneComesBack) {
+  skills = {{0.01, 1}, {0.02, 1}, {0.05, 0.5}};
   defend();
-  EXPECT_EQ(context.metrics.at("peak"), 0.4);
-  EXPECT_EQ(artifact("held-out accuracy by peak.y"), (std::vector<double>{1, 0, 0}));
-  EXPECT_EQ(artifact("held-out loss by peak.x"), std::vector<double>{0.4});
-  EXPECT_THAT(context.messages.back(), HasSubstr("; 0.8 diverges)"));
+  EXPECT_EQ(context.metrics.at("peak"), 0.02);
+  EXPECT_EQ(skill(model), 1);
+  EXPECT_EQ(artifact("held-out accuracy by peak.x"), (std::vector<double>{0.02, 0.05, 0.1}));
+  EXPECT_THAT(context.messages.back(), HasSubstr("; 0.05 ends at 0."));
+}
+
+TEST_F(Scripted, APeakThatDivergesDoesNotComeBack) {
+  skills = {{0.1, 1}, {0.2, 1}, {0.4, kNaN}};
+  defend();
+  EXPECT_EQ(context.metrics.at("peak"), 0.2);
+  EXPECT_EQ(artifact("held-out accuracy by peak.y"), (std::vector<double>{1, 1, 0}));
+  EXPECT_EQ(artifact("held-out loss by peak.x"), (std::vector<double>{0.1, 0.2}));
+  EXPECT_THAT(context.messages.back(), HasSubstr("; 0.4 diverges)"));
 }
 
 TEST_F(Scripted, WhereNoPeakComesBackTheLargestNearTheBestIsTaken) {
-  skills = {{0.05, 0.5}, {0.1, 0.5}, {0.2, 0.2}, {1.6, kNaN}};
+  skills = {{0.005, 0.2}, {0.01, 0.5}, {0.02, 0.5}, {0.05, 0.2}, {0.1, kNaN}};
   defend();
-  EXPECT_EQ(context.metrics.at("peak"), 0.1);
+  EXPECT_EQ(context.metrics.at("peak"), 0.02);
   EXPECT_EQ(skill(model), 0.5);
-  EXPECT_EQ(artifact("held-out accuracy by peak.x").size(), 9);
-  EXPECT_THAT(context.messages.back(), HasSubstr("no peak from 0.005 to 1.6 brings"));
+  EXPECT_THAT(context.messages.back(), HasSubstr("no peak from 0.005 to 0.1 brings"));
 }
 
 TEST_F(Scripted, AModelThatKnowsNothingYetIsHeldAgainstTheBest) {
@@ -164,16 +173,16 @@ TEST_F(Scripted, AModelWithoutFiniteOutputsIsRefused) {
 }
 
 TEST_F(Scripted, TheResultHasNotSeenTheHeldOutImages) {
-  skills[1.6] = 1;
-  defend();
+  skills[0.1] = 1;
+  defend("peaks = [0.1]");
   EXPECT_EQ(context.trainer().sizes, std::vector<std::int64_t>{160});
 }
 
 TEST_F(Scripted, FewImagesGetAsManyStepsAsMany) {
-  skills[1.6] = 1;
+  skills[0.1] = 1;
   for (const std::int64_t size : {10, 25, 200}) {
     context.metrics.clear();
-    defend(images(size), "tolerance = 1.0");
+    defend(images(size), "peaks = [0.1]\ntolerance = 1.0");
     EXPECT_EQ(context.metrics.at("steps"), 20) << size;
   }
 }
@@ -199,7 +208,7 @@ TEST_F(Scripted, OneImageOfEachClassJudgesNothing) {
 
 TEST_F(Scripted, ClassesWithoutImagesAreNamed) {
   const FakeImageSet set = images(40);
-  skills[1.6] = 1;
+  skills[0.1] = 1;
   defend(FakeImageSet(backstop::testing::all_images(set), set.labels(), 5));
   EXPECT_THAT(context.messages.front(), HasSubstr("unlearn classes without clean images: 3 of 5"));
 }
@@ -238,6 +247,26 @@ TEST(ComesBack, AllowsForTheToleranceAndOneStandardError) {
   EXPECT_TRUE(comes_back(at::arange(100).ge(8),
                          at::arange(100).lt(8).logical_or(at::arange(100).ge(18)), 0));
   EXPECT_FALSE(comes_back(all, {}, 1));
+}
+
+TEST(Largest, StartsAtTheLargestThatIsAtMostTheStart) {
+  std::vector<double> asked;
+  const auto find = [&](const std::vector<double>& peaks, double limit) {
+    asked.clear();
+    return largest(peaks, 0.1, [&](double peak) {
+      asked.push_back(peak);
+      return peak <= limit;
+    });
+  };
+  using Asked = std::vector<double>;
+  EXPECT_EQ(find({0.05, 0.3, 0.6}, 0.3), 0.3);
+  EXPECT_EQ(asked, (Asked{0.05, 0.3, 0.6}));
+  EXPECT_EQ(find({0.02, 0.05, 0.1}, 1), 0.1);
+  EXPECT_EQ(asked, Asked{0.1});
+  EXPECT_EQ(find({0.02, 0.05, 0.1}, 0.02), 0.02);
+  EXPECT_EQ(asked, (Asked{0.1, 0.05, 0.02}));
+  EXPECT_EQ(find({0.2, 0.4}, 0.1), std::nullopt);
+  EXPECT_EQ(asked, Asked{0.2});
 }
 
 TEST(AtChance, IsTheMostFrequentAnswerAndTwoStandardErrors) {

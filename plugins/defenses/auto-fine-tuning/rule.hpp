@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include <ATen/core/Generator.h>
@@ -48,6 +49,22 @@ inline bool comes_back(const at::Tensor& before, const at::Tensor& after, double
   const auto gained = after.logical_and(before.logical_not()).sum().item<double>();
   const double loss = (lost - gained) / n;
   return loss <= tolerance + std::sqrt(lost + gained - n * loss * loss) / n;
+}
+
+/// The largest of `peaks` (increasing, not empty) that comes back, as `comes_back(peak)` says, if
+/// with one all smaller ones do: from the largest that is at most `start` upward until one does not,
+/// or else downward until one does.
+template <typename ComesBack>
+std::optional<double> largest(const std::vector<double>& peaks, double start,
+                              const ComesBack& comes_back) {
+  auto above = std::upper_bound(peaks.begin() + 1, peaks.end(), start);
+  if (comes_back(*(above - 1))) {
+    while (above != peaks.end() && comes_back(*above)) ++above;
+    return *(above - 1);
+  }
+  for (auto peak = above - 1; peak != peaks.begin();)
+    if (comes_back(*--peak)) return *peak;
+  return std::nullopt;
 }
 
 /// Whether `correct` (bool [n]) cannot be told from always answering with the most frequent of

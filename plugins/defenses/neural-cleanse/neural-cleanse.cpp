@@ -9,13 +9,13 @@
 // fine-tuned on the clean images, some of which carry the trigger of a flagged class but keep their
 // true label.
 //
-// Defaults are those of the authors' code where possible (../../shared/trigger-search/penalty.hpp has
-// the schedule of the cost, which starts at 0): a random start; Adam with learning rate 0.1 and betas 0.5 and 0.9; success on
-// 0.99 of the images; patience 5; costs from 1e-3, raised by a factor of 2 and lowered by 2^1.5;
-// early stop after 25 epochs; anomaly index 2; 20 % of the images stamped. Batches of 256, 80
-// epochs over the clean images, and SGD with learning rate 0.01 for the unlearning are those of
-// BackdoorBench; its search counts 0.98 as success and starts with full masks and a cost of 1e-3.
-// 10 epochs of unlearning are our choice: the authors use 1, BackdoorBench up to 100.
+// Defaults are those of the authors' code where possible (../../shared/trigger-search/penalty.hpp
+// has the schedule of the cost, which starts at 0): a random start; Adam with learning rate 0.1 and
+// betas 0.5 and 0.9; success on 0.99 of the images; patience 5; costs from 1e-3, raised by a factor
+// of 2 and lowered by 2^1.5; early stop after 25 epochs; anomaly index 2; 20 % of the images stamped.
+// Batches of 256, 80 epochs over the clean images, and SGD with learning rate 0.01 for the unlearning
+// are those of BackdoorBench; its search counts 0.98 as success and starts with full masks and a
+// cost of 1e-3. 10 epochs of unlearning are our choice: the authors use 1, BackdoorBench up to 100.
 //
 // Several classes share a forward pass; every class sees the same batches and has its own schedule
 // and end, so that sharing changes only the time it takes, and rounding.
@@ -31,6 +31,10 @@
 //     was flagged.
 //   * BackdoorBench fine-tunes once for each flagged class; here the stamped images are divided
 //     among the flagged classes in a single fine-tuning.
+//
+// As a detector of models it compares the logarithms of the norms in the same way, with a threshold
+// that was measured (docs/scan.md): the norms of clean classes differ by factors, so that their MAD
+// is wide, and even for a mask of almost nothing the paper's index is hardly above 2.
 //
 // With two classes no norm is an outlier by this rule. The threshold is that of the paper, which
 // looked at few models: normally distributed norms exceed it in a third of all clean models with 10
@@ -86,6 +90,7 @@ class NeuralCleanse final : public backstop::Defense, public backstop::ModelDete
  public:
   explicit NeuralCleanse(const backstop::Params& params)
       : anomaly_threshold_(params.number("anomaly_threshold")),
+        detection_threshold_(params.number("detection_threshold")),
         stamped_share_(params.number("stamped_share")),
         unlearn_(params.boolean("unlearn")) {
     search_.rounds = params.integer("epochs");
@@ -163,22 +168,26 @@ class NeuralCleanse final : public backstop::Defense, public backstop::ModelDete
              backstop::ModelVerdict& verdict) const {
     const std::vector<double>& norms = search.sizes;
     const backstop::trigger_search::Judgment judgment =
-        backstop::trigger_search::judge(search, norms, spread_of_norms, anomaly_threshold_);
+        backstop::trigger_search::judge(search, detection_threshold_);
+    const Spread published = spread_of_norms(norms);
     for (std::size_t c = 0; c < norms.size(); ++c) {
-      verdict.class_number(static_cast<std::int64_t>(c), "mask_norm", norms[c]);
-      verdict.class_number(static_cast<std::int64_t>(c), "anomaly_index",
-                           judgment.spread.index(norms[c]));
+      const auto label = static_cast<std::int64_t>(c);
+      verdict.class_number(label, "mask_norm", norms[c]);
+      verdict.class_number(label, "anomaly_index", published.index(norms[c]));
+      verdict.class_number(label, "log_index", judgment.indices[c]);
     }
     const auto pixels = static_cast<double>(Masks::masks(search.raw).select(0, 0).numel());
     for (const std::int64_t label : judgment.suspects) {
-      const double norm = norms[static_cast<std::size_t>(label)];
+      const auto c = static_cast<std::size_t>(label);
       std::ostringstream text;
       text.precision(1);
-      text << std::fixed << "is reached by a patch of " << 100 * norm / pixels
-           << " % of the pixels (index " << judgment.spread.index(norm) << ")";
+      text << std::fixed << "is reached by a patch of " << 100 * norms[c] / pixels
+           << " % of the pixels, where the median class needs "
+           << 100 * std::exp(judgment.spread.median) / pixels << " % (index " << judgment.indices[c]
+           << ")";
       verdict.suspect(label, text.str());
     }
-    verdict.score(judgment.score, anomaly_threshold_);
+    verdict.score(judgment.score, detection_threshold_);
     const std::string reason = unfinished(search, detection_, "masks");
     if (!judgment.conclusive)
       verdict.inconclusive(reason);
@@ -238,7 +247,7 @@ class NeuralCleanse final : public backstop::Defense, public backstop::ModelDete
 
   Settings search_, detection_;
   backstop::TrainingOptions unlearning_;
-  double anomaly_threshold_, stamped_share_;
+  double anomaly_threshold_, detection_threshold_, stamped_share_;
   bool unlearn_;
 };
 

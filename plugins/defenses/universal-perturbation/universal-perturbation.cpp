@@ -21,8 +21,8 @@
 //     reciprocals: with ten classes a fit is decided by one or two of them. The deviation counts as
 //     at least 0.25, so that a norm more than 0.6 times the median is never suspicious.
 //
-// Adam as in Neural Cleanse (betas 0.5 and 0.9). The rates, the schedule and the threshold are ours;
-// docs/scan.md says on which models they were chosen, and on which they were measured.
+// Adam as in Neural Cleanse (betas 0.5 and 0.9). The rates, the schedule and the threshold are
+// ours; docs/scan.md says on which models they were chosen, and on which they were measured.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -40,13 +40,11 @@
 #include "backstop/draft/model_detector.hpp"
 #include "backstop/error.hpp"
 #include "backstop/plugin.hpp"
-#include "outliers.hpp"
 #include "perturbation.hpp"
 #include "search.hpp"
 
 namespace {
 
-using backstop::trigger_search::Spread;
 using backstop::trigger_search::Triggers;
 using backstop::universal_perturbation::Perturbation;
 using backstop::universal_perturbation::perturbed;
@@ -111,32 +109,22 @@ class UniversalPerturbation final : public backstop::Defense, public backstop::M
 
   void judge(backstop::Context& ctx, const Triggers& triggers,
              backstop::ModelVerdict& verdict) const {
-    constexpr double kSmallest = 0.25;
+    const backstop::trigger_search::Judgment judgment =
+        backstop::trigger_search::judge(triggers, threshold_);
     const auto pixels = static_cast<double>(triggers.raw.select(0, 0).numel());
-    std::vector<double> levels, logarithms;
-    for (const double norm : triggers.sizes) {
-      levels.push_back(255 * norm / std::sqrt(pixels));
-      logarithms.push_back(std::log(std::max(levels.back(), 1e-6)));
-    }
-    const backstop::trigger_search::Judgment judgment = backstop::trigger_search::judge(
-        triggers, logarithms,
-        [](const std::vector<double>& values) {
-          return backstop::trigger_search::spread_of(values, kSmallest);
-        },
-        threshold_);
-    const Spread& spread = judgment.spread;
-    for (std::size_t c = 0; c < levels.size(); ++c) {
-      verdict.class_number(static_cast<std::int64_t>(c), "grey_levels", levels[c]);
-      verdict.class_number(static_cast<std::int64_t>(c), "anomaly_index",
-                           spread.index(logarithms[c]));
+    const auto levels = [&](double norm) { return 255 * norm / std::sqrt(pixels); };
+    for (std::size_t c = 0; c < triggers.sizes.size(); ++c) {
+      const auto label = static_cast<std::int64_t>(c);
+      verdict.class_number(label, "grey_levels", levels(triggers.sizes[c]));
+      verdict.class_number(label, "log_index", judgment.indices[c]);
     }
     for (const std::int64_t label : judgment.suspects) {
       const auto c = static_cast<std::size_t>(label);
       std::ostringstream text;
       text.precision(1);
-      text << std::fixed << "is reached by adding one pattern of " << levels[c]
-           << " grey levels to any image, where the median class needs " << std::exp(spread.median)
-           << " (index " << spread.index(logarithms[c]) << ")";
+      text << std::fixed << "is reached by adding one pattern of " << levels(triggers.sizes[c])
+           << " grey levels to any image, where the median class needs "
+           << levels(std::exp(judgment.spread.median)) << " (index " << judgment.indices[c] << ")";
       verdict.suspect(label, text.str());
     }
     verdict.score(judgment.score, threshold_);

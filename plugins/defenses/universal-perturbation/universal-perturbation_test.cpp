@@ -90,7 +90,7 @@ TEST(UniversalPerturbation, SuspectsTheShortcutAndLeavesTheModelAsItWas) {
   EXPECT_GT(verdict.scores[0], verdict.scores[1]);
   ASSERT_EQ(verdict.suspects.size(), 1U);
   EXPECT_EQ(verdict.suspects.at(kClasses - 1).find("is reached by adding one pattern of "), 0U);
-  EXPECT_EQ(verdict.columns.at("anomaly_index").at(kClasses - 1), verdict.scores[0]);
+  EXPECT_EQ(verdict.columns.at("log_index").at(kClasses - 1), verdict.scores[0]);
   // Ten times the weight of one channel, so a shift of about 0.03 of it instead of 0.3.
   const double levels = verdict.columns.at("grey_levels").at(kClasses - 1);
   const double exact = 255 * 0.03 / std::sqrt(static_cast<double>(kClasses));

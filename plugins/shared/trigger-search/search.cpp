@@ -243,23 +243,28 @@ Triggers find_triggers(Context& ctx, Model& model, const ImageSet& images, const
   return finder.result();
 }
 
-Judgment judge(const Triggers& triggers, const std::vector<double>& values,
-               const std::function<Spread(const std::vector<double>&)>& spread, double threshold) {
+Judgment judge(const Triggers& triggers, double threshold) {
+  constexpr double kSmallestSize = 1e-6;
+  constexpr double kSmallestDeviation = 0.25;  // less than 0.6 times the median has an index of 2
+  std::vector<double> logarithms;
+  for (const double size : triggers.sizes)
+    logarithms.push_back(std::log(std::max(size, kSmallestSize)));
   Judgment judgment;
-  judgment.spread = spread(values);
+  judgment.spread = spread_of(logarithms, kSmallestDeviation);
   std::vector<std::int64_t> certain;
   bool ended = true;
-  for (std::size_t c = 0; c < values.size(); ++c) {
+  for (std::size_t c = 0; c < logarithms.size(); ++c) {
+    const double index = judgment.spread.index(logarithms[c]);
+    judgment.indices.push_back(index);
     ended = ended && triggers.converged[c];
     if (!triggers.found[c]) continue;
-    const double index = judgment.spread.index(values[c]);
     judgment.score = std::max(judgment.score, index);
     if (index < threshold) continue;
     judgment.suspects.push_back(static_cast<std::int64_t>(c));
-    std::vector<double> lowest = values;
-    for (std::size_t other = 0; other < values.size(); ++other)
-      if (!triggers.converged[other]) lowest[other] = std::min(values[other], values[c]);
-    if (spread(lowest).index(values[c]) >= threshold)
+    std::vector<double> lowest = logarithms;
+    for (std::size_t other = 0; other < lowest.size(); ++other)
+      if (!triggers.converged[other]) lowest[other] = std::min(lowest[other], logarithms[c]);
+    if (spread_of(lowest, kSmallestDeviation).index(logarithms[c]) >= threshold)
       certain.push_back(static_cast<std::int64_t>(c));
   }
   judgment.conclusive = ended || !certain.empty();

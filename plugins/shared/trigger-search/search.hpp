@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -75,19 +74,20 @@ Objective objective(Model& model, const Form& form, const at::Tensor& images, co
 Triggers find_triggers(Context& ctx, Model& model, const ImageSet& images, const Form& form,
                        const Settings& settings, std::string_view what);
 
-/// How the classes compare, by `values`: the sizes of their triggers, or a function of them.
+/// How the classes compare by the logarithms of their triggers' sizes, because sizes differ by
+/// factors: half a median is nothing, a tenth of it is a shortcut.
 struct Judgment {
-  Spread spread;
-  double score = 0;  ///< the largest index of a class with a trigger that works
+  Spread spread;                ///< of the logarithms
+  std::vector<double> indices;  ///< of each class
+  double score = 0;             ///< the largest index of a class with a trigger that works
   std::vector<std::int64_t> suspects;
   /// Whether every search has ended, or a class stands out however the others end.
   bool conclusive = true;
 };
 /// A class is suspicious if it has a trigger that works and its index reaches `threshold`. Where
 /// searches have not ended, that must still be so when each of them ends as low as this class (its
-/// own can only end lower); if it is so for no class, `suspects` are those of the values so far.
-Judgment judge(const Triggers& triggers, const std::vector<double>& values,
-               const std::function<Spread(const std::vector<double>&)>& spread, double threshold);
+/// own can only end lower); if it is so for no class, `suspects` are those of the sizes so far.
+Judgment judge(const Triggers& triggers, double threshold);
 
 /// Why the triggers are no ground for a verdict, as ModelVerdict::inconclusive wants it; empty if
 /// every class has one and none could be made smaller. `plural` names the triggers: "masks".

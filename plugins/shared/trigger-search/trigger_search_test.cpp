@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include <gtest/gtest.h>
 
 #include "outliers.hpp"
@@ -77,29 +79,40 @@ TEST(Unfinished, SaysWhatIsMissing) {
             "no image change that works was found for 1 of 3 classes after 30 rounds of search");
 }
 
+TEST(Judge, ComparesLogarithms) {
+  Triggers triggers;
+  triggers.sizes = {1, 100, 100, 50, 200};
+  triggers.found.assign(5, true);
+  triggers.converged.assign(5, true);
+  const Judgment judgment = judge(triggers, 4);
+  EXPECT_NEAR(judgment.spread.median, std::log(100), 1e-9);
+  EXPECT_NEAR(judgment.score, std::log(100) / (1.4826 * std::log(2)), 1e-9);
+  EXPECT_DOUBLE_EQ(judgment.indices[0], judgment.score);
+  EXPECT_NEAR(judgment.indices[4], -1 / 1.4826, 1e-9);
+  EXPECT_EQ(judgment.suspects, std::vector<std::int64_t>{0});
+  EXPECT_TRUE(judge(triggers, 5).suspects.empty());
+}
+
 TEST(Judge, ASuspicionHoldsIfUnfinishedSearchesCannotChangeIt) {
   Triggers triggers;
-  triggers.sizes = {1, 30, 31, 32, 33, 34, 35};
+  triggers.sizes = {1, 100, 101, 102, 103, 104, 105};
   triggers.found.assign(7, true);
   triggers.converged.assign(7, true);
-  const auto spread = [](const std::vector<double>& values) { return spread_of(values, 8); };
-  const auto judged = [&] { return judge(triggers, triggers.sizes, spread, 2); };
 
-  EXPECT_EQ(judged().suspects, std::vector<std::int64_t>{0});
-  EXPECT_DOUBLE_EQ(judged().score, 31 / 8.);
-  EXPECT_TRUE(judged().conclusive);
+  EXPECT_EQ(judge(triggers, 4).suspects, std::vector<std::int64_t>{0});
+  EXPECT_TRUE(judge(triggers, 4).conclusive);
 
   triggers.converged[0] = triggers.converged[3] = false;  // one more class may end at 1
-  EXPECT_EQ(judged().suspects, std::vector<std::int64_t>{0});
-  EXPECT_TRUE(judged().conclusive);
+  EXPECT_EQ(judge(triggers, 4).suspects, std::vector<std::int64_t>{0});
+  EXPECT_TRUE(judge(triggers, 4).conclusive);
 
   triggers.converged[1] = triggers.converged[2] = false;  // the median itself may be 1
-  EXPECT_EQ(judged().suspects, std::vector<std::int64_t>{0});
-  EXPECT_FALSE(judged().conclusive);
+  EXPECT_EQ(judge(triggers, 4).suspects, std::vector<std::int64_t>{0});
+  EXPECT_FALSE(judge(triggers, 4).conclusive);
 
   triggers.found[0] = false;  // a trigger that does not work says nothing
-  EXPECT_TRUE(judged().suspects.empty());
-  EXPECT_FALSE(judged().conclusive);
+  EXPECT_TRUE(judge(triggers, 4).suspects.empty());
+  EXPECT_FALSE(judge(triggers, 4).conclusive);
 }
 
 TEST(Judge, NothingIsFoundOnlyWhenEverySearchHasEnded) {
@@ -107,10 +120,9 @@ TEST(Judge, NothingIsFoundOnlyWhenEverySearchHasEnded) {
   triggers.sizes = {30, 31, 32, 33};
   triggers.found.assign(4, true);
   triggers.converged.assign(4, true);
-  const auto spread = [](const std::vector<double>& values) { return spread_of(values, 8); };
-  EXPECT_TRUE(judge(triggers, triggers.sizes, spread, 2).conclusive);
+  EXPECT_TRUE(judge(triggers, 2).conclusive);
   triggers.converged[2] = false;
-  EXPECT_FALSE(judge(triggers, triggers.sizes, spread, 2).conclusive);
+  EXPECT_FALSE(judge(triggers, 2).conclusive);
 }
 
 }  // namespace
