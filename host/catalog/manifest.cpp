@@ -1,6 +1,7 @@
 #include "host/catalog/manifest.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 #include <utility>
 
@@ -313,6 +314,12 @@ bool Manifest::judges_models() const {
 
 bool Manifest::asks_for(std::string_view what) const {
   return std::find(needs.begin(), needs.end(), what) != needs.end();
+}
+
+std::int64_t Manifest::crop_padding_for(std::int64_t image_size) const {
+  if (crop_image_size == 0) return crop_padding;
+  return std::llround(static_cast<double>(crop_padding * image_size) /
+                      static_cast<double>(crop_image_size));
 }
 
 Manifest parse_manifest(std::string_view text, const std::string& where) {

@@ -46,6 +46,9 @@ struct Manifest {
   /// Images of another size get a proportional padding. 0: any size gets the same padding.
   std::int64_t crop_image_size = 0;
   bool horizontal_flip = false;
+
+  /// The padding of images `image_size` pixels wide.
+  [[nodiscard]] std::int64_t crop_padding_for(std::int64_t image_size) const;
 };
 
 /// Reads a manifest. Throws HostError(plugin) that names every problem (one a line), with `where`

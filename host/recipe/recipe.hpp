@@ -47,12 +47,12 @@ struct TrainingUse {
 /// host's key of the same name, which then has the value that leaves the dataset as it is.
 struct DatasetUse {
   PluginUse use;
-  std::int64_t image_size = 0;             ///< pixels; 0: as the dataset has them
-  std::vector<std::int64_t> class_labels;  ///< classes by label, or
-  std::vector<std::string> class_names;    ///< by name; both empty: all
-  std::int64_t per_class = 0;              ///< training images of each class; 0: all
-  std::int64_t limit = 0, test_limit = 0;  ///< images of each split; 0: all
-  std::int64_t crop_padding = 0;           ///< pixels
+  std::int64_t image_size = 0;               ///< pixels; 0: as the dataset has them
+  std::vector<std::int64_t> class_labels;    ///< classes by label, or
+  std::vector<std::string> class_names;      ///< by name; both empty: all
+  std::int64_t per_class = 0;                ///< training images of each class; 0: all
+  std::int64_t limit = 0, test_limit = 0;    ///< images of each split; 0: all
+  std::optional<std::int64_t> crop_padding;  ///< pixels; nothing: the manifest's for their size
   bool horizontal_flip = false;
 };
 

@@ -47,7 +47,7 @@ minimum = 2
 [parameters.image_size]
 type = "integer"
 default = 16
-minimum = 4
+minimum = 0
 )"),
       usable(header("badnets", "attack") + R"(
 [parameters.patch_size]

@@ -360,6 +360,8 @@ TEST_F(Recipes, DefaultCropPaddingFollowsTheImageSize) {
   EXPECT_EQ(padding({"dataset.image_size=96"}), 12);
   EXPECT_EQ(padding({"dataset.image_size=20"}), 3) << "2.5 pixels are rounded away from zero";
   EXPECT_EQ(padding({"dataset.image_size=96", "dataset.augmentation.crop_padding=5"}), 5);
+  EXPECT_EQ(padding({"dataset.plugin=drawings", "dataset.image_size=0"}), std::nullopt)
+      << "the size is known when the images are read";
 }
 
 TEST_F(Recipes, DefaultWidthIsThatOfThePublication) {

@@ -422,12 +422,17 @@ void Checker::chosen_classes(const toml::table& given, const toml::table& resolv
   }
 }
 
-/// The manifest's padding, scaled to the size that the recipe resizes images to.
-std::int64_t default_crop_padding(const catalog::Manifest& manifest, const toml::table& dataset) {
+/// The manifest's padding for the size that the recipe resizes images to; none where that is the
+/// size of the first image, which nobody knows before the images are read.
+void default_crop_padding(schema::Parameter& parameter, const catalog::Manifest& manifest,
+                          const toml::table& dataset) {
   const auto size = dataset["image_size"].value<std::int64_t>();
-  if (!size || manifest.crop_image_size == 0) return manifest.crop_padding;
-  return std::llround(static_cast<double>(manifest.crop_padding * *size) /
-                      static_cast<double>(manifest.crop_image_size));
+  parameter.default_value.clear();
+  if (size && *size == 0)
+    parameter.optional = true;
+  else
+    parameter.default_value.push_back(size ? manifest.crop_padding_for(*size)
+                                           : manifest.crop_padding);
 }
 
 /// [dataset], [pretraining.dataset] and [attack]: the host's keys, the plugin's, and `subsection`,
@@ -461,8 +466,7 @@ toml::table Checker::plugin_section(catalog::Kind kind, const toml::table& recip
   if (entry && kind == catalog::Kind::dataset) {
     const auto& manifest = entry->manifest;
     for (auto& parameter : inside) {
-      if (parameter.key == "crop_padding")
-        parameter.default_value = toml::array{default_crop_padding(manifest, resolved)};
+      if (parameter.key == "crop_padding") default_crop_padding(parameter, manifest, resolved);
       if (parameter.key == "horizontal_flip")
         parameter.default_value = toml::array{manifest.horizontal_flip};
     }

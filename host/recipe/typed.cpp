@@ -58,7 +58,7 @@ DatasetUse dataset_use(const toml::table& table, const catalog::Catalog& catalog
       dataset.class_labels = list<std::int64_t>(table, "classes");
   }
   const toml::table& augmentation = table_in(table, "augmentation");
-  dataset.crop_padding = get<std::int64_t>(augmentation, "crop_padding");
+  dataset.crop_padding = augmentation["crop_padding"].value<std::int64_t>();
   dataset.horizontal_flip = get<bool>(augmentation, "horizontal_flip");
   return dataset;
 }

@@ -154,6 +154,11 @@ std::vector<Chart> charts_of(const std::string& events) {
       if (const auto value = number_in(event, metrics[m]->key))
         chart->curves[m].push_back({*epoch, *value});
   }
+  const auto has_no_line = [](const Chart& chart) {  // nothing was measured after the start
+    return std::none_of(chart.curves.begin(), chart.curves.end(),
+                        [](const auto& curve) { return curve.size() > 1; });
+  };
+  charts.erase(std::remove_if(charts.begin(), charts.end(), has_no_line), charts.end());
   return charts;
 }
 

@@ -248,7 +248,10 @@ DatasetInput Run::load(const recipe::DatasetUse& use) {
   DatasetInput dataset{label.name,
                        load_data(plugin, use, recipe_.seed, ctx, compute_.device,
                                  opened_ ? opened_->architecture.channels : 0),
-                       {use.crop_padding, use.horizontal_flip}};
+                       {}};
+  dataset.augmentation = {use.crop_padding.value_or(use.use.plugin->manifest.crop_padding_for(
+                              dataset.data.train.width())),
+                          use.horizontal_flip};
   end_processes_of_plugins(label);
   event["event"] = "stage_finished";
   event["wall_seconds"] = ctx.cost().stop()["wall_seconds"];
