@@ -37,7 +37,7 @@ void add_options(boost::program_options::options_description& options) {
   add("output,o", value("FILE"), "where to write the cleaned model");
   add("method", value("PLUGIN"),
       "the defense; left out: auto-fine-tuning, which finds its own rate");
-  add("flip", "train on mirrored images too; give it where a mirrored image keeps its class");
+  add("flip", "train on mirrored images too; right where they keep their class");
   add("tolerance", value("POINTS"), "percentage points of accuracy that may be lost; left out: 2");
   add_set_option(options);
   add_run_options(options);

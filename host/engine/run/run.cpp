@@ -58,10 +58,14 @@ json curves_of(const NamedTensors& artifacts) {
   return curves;
 }
 
-/// Whether the recipe changes none of the plugin's parameters: calibrations hold only then.
+/// Whether the recipe changes none of the plugin's parameters: calibrations hold only then. How a
+/// model is trained does not matter to a judgment, which leaves the model as it is.
 bool has_defaults(const recipe::PluginUse& use) {
   const auto& parameters = use.plugin->manifest.parameters;
   return std::all_of(parameters.begin(), parameters.end(), [&](const auto& parameter) {
+    if (parameter.type == schema::ParameterType::optimizer ||
+        parameter.type == schema::ParameterType::scheduler)
+      return true;
     const toml::node* given = use.parameters.get(parameter.key);
     const toml::node* own = parameter.default_value.get(0);
     return given == nullptr || own == nullptr ||
