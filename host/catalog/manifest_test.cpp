@@ -217,10 +217,12 @@ TEST(Manifest, AugmentationIsForDatasets) {
   EXPECT_EQ(manifest.crop_padding, 4);
   EXPECT_TRUE(manifest.horizontal_flip);
   EXPECT_EQ(manifest.crop_image_size, 0);
-  EXPECT_EQ(
-      parse_manifest(kDatasetHead + "[augmentation]\ncrop_padding = 12\nimage_size = 96\n", "m")
-          .crop_image_size,
-      96);
+  EXPECT_EQ(manifest.crop_padding_for(300), 4) << "of any size";
+  const Manifest scaled =
+      parse_manifest(kDatasetHead + "[augmentation]\ncrop_padding = 12\nimage_size = 96\n", "m");
+  EXPECT_EQ(scaled.crop_image_size, 96);
+  EXPECT_EQ(scaled.crop_padding_for(32), 4);
+  EXPECT_EQ(scaled.crop_padding_for(224), 28);
   EXPECT_EQ(problems(kDatasetHead +
                      "[augmentation]\ncrop_padding = -1\nhorizontal_flip = 1\nflip = true\n"),
             "m:7: `augmentation.crop_padding` must be between 0 and 256, got -1\n"

@@ -128,6 +128,22 @@ TEST_F(OwnModel, CleanWritesTheFileBack) {
   EXPECT_EQ(line(outcome.out, "accuracy after"), line(after.out, "\naccuracy"));
 }
 
+TEST_F(OwnModel, CleanTrainsOnMirroredImagesIfTheyKeepTheirClass) {
+  for (const bool flip : {false, true}) {
+    std::vector<std::string> command = {
+        "clean",    "model.safetensors",      "--images",  "images",
+        "--output", "out.safetensors",        "--method",  "fine-tuning",
+        "--set",    "defense.0.epochs=1",     "--threads", "1",
+        "--out",    flip ? "with" : "without"};
+    if (flip) command.push_back("--flip");
+    EXPECT_NE(backstop(command).code, 2);
+    const fs::path runs = folder_ / (flip ? "with" : "without") / "clean-model";
+    const std::string recipe = read(fs::directory_iterator(runs)->path() / "recipe.toml");
+    EXPECT_THAT(recipe, HasSubstr(flip ? "horizontal_flip = true" : "horizontal_flip = false"));
+    EXPECT_THAT(recipe, Not(HasSubstr("crop_padding"))) << "that of the images' own size";
+  }
+}
+
 TEST_F(OwnModel, CleanSaysWhenAccuracyFellTooFar) {
   const Outcome outcome = backstop(
       {"clean", "model.safetensors", "--images", "images", "--output", "out.safetensors",

@@ -4,9 +4,10 @@
 // The paper's peak of 0.1 suits its networks and 50,000 images. A larger peak forgets more of a
 // trigger, and of everything else: the right one is the largest from which the second phase brings
 // clean accuracy back. So a share of the clean images is held out, the same of each class, and
-// copies of the model go through both phases on the others, one for each peak, from the largest
-// down. The first copy whose accuracy on the held-out images comes back to that of the original is
-// the result, and smaller peaks are not tried. "Comes back" allows for `tolerance` and one standard
+// copies of the model go through both phases on the others, one for each peak that is tried: from
+// the paper's up while the copy's accuracy on the held-out images comes back to that of the
+// original, or else down until it does. The copy of the largest peak that came back is the result.
+// "Comes back" allows for `tolerance` and one standard
 // error of the difference, which has both models on the same images: the rule of one standard error
 // of Breiman et al., "Classification and Regression Trees" (1984), which takes the most drastic
 // choice that cannot be told from the best. A peak at which training diverges does not come back.

@@ -187,12 +187,7 @@ class NeuralCleanse final : public backstop::Defense, public backstop::ModelDete
            << ")";
       verdict.suspect(label, text.str());
     }
-    verdict.score(judgment.score, detection_threshold_);
-    const std::string reason = unfinished(search, detection_, "masks");
-    if (!judgment.conclusive)
-      verdict.inconclusive(reason);
-    else if (!reason.empty())
-      ctx.log(backstop::LogLevel::info, reason + ", which cannot change the verdict");
+    conclude(ctx, verdict, judgment, detection_threshold_, unfinished(search, detection_, "masks"));
   }
 
   std::vector<std::int64_t> flagged_classes(backstop::Context& ctx,

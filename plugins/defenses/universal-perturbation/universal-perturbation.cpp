@@ -19,7 +19,7 @@
 //     the norm at which a search happens to arrive depends on the length of its steps.
 //   * The median absolute deviation of logarithms in place of a gamma distribution fitted to
 //     reciprocals: with ten classes a fit is decided by one or two of them. The deviation counts as
-//     at least 0.25, so that a norm more than 0.6 times the median is never suspicious.
+//     at least 0.25, so that a norm more than half the median is never suspicious.
 //
 // Adam as in Neural Cleanse (betas 0.5 and 0.9). The rates, the schedule and the threshold are
 // ours; docs/scan.md says on which models they were chosen, and on which they were measured.
@@ -127,12 +127,7 @@ class UniversalPerturbation final : public backstop::Defense, public backstop::M
            << levels(std::exp(judgment.spread.median)) << " (index " << judgment.indices[c] << ")";
       verdict.suspect(label, text.str());
     }
-    verdict.score(judgment.score, threshold_);
-    const std::string reason = unfinished(triggers, search_, "perturbations");
-    if (!judgment.conclusive)
-      verdict.inconclusive(reason);
-    else if (!reason.empty())
-      ctx.log(backstop::LogLevel::info, reason + ", which cannot change the verdict");
+    conclude(ctx, verdict, judgment, threshold_, unfinished(triggers, search_, "perturbations"));
   }
 
   backstop::trigger_search::Settings search_;

@@ -245,7 +245,7 @@ Triggers find_triggers(Context& ctx, Model& model, const ImageSet& images, const
 
 Judgment judge(const Triggers& triggers, double threshold) {
   constexpr double kSmallestSize = 1e-6;
-  constexpr double kSmallestDeviation = 0.25;  // less than 0.6 times the median has an index of 2
+  constexpr double kSmallestDeviation = 0.25;  // an index of 3 needs less than half the median
   std::vector<double> logarithms;
   for (const double size : triggers.sizes)
     logarithms.push_back(std::log(std::max(size, kSmallestSize)));
@@ -288,6 +288,15 @@ std::string unfinished(const Triggers& triggers, const Settings& settings,
   if (missing > 0)
     reason += "no image change that works was found for " + std::to_string(missing) + of_all;
   return reason.empty() ? reason : reason + after;
+}
+
+void conclude(Context& ctx, ModelVerdict& verdict, const Judgment& judgment, double threshold,
+              const std::string& reason) {
+  verdict.score(judgment.score, threshold);
+  if (!judgment.conclusive)
+    verdict.inconclusive(reason);
+  else if (!reason.empty())
+    ctx.log(LogLevel::info, reason + ", which cannot change the verdict");
 }
 
 }  // namespace backstop::trigger_search

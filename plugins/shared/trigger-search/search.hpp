@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "backstop/context.hpp"
+#include "backstop/draft/model_detector.hpp"
 #include "outliers.hpp"
 #include "penalty.hpp"
 
@@ -92,5 +93,10 @@ Judgment judge(const Triggers& triggers, double threshold);
 /// Why the triggers are no ground for a verdict, as ModelVerdict::inconclusive wants it; empty if
 /// every class has one and none could be made smaller. `plural` names the triggers: "masks".
 std::string unfinished(const Triggers& triggers, const Settings& settings, std::string_view plural);
+
+/// Ends `verdict` with the score and, unless the judgment is conclusive, without a verdict: `reason`
+/// is that of unfinished().
+void conclude(Context& ctx, ModelVerdict& verdict, const Judgment& judgment, double threshold,
+              const std::string& reason);
 
 }  // namespace backstop::trigger_search
