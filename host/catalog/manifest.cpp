@@ -41,7 +41,11 @@ const Parameters& manifest_keys() {
        .optional = true,
        .choices = {"clean-data", "training-data", "feature-maps", "batch-norm", "cuda"}},
       {.key = "poisons", .type = boolean, .optional = true},
-      {.key = "detects", .type = choice, .list = true, .optional = true, .choices = {"model"}},
+      {.key = "detects",
+       .type = choice,
+       .list = true,
+       .optional = true,
+       .choices = {"model", "inputs"}},
       {.key = "repairs", .type = boolean, .optional = true},
   };
   return kKeys;
@@ -310,6 +314,10 @@ std::optional<Kind> kind_from(std::string_view text) {
 
 bool Manifest::judges_models() const {
   return std::find(detects.begin(), detects.end(), "model") != detects.end();
+}
+
+bool Manifest::scores_inputs() const {
+  return std::find(detects.begin(), detects.end(), "inputs") != detects.end();
 }
 
 bool Manifest::asks_for(std::string_view what) const {

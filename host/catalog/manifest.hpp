@@ -34,9 +34,10 @@ struct Manifest {
   std::vector<std::string> needs;  ///< "clean-data", "training-data", "feature-maps", ...
   schema::Parameters parameters;   ///< in the author's order
   bool poisons = true;             ///< kind = "attack": it changes the training set
-  /// kind = "defense": what it judges, beside or instead of repairing a model: "model".
+  /// kind = "defense": what it judges, beside or instead of repairing a model: "model", "inputs".
   std::vector<std::string> detects;
   [[nodiscard]] bool judges_models() const;
+  [[nodiscard]] bool scores_inputs() const;
   /// Whether `needs` names it.
   [[nodiscard]] bool asks_for(std::string_view what) const;
   bool repairs = true;  ///< kind = "defense": it can be a [[defense]]

@@ -174,7 +174,7 @@ TEST(Manifest, DetectorsAreDefenses) {
   EXPECT_THAT(manifest.detects, ElementsAre("model"));
   EXPECT_FALSE(manifest.repairs);
   EXPECT_EQ(problems(head + "detects = [\"images\"]\n"),
-            "m:6: `detects.0` must be one of \"model\", got \"images\"");
+            "m:6: `detects.0` must be one of \"model\", \"inputs\", got \"images\"");
   EXPECT_EQ(problems(head + "repairs = false\n"),
             "m:6: `repairs` can be false only where `detects` names something");
   EXPECT_EQ(problems(kHead + "detects = [\"model\"]\nrepairs = true\n"),

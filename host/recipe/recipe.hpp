@@ -87,12 +87,13 @@ struct DefenseUse {
   std::int64_t measure_every = 1;            ///< epochs; 0: only at the end
 };
 
-/// A plugin that judges the undefended model.
+/// A plugin that judges the undefended model, or scores images that it is given.
 struct DetectorUse {
   PluginUse use;
   std::string name;                          ///< its row's, unique among defenses too
   std::optional<std::int64_t> clean_images;  ///< as a defense's
   double clean_fraction = 0;
+  std::int64_t test_images = 0;  ///< clean ones to score; 0: all
 };
 
 struct ComputeUse {

@@ -131,7 +131,8 @@ class Checker {
   toml::table expectations(const toml::table& recipe, const Scope& top);
   toml::table metrics(const toml::table& given, const Scope& scope);
   toml::table bounds(const toml::table& given, const Parameters& parameters, const Scope& scope);
-  toml::table verdict(const toml::table& given, const Scope& scope);
+  toml::table verdict(const std::string& detector, const toml::table& given, const Scope& scope);
+  toml::table plugin_metrics(const toml::node& given, const Scope& scope);
 
   const Changes& changes_;
   const std::string& file_;
@@ -139,10 +140,11 @@ class Checker {
   std::vector<Diagnostic>& diagnostics_;
   std::string architecture_;  ///< of [model]
   std::string scenario_;
-  std::string device_;                               ///< of [compute]
-  bool attacked_ = false;                            ///< whether there is an [attack]
-  std::vector<std::string> rows_{kUndefended};       ///< what [expect] may name
-  std::set<std::string> detectors_;                  ///< and those of it that are detectors
+  std::string device_;                          ///< of [compute]
+  bool attacked_ = false;                       ///< whether there is an [attack]
+  std::vector<std::string> rows_{kUndefended};  ///< what [expect] may name
+  /// and those of it that are detectors, with what they say of themselves (null: unknown)
+  std::map<std::string, const catalog::Manifest*> detectors_;
   std::map<std::string, std::string> files_;         ///< the defenses' names by their files'
   std::set<const catalog::PluginEntry*> shadowing_;  ///< those that were warned of
 };
@@ -583,14 +585,24 @@ toml::table Checker::detector(const toml::table& given, const Scope& scope) {
     if (adapts())
       report(place, "a detector judges a model on its own classes, but this scenario adapts it",
              "detectors are for the scenario \"standalone\"");
-    if (!entry->manifest.judges_models())
-      report(place, fmt::format("defense `{}` does not judge models", entry->manifest.name),
+    const auto& manifest = entry->manifest;
+    if (manifest.detects.empty())
+      report(place, fmt::format("defense `{}` detects nothing", manifest.name),
              "`backstop list defenses` shows which ones do");
+    else if (!attacked_ && !manifest.judges_models())
+      report(
+          place,
+          fmt::format("`{}` scores images, but without an [attack] nobody knows the trigger that "
+                      "it should find",
+                      manifest.name),
+          "give the [attack], with its `file` if the model is from a file");
+    if (manifest.scores_inputs()) parameters.push_back(sections().test_images);
   }
   clean_data(given, entry, parameters, scope);
   toml::table resolved = keys(given, parameters, scope);
   name_row("detector", given, resolved, scope);
-  if (const auto name = resolved["name"].value<std::string>()) detectors_.insert(*name);
+  if (const auto name = resolved["name"].value<std::string>())
+    detectors_.emplace(*name, entry == nullptr ? nullptr : &entry->manifest);
   return resolved;
 }
 
@@ -665,18 +677,21 @@ toml::table Checker::metrics(const toml::table& given, const Scope& scope) {
   std::vector<std::string> known;
   for (const report::Metric* metric : report::expectable_metrics(scenario_))
     known.emplace_back(metric->key);
-  if (given.empty())
-    report(scope.header, fmt::format("{} has no metric", scope.label),
-           fmt::format("metrics: {}", list_of(known, ticked)));
+  const std::string hint =
+      fmt::format("metrics: {}; what its plugin records is `extra.METRIC`", list_of(known, ticked));
+  if (given.empty()) report(scope.header, fmt::format("{} has no metric", scope.label), hint);
   toml::table resolved;
   for (const auto& [key, node] : given) {
     const std::string name(key.str());
+    if (name == "extra") {
+      resolved.insert(name, plugin_metrics(node, inner(scope, name, ticked(name), &node)));
+      continue;
+    }
     const report::Metric* metric = report::find_metric(name);
     if (metric == nullptr || !metric->in_expect) {
       const auto near = base::nearest(name, known);
       report(key.source(), fmt::format("there is no metric `{}`", name),
-             near ? fmt::format("did you mean `{}`?", *near)
-                  : fmt::format("metrics: {}", list_of(known, ticked)));
+             near ? fmt::format("did you mean `{}`?", *near) : hint);
       continue;
     }
     if (metric->of_backdoor && !attacked_)
@@ -701,24 +716,54 @@ toml::table Checker::metrics(const toml::table& given, const Scope& scope) {
   return resolved;
 }
 
-/// What [expect] says of a detector.
-toml::table Checker::verdict(const toml::table& given, const Scope& scope) {
-  static const Parameters kClasses = {{.key = "suspects", .list = true}};
+/// Of metrics that a plugin records: no manifest names them, so the run says which are missing.
+toml::table Checker::plugin_metrics(const toml::node& given, const Scope& scope) {
   toml::table resolved;
-  if (given.empty())
-    report(scope.header, fmt::format("{} has no metric", scope.label),
-           "metrics of a detector: `score`, `suspects`");
+  const auto* all = given.as_table();
+  if (all == nullptr || all->empty()) {
+    report(scope.header, mismatch("extra", "a table of metrics that the plugin records", given),
+           "write extra.METRIC = { minimum = ..., maximum = ... }");
+    return resolved;
+  }
+  for (const auto& [key, node] : *all) {
+    const std::string name(key.str());
+    const Scope within = inner(scope, name, ticked(name), &node);
+    if (const auto* table = node.as_table())
+      resolved.insert(name, bounds(*table, sections().amount, within));
+    else
+      report(within.header, mismatch(name, "a table", node),
+             "write { minimum = ..., maximum = ... }, or one of them");
+  }
+  return resolved;
+}
+
+/// What [expect] says of a detector.
+toml::table Checker::verdict(const std::string& detector, const toml::table& given,
+                             const Scope& scope) {
+  static const Parameters kClasses = {{.key = "suspects", .list = true}};
+  const catalog::Manifest* manifest = detectors_.at(detector);
+  std::vector<std::string> known;
+  if (manifest == nullptr || manifest->judges_models()) known = {"score", "suspects"};
+  if (manifest == nullptr || manifest->scores_inputs())
+    for (const report::Metric& metric : report::input_metrics()) known.emplace_back(metric.key);
+  const std::string hint =
+      fmt::format("metrics of {}: {}; what its plugin records is `extra.METRIC`",
+                  in_quotes(detector), list_of(known, ticked));
+  toml::table resolved;
+  if (given.empty()) report(scope.header, fmt::format("{} has no metric", scope.label), hint);
   for (const auto& [key, node] : given) {
     const std::string name(key.str());
     const Scope within = inner(scope, name, ticked(name), &node);
-    if (name == "suspects") {
+    if (name == "extra") {
+      resolved.insert(name, plugin_metrics(node, within));
+    } else if (std::find(known.begin(), known.end(), name) == known.end()) {
+      report(key.source(), fmt::format("there is no metric `{}` of a detector", name), hint);
+    } else if (name == "suspects") {
       toml::array checked = value(node, kClasses.front(), within);
       if (!checked.empty()) resolved.insert(name, std::move(*checked.get(0)));
-    } else if (name != "score") {
-      report(key.source(), fmt::format("there is no metric `{}` of a detector", name),
-             "metrics of a detector: `score`, `suspects`");
     } else if (const auto* table = node.as_table()) {
-      resolved.insert(name, bounds(*table, sections().amount, within));
+      resolved.insert(
+          name, bounds(*table, name == "score" ? sections().amount : sections().share, within));
     } else {
       report(within.header, mismatch(name, "a table", node),
              "write { minimum = ..., maximum = ... }, or one of them");
@@ -753,8 +798,8 @@ toml::table Checker::expectations(const toml::table& recipe, const Scope& top) {
              "{ plugin = \"fine-tuning\", trainable = \"head\" }");
     const Scope within = inner(scope, name, in_quotes(name), &row);
     if (const auto* table = row.as_table())
-      resolved.insert(
-          name, detectors_.contains(name) ? verdict(*table, within) : metrics(*table, within));
+      resolved.insert(name, detectors_.contains(name) ? verdict(name, *table, within)
+                                                      : metrics(*table, within));
     else
       report(within.header, mismatch(name, "a table", row),
              fmt::format("write {}.METRIC = {{ minimum = ..., maximum = ... }}", in_quotes(name)));

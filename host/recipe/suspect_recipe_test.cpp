@@ -21,6 +21,10 @@ repairs = false
 type = "integer"
 default = 8
 )"));
+    entries.push_back(usable(header("sieve", "defense") + R"(
+detects = ["inputs"]
+repairs = false
+)"));
     catalog_ = catalog::Catalog(entries);
     std::ofstream(folder_ / "model.pt") << "anything";
     suspect_ = R"(schema = 1
@@ -46,6 +50,7 @@ epochs = 1
 [expect]
 judge.suspects = ["circle"]
 judge.score = { maximum = 2 }
+judge.extra.anomaly_index = { maximum = 4 }
 fine-tuning.clean_accuracy = { minimum = 0.5 }
 )");
   EXPECT_EQ(problems(checked), "");
@@ -57,7 +62,7 @@ fine-tuning.clean_accuracy = { minimum = 0.5 }
   ASSERT_EQ(recipe.detectors.size(), 1U);
   EXPECT_EQ(recipe.detectors[0].name, "judge");
   EXPECT_EQ(recipe.detectors[0].clean_images, 50);
-  EXPECT_EQ(recipe.expectations[2].classes, std::vector<std::string>{"circle"});
+  EXPECT_EQ(recipe.expectations[3].classes, std::vector<std::string>{"circle"});
   // What is written gives the same recipe.
   const CheckedRecipe again = check(to_toml(recipe));
   EXPECT_EQ(problems(again), "");
@@ -81,7 +86,12 @@ TEST_F(SuspectRecipe, DetectorsAndDefensesAreToldApart) {
   EXPECT_THAT(problems_of(suspect_ + "[[defense]]\nplugin = \"judge\"\n"),
               HasSubstr("`judge` only detects backdoors | name it in [[detector]]"));
   EXPECT_THAT(problems_of(suspect_ + "[[detector]]\nplugin = \"fine-tuning\"\nepochs = 1\n"),
-              HasSubstr("defense `fine-tuning` does not judge models"));
+              HasSubstr("defense `fine-tuning` detects nothing"));
+  EXPECT_THAT(problems_of(suspect_ + "[[detector]]\nplugin = \"sieve\"\n"),
+              HasSubstr("`sieve` scores images, but without an [attack] nobody knows the trigger"));
+  EXPECT_THAT(problems_of(suspect_ + "[[detector]]\nplugin = \"judge\"\n[expect]\njudge.auroc = "
+                                     "{ minimum = 1 }\n"),
+              HasSubstr("there is no metric `auroc` of a detector"));
   EXPECT_THAT(problems_of(suspect_ + "[[detector]]\nplugin = \"judge\"\n[[defense]]\nname = "
                                      "\"judge\"\nplugin = \"fine-tuning\"\nepochs = 1\n"),
               HasSubstr("are called \"judge\""));

@@ -100,7 +100,8 @@ DefenseUse defense_use(const toml::table& table, const catalog::Catalog& catalog
 
 DetectorUse detector_use(const toml::table& table, const catalog::Catalog& catalog) {
   return {named_plugin(Kind::defense, table, catalog), get<std::string>(table, "name"),
-          table["clean_images"].value<std::int64_t>(), table["clean_fraction"].value_or(0.0)};
+          table["clean_images"].value<std::int64_t>(), table["clean_fraction"].value_or(0.0),
+          table["test_images"].value_or(std::int64_t{0})};
 }
 
 ComputeUse compute_use(const toml::table& table) {
@@ -114,6 +115,13 @@ std::vector<report::Expectation> expectations(const toml::table& recipe) {
   if (expect == nullptr) return all;
   for (const auto& [row, metrics] : *expect)
     for (const auto& [metric, value] : *metrics.as_table()) {
+      if (metric == "extra") {  // a plugin's own
+        for (const auto& [own, bounds] : *value.as_table())
+          all.push_back({std::string(row.str()), "extra." + std::string(own.str()),
+                         (*bounds.as_table())["minimum"].value<double>(),
+                         (*bounds.as_table())["maximum"].value<double>()});
+        continue;
+      }
       report::Expectation& expectation =
           all.emplace_back(report::Expectation{std::string(row.str()), std::string(metric.str())});
       if (const auto* bounds = value.as_table()) {

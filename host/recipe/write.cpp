@@ -41,9 +41,15 @@ void write_sections(std::string& out, const std::string& name, const toml::table
 void write_expectations(std::string& out, const toml::table& expect) {
   out += "\n[expect]\n";
   for (const auto& [row, metrics] : in_order(expect)) {
-    for (const auto& [metric, bounds] : in_order(*metrics->as_table()))
-      out += fmt::format("{}.{} = {}\n", key_text(row->str()), key_text(metric->str()),
-                         value_text(*bounds));
+    for (const auto& [metric, bounds] : in_order(*metrics->as_table())) {
+      const std::string key = fmt::format("{}.{}", key_text(row->str()), key_text(metric->str()));
+      if (metric->str() != "extra") {
+        out += fmt::format("{} = {}\n", key, value_text(*bounds));
+        continue;
+      }
+      for (const auto& [own, of_own] : in_order(*bounds->as_table()))
+        out += fmt::format("{}.{} = {}\n", key, key_text(own->str()), value_text(*of_own));
+    }
   }
 }
 

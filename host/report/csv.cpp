@@ -34,19 +34,32 @@ std::string field(const nlohmann::json& object, const std::string& key) {
   return base::json_text(*found);
 }
 
-std::vector<Column> columns_of(const nlohmann::json& results) {
-  std::vector<Column> columns;
-  for (const Metric& metric : metrics())
-    if (!metric.csv.empty())
-      columns.push_back({metric.section, std::string(metric.key), std::string(metric.csv)});
+/// What the plugins of `rows` have recorded.
+void add_extra(const nlohmann::json& rows, std::vector<Column>& columns) {
   std::set<std::string> extra;
-  for (const auto& row : results.at("rows"))
+  for (const auto& row : rows)
     for (const auto& item : section_of(row, "extra").items()) extra.insert(item.key());
   std::transform(extra.begin(), extra.end(), std::back_inserter(columns),
                  [](const std::string& key) {
                    return Column{"extra", key, text_cell(key)};
                  });
+}
+
+std::vector<Column> columns_of(const nlohmann::json& results) {
+  std::vector<Column> columns;
+  for (const Metric& metric : metrics())
+    if (!metric.csv.empty())
+      columns.push_back({metric.section, std::string(metric.key), std::string(metric.csv)});
+  add_extra(section_of(results, "rows"), columns);
   return columns;
+}
+
+/// The classes that a detector suspects, in a cell.
+std::string suspects(const nlohmann::json& detector) {
+  std::vector<std::string> names;
+  for (const auto& suspect : section_of(section_of(detector, "verdict"), "suspects"))
+    names.push_back(suspect.value("class", ""));
+  return names.empty() ? "" : text_cell(base::list_of(names));
 }
 
 }  // namespace
@@ -68,6 +81,34 @@ std::string results_csv(const nlohmann::json& results) {
     for (const auto& column : columns)
       text += ',' + field(section_of(row, column.section), column.key);
     text += ',' + field(row, "warning") + '\n';
+  }
+  return text;
+}
+
+std::string detectors_csv(const nlohmann::json& results) {
+  std::vector<Column> columns = {{"given", "clean_images", "clean_images"},
+                                 {"verdict", "score", "score"},
+                                 {"verdict", "threshold", "score_threshold"},
+                                 {"verdict", "suspicious", "suspicious"}};
+  for (const Metric& metric : input_metrics())
+    columns.push_back({metric.section, std::string(metric.key), std::string(metric.csv)});
+  columns.insert(columns.end(), {{"inputs", "threshold", "input_threshold"},
+                                 {"inputs", "clean", "clean_test_images"},
+                                 {"inputs", "triggered", "triggered_test_images"},
+                                 {"inputs", "successful", "successful_test_images"},
+                                 {"cost", "wall_seconds", "wall_seconds"},
+                                 {"cost", "cpu_seconds", "cpu_seconds"}});
+  const nlohmann::json& detectors = section_of(results, "detectors");
+  add_extra(detectors, columns);
+  std::string text = "run,seed,detector,plugin";
+  for (const auto& column : columns) text += ',' + column.header;
+  text += ",suspects,error\n";
+  const std::string run = field(results, "name") + ',' + field(results, "seed");
+  for (const auto& detector : detectors) {
+    text += run + ',' + field(detector, "name") + ',' + field(detector, "plugin");
+    for (const auto& column : columns)
+      text += ',' + field(section_of(detector, column.section), column.key);
+    text += ',' + suspects(detector) + ',' + field(detector, "error") + '\n';
   }
   return text;
 }

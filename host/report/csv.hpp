@@ -17,4 +17,7 @@ std::string results_csv(const nlohmann::json& results);
 /// text to them.
 std::string text_cell(const std::string& text);
 
+/// detectors.csv: a line for each detector of a run.
+std::string detectors_csv(const nlohmann::json& results);
+
 }  // namespace backstop::report

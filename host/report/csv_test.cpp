@@ -48,5 +48,34 @@ TEST(Csv, TextIsNoFormula) {
       << "numbers stay numbers";
 }
 
+TEST(Csv, DetectorsHaveOneLineEach) {
+  const nlohmann::json results = {
+      {"name", "run"},
+      {"seed", 1},
+      {"detectors",
+       {{{"name", "judge"},
+         {"plugin", "nc"},
+         {"given", {{"clean_images", 20}}},
+         {"verdict",
+          {{"score", 3.5},
+           {"threshold", 2},
+           {"suspicious", true},
+           {"suspects", {{{"class", "cat"}}, {{"class", "dog"}}}}}},
+         {"extra", {{"anomaly_index", 3.5}}}},
+        {{"name", "filter"},
+         {"plugin", "strip"},
+         {"inputs", {{"auroc", 0.9}, {"threshold", -0.5}, {"clean", 100}, {"triggered", 90}}}},
+        {{"name", "broken"}, {"plugin", "strip"}, {"error", "it threw"}}}}};
+  EXPECT_EQ(
+      detectors_csv(results),
+      "run,seed,detector,plugin,clean_images,score,score_threshold,suspicious,auroc,tpr_at_1_fpr,"
+      "tpr_at_5_fpr,true_positive_rate,false_positive_rate,auroc_successful,input_threshold,"
+      "clean_test_images,triggered_test_images,successful_test_images,wall_seconds,cpu_seconds,"
+      "anomaly_index,suspects,error\n"
+      "run,1,judge,nc,20,3.5,2,true,,,,,,,,,,,,,3.5,\"cat, dog\",\n"
+      "run,1,filter,strip,,,,,0.9,,,,,,-0.5,100,90,,,,,,\n"
+      "run,1,broken,strip,,,,,,,,,,,,,,,,,,,it threw\n");
+}
+
 }  // namespace
 }  // namespace backstop::report

@@ -7,6 +7,7 @@
 
 #include "host/base/text.hpp"
 #include "host/report/fields.hpp"
+#include "host/report/metrics.hpp"
 
 namespace backstop::report {
 namespace {
@@ -80,6 +81,7 @@ std::vector<std::string> verdict_sentences(const nlohmann::json& detector) {
   const std::string name = detector.value("name", "");
   if (detector.contains("error"))
     return {fmt::format("{}: failed: {}", name, detector.value("error", ""))};
+  if (!detector.contains("verdict")) return {};
   const auto& verdict = section_of(detector, "verdict");
   const auto& calibration = section_of(detector, "calibration");
   if (!is_conclusive(detector)) {
@@ -105,6 +107,38 @@ std::vector<std::string> verdict_sentences(const nlohmann::json& detector) {
   if (sentences.empty())
     sentences.push_back(fmt::format("{}: suspicious ({}{})", name, score, rarity));
   return sentences;
+}
+
+std::vector<std::vector<std::string>> input_table(const nlohmann::json& results) {
+  std::vector<std::vector<std::string>> lines;
+  for (const auto& detector : section_of(results, "detectors")) {
+    const auto& inputs = section_of(detector, "inputs");
+    if (inputs.empty()) continue;
+    if (lines.empty()) {
+      lines.push_back({"detector of inputs"});
+      for (const Metric& metric : input_metrics()) lines[0].emplace_back(metric.title);
+      for (const char* title : {"threshold", "clean", "triggered", "successful"})
+        lines[0].emplace_back(title);
+    }
+    auto& line = lines.emplace_back(1, detector.value("name", ""));
+    for (const Metric& metric : input_metrics())
+      line.push_back(text_of(metric, value_of(detector, metric)));
+    const auto threshold = number_in(inputs, "threshold");
+    line.push_back(threshold ? base::fixed(*threshold, 3) : "-");
+    for (const char* number : {"clean", "triggered", "successful"})
+      line.push_back(base::grouped(count_in(inputs, number)));
+  }
+  return lines;
+}
+
+std::vector<std::string> input_definitions() {
+  return {
+      "AUROC: a triggered test image scores higher than a clean one, a tie counts half; images "
+      "of the target class, and those that the trigger does not change, are not triggered",
+      "TPR at 1 % FPR, 5 %: triggered images found where at most that share of the clean test "
+      "images is called triggered; TPR and FPR: at the detector's own threshold, which is from "
+      "the defender's clean images or from its paper",
+      "successful: triggered images that the model classifies as their target"};
 }
 
 std::vector<std::vector<std::string>> class_table(const nlohmann::json& detector) {

@@ -23,13 +23,20 @@ nlohmann::json change_of(std::int64_t images, std::int64_t lost, std::int64_t ga
 
 /// An entry of results.json's `detectors` in a sentence each:
 /// "neural-cleanse: suspicious: class 3 (cat) is reached by a patch of 2.0 % of the pixels; 1 of 21
-/// clean models scores as high", "...: nothing found: ...", "...: no verdict: ...".
+/// clean models scores as high", "...: nothing found: ...", "...: no verdict: ...". None of one that
+/// judges no model.
 std::vector<std::string> verdict_sentences(const nlohmann::json& detector);
 
 /// Whether the verdict is that the model is suspicious.
 bool is_suspicious(const nlohmann::json& detector);
 /// Whether there is a verdict at all.
 bool is_conclusive(const nlohmann::json& detector);
+
+/// How well the detectors of `results` that score images tell those with the trigger from those
+/// without: a line each under a line of titles; empty if there is no such detector.
+std::vector<std::vector<std::string>> input_table(const nlohmann::json& results);
+/// What the columns of input_table() mean.
+std::vector<std::string> input_definitions();
 
 /// The classes of a verdict, a line each, under a line of titles; empty if the detector says
 /// nothing by class.

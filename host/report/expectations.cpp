@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "host/base/text.hpp"
 #include "host/report/fields.hpp"
 #include "host/report/metrics.hpp"
 #include "host/report/verdict.hpp"
@@ -20,6 +21,24 @@ nlohmann::json number_or_null(std::optional<double> value) {
 bool within(double value, const Expectation& bounds) {
   return (!bounds.minimum || value >= *bounds.minimum) &&
          (!bounds.maximum || value <= *bounds.maximum);
+}
+
+constexpr std::string_view kExtra = "extra.";
+
+/// A plugin's own metric, or one of the host's.
+std::optional<double> value_of(const nlohmann::json& row, const std::string& metric,
+                               std::string_view section) {
+  if (metric.starts_with(kExtra))
+    return number_in(section_of(row, "extra"), std::string_view(metric).substr(kExtra.size()));
+  return number_in(section_of(row, section), metric);
+}
+
+/// What else there is instead of a plugin's metric.
+std::string not_recorded(const nlohmann::json& row, const std::string& metric) {
+  std::vector<std::string> names;
+  for (const auto& item : section_of(row, "extra").items()) names.push_back(item.key());
+  return fmt::format("its plugin recorded no `{}`{}", metric.substr(kExtra.size()),
+                     names.empty() ? "" : ", but " + base::list_of(names));
 }
 
 /// Why there is no row; the defenses of an attack that failed are never run.
@@ -38,6 +57,7 @@ std::string objection(const nlohmann::json& rows, const nlohmann::json& row,
   if (of_backdoor && &row != &rows[0])
     if (const std::string text = objection_to_attack(rows); !text.empty()) return text;
   if (measured) return {};
+  if (bounds.metric.starts_with(kExtra)) return not_recorded(row, bounds.metric);
   // Of two models, and the other one is no measure.
   if (bounds.metric == "clean_accuracy_drop" && is_void(rows[0])) return objection_to_attack(rows);
   return fmt::format("`{}` was not measured for this row", bounds.metric);
@@ -52,7 +72,8 @@ nlohmann::json check(const nlohmann::json& rows, const Expectation& bounds) {
   if (row == rows.end()) {
     reason = absence(rows);
   } else {
-    value = number_in(section_of(*row, "metrics"), bounds.metric);
+    const Metric* metric = find_metric(bounds.metric);
+    value = value_of(*row, bounds.metric, metric == nullptr ? "metrics" : metric->section);
     reason = objection(rows, *row, bounds, value.has_value());
   }
   nlohmann::json entry = {{"row", bounds.row},
@@ -65,13 +86,15 @@ nlohmann::json check(const nlohmann::json& rows, const Expectation& bounds) {
   return entry;
 }
 
-/// Of a detector: its score, or the names of the classes that it suspects.
+/// Of a detector: its score, the names of the classes that it suspects, how well it tells triggered
+/// images from clean ones, or a number that its plugin recorded.
 nlohmann::json check_detector(const nlohmann::json& detector, const Expectation& expectation) {
   const auto& verdict = section_of(detector, "verdict");
-  const std::string reason = detector.contains("error") ? "failed: " + detector.value("error", "")
-                             : verdict.contains("reason")
-                                 ? "no verdict: " + verdict.value("reason", "")
-                                 : "";
+  const bool of_model = expectation.classes || expectation.metric == "score";
+  std::string reason = detector.contains("error") ? "failed: " + detector.value("error", "")
+                       : of_model && verdict.contains("reason")
+                           ? "no verdict: " + verdict.value("reason", "")
+                           : "";
   nlohmann::json entry = {{"row", expectation.row}, {"metric", expectation.metric}};
   bool met = reason.empty();
   if (expectation.classes) {
@@ -82,11 +105,15 @@ nlohmann::json check_detector(const nlohmann::json& detector, const Expectation&
     entry["classes"] = *expectation.classes;
     met = met && found == std::set(expectation.classes->begin(), expectation.classes->end());
   } else {
-    const auto score = number_in(verdict, "score");
-    entry["value"] = number_or_null(score);
+    const auto value = value_of(detector, expectation.metric, of_model ? "verdict" : "inputs");
+    if (!value && reason.empty())
+      reason = expectation.metric.starts_with(kExtra)
+                   ? not_recorded(detector, expectation.metric)
+                   : fmt::format("`{}` was not measured for this row", expectation.metric);
+    entry["value"] = number_or_null(value);
     entry["minimum"] = number_or_null(expectation.minimum);
     entry["maximum"] = number_or_null(expectation.maximum);
-    met = met && score && within(*score, expectation);
+    met = met && value && within(*value, expectation);
   }
   entry["met"] = met;
   if (!reason.empty()) entry["reason"] = reason;

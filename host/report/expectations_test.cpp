@@ -125,5 +125,33 @@ TEST(Expectations, OfAShareOfNoImagesAreNotMet) {
   EXPECT_EQ(entry["reason"], "no test image counts for `attack_success_rate` (n = 0)");
 }
 
+TEST(Expectations, OfWhatAPluginRecordedAndFlagged) {
+  const json results = sample_results();
+  const std::string row = "pruned, then \"tuned\"";
+  EXPECT_TRUE(check(results, {row, "extra.pruned", 12, 12})["met"]);
+  EXPECT_FALSE(check(results, {row, "extra.pruned", 13, {}})["met"]);
+  const auto missing = check(results, {row, "extra.prunde", 0, {}});
+  EXPECT_FALSE(missing["met"]);
+  EXPECT_EQ(missing["reason"], "its plugin recorded no `prunde`, but pruned");
+  EXPECT_TRUE(check(results, {row, "true_positive_rate", 0.98, {}})["met"]);
+  EXPECT_FALSE(check(results, {row, "false_positive_rate", {}, 0.005})["met"]);
+  EXPECT_FALSE(check(results, {"fine-tuning", "true_positive_rate", 0.0, {}})["met"]);
+}
+
+TEST(Expectations, OfADetectorOfInputs) {
+  const json detectors = {{{"name", "strip"},
+                           {"inputs", {{"auroc", 0.9}, {"tpr_at_1_fpr", nullptr}}},
+                           {"extra", {{"overlays", 100}}}}};
+  const auto checked = [&](const Expectation& expectation) {
+    return check_expectations(json::array(), {expectation}, detectors).at(0);
+  };
+  EXPECT_TRUE(checked({"strip", "auroc", 0.9, {}})["met"]);
+  EXPECT_FALSE(checked({"strip", "auroc", 0.91, {}})["met"]);
+  EXPECT_FALSE(checked({"strip", "tpr_at_1_fpr", 0.0, {}})["met"]);
+  EXPECT_EQ(checked({"strip", "tpr_at_1_fpr", 0.0, {}})["reason"],
+            "`tpr_at_1_fpr` was not measured for this row");
+  EXPECT_TRUE(checked({"strip", "extra.overlays", 100, 100})["met"]);
+}
+
 }  // namespace
 }  // namespace backstop::report

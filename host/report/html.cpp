@@ -85,36 +85,6 @@ std::string plain_table(const std::vector<std::vector<std::string>>& lines) {
   return html + "</table></div>\n";
 }
 
-std::string result_section(const nlohmann::json& results) {
-  const ResultTable table = lay_out_results(results);
-  std::string html = "<div class=\"scroll\"><table>\n<tr>";
-  for (const auto& name : table.header) html += element("th", name);
-  html += "</tr>\n";
-  for (const auto& row : table.rows) {
-    html += row.marked ? "<tr class=\"warning\">" : "<tr>";
-    for (std::size_t c = 0; c < row.cells.size(); ++c)
-      html += element("td", row.cells[c], row.best[c] ? "best" : "");
-    html += "</tr>\n";
-  }
-  html += "</table></div>\n";
-  for (const auto& line : table.warnings)
-    html += element("p", "warning: " + line, "warning") + "\n";
-  for (const auto& line : table.definitions) html += element("p", line, "note") + "\n";
-  for (const auto& detector : table.detectors) {
-    html += element("h2", detector.name) + "\n";
-    for (const auto& line : detector.sentences)
-      html += element("p", line, detector.suspicious ? "warning" : "") + "\n";
-    html += plain_table(detector.classes);
-  }
-  for (const auto& line : table.findings) html += element("p", line) + "\n";
-  if (table.expectations.empty()) return html;
-  html += "<h2>Expectations</h2>\n<ul>\n";
-  for (const auto& entry : table.expectations)
-    html += "<li>" + element("span", entry.met ? "met" : "not met", entry.met ? "" : "missed") +
-            ": " + html_escape(entry.text) + "</li>\n";
-  return html + "</ul>\n";
-}
-
 // -- curves --
 
 constexpr std::size_t kCurveStyles = 4;  // of kStyle; more curves take them again
@@ -287,6 +257,79 @@ std::string curves(const nlohmann::json& results) {
     for (const auto& recorded : section_of(row, "curves"))
       html += plugin_curve(row.value("name", ""), recorded);
   return html.empty() ? "" : "<h2>Recorded by the defenses</h2>\n" + html;
+}
+
+/// The ROC curves of the detectors that score images, in one figure.
+std::string roc_figure(const nlohmann::json& results) {
+  std::string lines, titles;
+  std::size_t number = 0;
+  for (const auto& detector : section_of(results, "detectors")) {
+    const auto& roc = section_of(section_of(detector, "inputs"), "roc");
+    if (roc.empty() || roc.at("x").empty()) continue;
+    std::string path;
+    for (std::size_t i = 0; i < roc.at("x").size(); ++i)
+      path += fmt::format("{}{},{}", path.empty() ? "" : " ",
+                          base::fixed(x_of(roc.at("x").at(i).get<double>(), 1), 1),
+                          base::fixed(y_of(roc.at("y").at(i).get<double>()), 1));
+    const std::size_t style = number % kCurveStyles;
+    lines +=
+        fmt::format("<g class=\"curve curve-{}\"><polyline points=\"{}\"/></g>\n", style, path);
+    titles += label(kWidth - kRight + 8, kTop + 14 * static_cast<double>(number + 1),
+                    detector.value("name", ""), fmt::format("class=\"label-{}\"", style));
+    ++number;
+  }
+  if (number == 0) return "";
+  std::string svg = fmt::format(
+      "<figure><svg viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" role=\"img\" "
+      "aria-label=\"ROC curves\">\n",
+      kWidth, kHeight);
+  for (const double share : {0.0, 0.25, 0.5, 0.75, 1.0})
+    svg += fmt::format(
+               "<line class=\"grid\" x1=\"{0:.0f}\" x2=\"{1:.0f}\" y1=\"{2:.1f}\" "
+               "y2=\"{2:.1f}\"/>\n",
+               kLeft, kWidth - kRight, y_of(share)) +
+           label(kLeft - 6, y_of(share) + 4, base::fixed(share, 2), "text-anchor=\"end\"") +
+           label(x_of(share, 1), kHeight - 10, base::fixed(share, 2), "text-anchor=\"middle\"");
+  return svg + lines + titles + "</svg>" +
+         element("figcaption",
+                 "triggered images found, by the share of clean test images called "
+                 "triggered (ROC curves)") +
+         "</figure>\n";
+}
+
+// -- results --
+
+std::string result_section(const nlohmann::json& results) {
+  const ResultTable table = lay_out_results(results);
+  std::string html = "<div class=\"scroll\"><table>\n<tr>";
+  for (const auto& name : table.header) html += element("th", name);
+  html += "</tr>\n";
+  for (const auto& row : table.rows) {
+    html += row.marked ? "<tr class=\"warning\">" : "<tr>";
+    for (std::size_t c = 0; c < row.cells.size(); ++c)
+      html += element("td", row.cells[c], row.best[c] ? "best" : "");
+    html += "</tr>\n";
+  }
+  html += "</table></div>\n";
+  for (const auto& line : table.warnings)
+    html += element("p", "warning: " + line, "warning") + "\n";
+  for (const auto& line : table.definitions) html += element("p", line, "note") + "\n";
+  for (const auto& detector : table.detectors) {
+    html += element("h2", detector.name) + "\n";
+    for (const auto& line : detector.sentences)
+      html += element("p", line, detector.suspicious ? "warning" : "") + "\n";
+    html += plain_table(detector.classes);
+  }
+  if (!table.inputs.empty()) html += "<h2>Detection of inputs</h2>\n" + plain_table(table.inputs);
+  for (const auto& line : table.input_definitions) html += element("p", line, "note") + "\n";
+  html += roc_figure(results);
+  for (const auto& line : table.findings) html += element("p", line) + "\n";
+  if (table.expectations.empty()) return html;
+  html += "<h2>Expectations</h2>\n<ul>\n";
+  for (const auto& entry : table.expectations)
+    html += "<li>" + element("span", entry.met ? "met" : "not met", entry.met ? "" : "missed") +
+            ": " + html_escape(entry.text) + "</li>\n";
+  return html + "</ul>\n";
 }
 
 // -- environment --

@@ -81,5 +81,18 @@ TEST(Html, ShowsWarnings) {
                     Not(HasSubstr("<td class=\"best\">0.012</td>"))));
 }
 
+TEST(Html, DrawsTheCurvesOfDetectorsOfInputs) {
+  ReportContent content;
+  content.results = sample_results();
+  EXPECT_THAT(html_report(content), Not(HasSubstr("ROC")));
+  content.results["detectors"] = {
+      {{"name", "a<b"},
+       {"inputs", {{"auroc", 0.75}, {"roc", {{"x", {0.0, 0.5, 1.0}}, {"y", {0.0, 1.0, 1.0}}}}}}}};
+  const std::string html = html_report(content);
+  EXPECT_THAT(html, HasSubstr("<td>a&lt;b</td><td>0.750</td>"));
+  EXPECT_THAT(html, HasSubstr("<polyline points=\"44.0,210.0 282.0,12.0 520.0,12.0\"/>"));
+  EXPECT_THAT(html, HasSubstr("(ROC curves)"));
+}
+
 }  // namespace
 }  // namespace backstop::report

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include <nlohmann/json.hpp>
 
@@ -100,14 +101,26 @@ std::vector<Metric> make_metrics() {
        .better = Better::higher},
       {.section = "detection",
        .key = "true_positive_rate",
+       .title = "true positive rate",
        .csv = "true_positive_rate",
        .range = Range::share,
-       .better = Better::higher},
+       .better = Better::higher,
+       .format = Format::share,
+       .in_summary = true,
+       .in_expect = true,
+       .not_in = {"transfer", "encoder"},
+       .why_not = "nobody who adapts a model has the poisoned training set"},
       {.section = "detection",
        .key = "false_positive_rate",
+       .title = "false positive rate",
        .csv = "false_positive_rate",
        .range = Range::share,
-       .better = Better::lower},
+       .better = Better::lower,
+       .format = Format::share,
+       .in_summary = true,
+       .in_expect = true,
+       .not_in = {"transfer", "encoder"},
+       .why_not = "nobody who adapts a model has the poisoned training set"},
       {.section = "detection", .key = "flagged", .csv = "flagged"},
       {.section = "cost",
        .key = "wall_seconds",
@@ -172,9 +185,43 @@ std::vector<const Metric*> expectable_metrics(std::string_view scenario) {
 
 const Metric* find_metric(std::string_view key) {
   const auto found = std::find_if(metrics().begin(), metrics().end(), [&](const Metric& metric) {
-    return metric.section == "metrics" && metric.key == key;
+    return (metric.section == "metrics" || metric.in_expect) && metric.key == key;
   });
   return found == metrics().end() ? nullptr : &*found;
+}
+
+const std::vector<Metric>& input_metrics() {
+  static const std::vector<Metric> kMetrics = [] {
+    const auto share = [](std::string_view key, std::string_view title, Better better) {
+      return Metric{.section = "inputs",
+                    .key = key,
+                    .title = title,
+                    .csv = key,
+                    .range = Range::share,
+                    .better = better,
+                    .format = Format::share,
+                    .in_summary = true,
+                    .in_expect = true};
+    };
+    return std::vector<Metric>{
+        share("auroc", "AUROC", Better::higher),
+        share("tpr_at_1_fpr", "TPR at 1 % FPR", Better::higher),
+        share("tpr_at_5_fpr", "TPR at 5 % FPR", Better::higher),
+        share("true_positive_rate", "TPR", Better::higher),
+        share("false_positive_rate", "FPR", Better::lower),
+        share("auroc_successful", "AUROC (successful)", Better::higher),
+    };
+  }();
+  return kMetrics;
+}
+
+bool is_own_metric(std::string_view key) {
+  constexpr std::string_view kOthers[] = {"clean_target_rate", "largest_predicted_class_share",
+                                          "attack_class", "score", "threshold"};
+  const auto named = [key](const Metric& metric) { return metric.key == key || metric.csv == key; };
+  return std::any_of(metrics().begin(), metrics().end(), named) ||
+         std::any_of(input_metrics().begin(), input_metrics().end(), named) ||
+         std::find(std::begin(kOthers), std::end(kOthers), key) != std::end(kOthers);
 }
 
 std::optional<double> value_of(const nlohmann::json& row, const Metric& metric) {

@@ -47,8 +47,13 @@ const std::vector<Metric>& metrics();
 std::vector<const Metric*> metrics_with(bool Metric::*property);
 /// What [expect] may bound in a scenario.
 std::vector<const Metric*> expectable_metrics(std::string_view scenario);
-/// Of the section "metrics"; null when there is none.
+/// Of the section "metrics", or one that [expect] may bound; null when there is none.
 const Metric* find_metric(std::string_view key);
+/// Of a plugin that scores images, in the section "inputs" of its row: what [expect] may bound, and
+/// what the summary shows.
+const std::vector<Metric>& input_metrics();
+/// Whether the host writes a number of this name into results, so that no plugin may.
+bool is_own_metric(std::string_view key);
 
 /// The metric in a row of results; nothing where it is missing or null.
 std::optional<double> value_of(const nlohmann::json& row, const Metric& metric);

@@ -11,23 +11,42 @@
 #include "host/report/detectors.hpp"
 #include "host/report/fields.hpp"
 #include "host/report/metrics.hpp"
+#include "host/report/roc.hpp"
 #include "host/report/verdict.hpp"
 
 namespace backstop::report {
 namespace {
 
+/// Numbers of the runs by what they are called, in the order in which they first appear.
+struct Numbers {
+  std::string name;
+  std::vector<double> values;
+};
+
 struct Row {
   std::string name;
+  std::vector<Numbers> extra;               ///< what the plugin recorded
   std::vector<std::vector<double>> values;  ///< for each metric of the summary, of each run
   std::size_t collapsed = 0, failed = 0;    ///< runs whose numbers are not in `values`
   std::size_t no_backdoor = 0;              ///< whose numbers of the backdoor are not
 };
 
-/// What a detector said of the models of the runs.
+/// What a detector said of the models of the runs, and how well it told images apart.
 struct Detector {
   std::string name;
   std::size_t runs = 0, suspicious = 0, no_verdict = 0;
   std::vector<double> scores;
+  std::vector<Numbers> inputs;  ///< of input_metrics()
+  std::vector<Numbers> extra;
+};
+
+/// What a detector said of the models of all runs, of which some are clean and others backdoored.
+struct Judge {
+  std::string name;
+  std::size_t detections = 0, false_alarms = 0, no_verdict = 0;
+  std::size_t no_backdoor = 0;  ///< attacked models that have none, and are not counted
+  std::size_t clean_models = 0, backdoored_models = 0;
+  std::vector<double> clean, backdoored;  ///< scores
 };
 
 struct Group {
@@ -62,20 +81,40 @@ std::string runs_text(const Row& row, const Metric& metric, std::size_t runs, st
   return fmt::format("({} of {} seeds; {})", counted, runs, reasons);
 }
 
+/// "0.912 ± 0.003", or the number alone where there is one.
+std::string mean_and_spread(const std::vector<double>& values) {
+  const auto n = static_cast<double>(values.size());
+  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
+  if (values.size() == 1) return base::fixed(mean, 3);
+  const double squares = std::accumulate(
+      values.begin(), values.end(), 0.0,
+      [mean](double sum, double value) { return sum + (value - mean) * (value - mean); });
+  return fmt::format("{} ± {}", base::fixed(mean, 3), base::fixed(std::sqrt(squares / (n - 1)), 3));
+}
+
 std::string mean_and_spread(const Row& row, const Metric& metric, std::size_t all,
                             const std::vector<double>& values) {
   const std::string runs = runs_text(row, metric, all, values.size());
   // An encoder is never measured.
   const std::size_t left_out = row.collapsed + row.failed + row.no_backdoor;
   if (values.empty()) return left_out == 0 ? "-" : "- " + runs;
-  const auto n = static_cast<double>(values.size());
-  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
-  if (values.size() == 1) return fmt::format("{} {}", base::fixed(mean, 3), runs);
-  const double squares = std::accumulate(
-      values.begin(), values.end(), 0.0,
-      [mean](double sum, double value) { return sum + (value - mean) * (value - mean); });
-  return fmt::format("{} ± {} {}", base::fixed(mean, 3),
-                     base::fixed(std::sqrt(squares / (n - 1)), 3), runs);
+  return mean_and_spread(values) + ' ' + runs;
+}
+
+void add_extra(std::vector<Numbers>& all, const nlohmann::json& result) {
+  const auto& extra = section_of(result, "extra");
+  for (const auto& item : extra.items())
+    if (const auto value = number_in(extra, item.key()))
+      find_or_add(all, item.key()).values.push_back(*value);
+}
+
+/// "pruned: pruned_neurons 12.000 ± 1.414 (2), ...", a line.
+std::string numbers_line(const std::string& name, const std::vector<Numbers>& all) {
+  std::string text;
+  for (const auto& numbers : all)
+    text += fmt::format("{}{} {} ({})", text.empty() ? "" : ", ", base::printable(numbers.name),
+                        mean_and_spread(numbers.values), numbers.values.size());
+  return text.empty() ? "" : fmt::format("{}: {}\n", base::printable(name), text);
 }
 
 /// `result` is one of `rows`.
@@ -84,6 +123,7 @@ void add(Row& row, const nlohmann::json& rows, const nlohmann::json& result,
   row.values.resize(metrics.size());
   if (has_collapsed(result)) ++row.collapsed;
   if (has_failed(result)) ++row.failed;
+  add_extra(row.extra, result);
   if (is_void(result)) return;
   const bool no_backdoor = &result != &rows[0] && !objection_to_attack(rows).empty();
   if (no_backdoor) ++row.no_backdoor;
@@ -94,6 +134,11 @@ void add(Row& row, const nlohmann::json& rows, const nlohmann::json& result,
 }
 
 void add(Detector& detector, const nlohmann::json& result) {
+  for (const Metric& metric : input_metrics())
+    if (const auto value = value_of(result, metric))
+      find_or_add(detector.inputs, std::string(metric.title)).values.push_back(*value);
+  add_extra(detector.extra, result);
+  if (!result.contains("verdict") && !result.contains("error")) return;
   ++detector.runs;
   if (!is_conclusive(result))
     ++detector.no_verdict;
@@ -105,6 +150,7 @@ void add(Detector& detector, const nlohmann::json& result) {
 
 /// "neural-cleanse: suspicious in 3 of 5 runs, no verdict in 1, scores 1.21 to 4.30".
 std::string detector_line(const Detector& detector) {
+  if (detector.runs == 0) return "";
   std::string text = fmt::format("{}: suspicious in {} of {} runs", base::printable(detector.name),
                                  detector.suspicious, detector.runs);
   if (detector.no_verdict > 0) text += fmt::format(", no verdict in {}", detector.no_verdict);
@@ -113,37 +159,95 @@ std::string detector_line(const Detector& detector) {
   return text + fmt::format(", scores {} to {}\n", base::fixed(*low, 2), base::fixed(*high, 2));
 }
 
+/// `results` are those of a run whose model is known to be clean, or backdoored.
+void add(Judge& judge, const nlohmann::json& results, const nlohmann::json& detector) {
+  const bool backdoored = results["backdoored"] == true;
+  if (backdoored && !objection_to_attack(section_of(results, "rows")).empty()) {
+    ++judge.no_backdoor;
+    return;
+  }
+  ++(backdoored ? judge.backdoored_models : judge.clean_models);
+  if (!is_conclusive(detector)) {
+    ++judge.no_verdict;
+    return;
+  }
+  if (is_suspicious(detector)) ++(backdoored ? judge.detections : judge.false_alarms);
+  if (const auto score = number_in(section_of(detector, "verdict"), "score"))
+    (backdoored ? judge.backdoored : judge.clean).push_back(*score);
+}
+
+/// "neural-cleanse: AUROC 0.917 (4 clean models, 6 backdoored), detections 5 of 6, false alarms 1 of
+/// 4; no verdict: 1"
+std::string judge_line(const Judge& judge) {
+  const auto auroc = auroc_of(roc_curve(judge.clean, judge.backdoored));
+  std::string text = fmt::format(
+      "{}: AUROC {} ({} clean models, {} backdoored), detections {} of {}, false alarms {} of {}",
+      base::printable(judge.name), auroc ? base::fixed(*auroc, 3) : "-", judge.clean.size(),
+      judge.backdoored.size(), judge.detections, judge.backdoored_models, judge.false_alarms,
+      judge.clean_models);
+  if (judge.no_verdict > 0) text += fmt::format("; no verdict: {}", judge.no_verdict);
+  if (judge.no_backdoor > 0)
+    text += fmt::format("; left out, because the attack did not take: {}", judge.no_backdoor);
+  return text + '\n';
+}
+
 }  // namespace
 
 std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
   const auto metrics = metrics_with(&Metric::in_summary);
   std::vector<Group> groups;
+  std::vector<Judge> judges;
   for (const auto& run : runs) {
     Group& group = find_or_add(groups, run.group);
     ++group.runs;
     const auto& rows = section_of(run.results, "rows");
     for (const auto& result : rows)
       add(find_or_add(group.rows, result.at("name").get<std::string>()), rows, result, metrics);
-    for (const auto& result : section_of(run.results, "detectors"))
-      add(find_or_add(group.detectors, result.at("name").get<std::string>()), result);
+    for (const auto& result : section_of(run.results, "detectors")) {
+      const auto name = result.at("name").get<std::string>();
+      add(find_or_add(group.detectors, name), result);
+      if (run.results.contains("backdoored") && result.contains("verdict"))
+        add(find_or_add(judges, name), run.results, result);
+    }
   }
   std::string text;
   for (const auto& group : groups) {
     if (!group.name.empty())
       text += std::string(color ? base::kBold : "") + base::printable(group.name) +
               std::string(color ? base::kReset : "") + '\n';
+    // A column that only some recipes have, and this one does not.
+    const auto shown = [&](std::size_t m) {
+      return metrics[m]->section == "metrics" ||
+             std::any_of(group.rows.begin(), group.rows.end(), [m](const Row& row) {
+               return m < row.values.size() && !row.values[m].empty();
+             });
+    };
     std::vector<std::vector<base::Cell>> lines{{{"defense"}}};
-    for (const Metric* metric : metrics) lines[0].push_back({std::string(metric->title)});
+    for (std::size_t m = 0; m < metrics.size(); ++m)
+      if (shown(m)) lines[0].push_back({std::string(metrics[m]->title)});
     for (const auto& row : group.rows) {
       auto& line = lines.emplace_back(1, base::Cell{row.name});
       for (std::size_t m = 0; m < metrics.size(); ++m)
-        line.push_back({mean_and_spread(row, *metrics[m], group.runs, row.values[m])});
+        if (shown(m))
+          line.push_back({mean_and_spread(row, *metrics[m], group.runs, row.values[m])});
     }
     if (group.rows.empty()) lines.emplace_back(1, base::Cell{"no run got as far as a result"});
-    text += base::columns(lines, "l" + std::string(metrics.size(), 'r'));
-    for (const auto& detector : group.detectors) text += detector_line(detector);
+    text += base::columns(lines, "l" + std::string(lines[0].size() - 1, 'r'));
+    for (const auto& row : group.rows) text += numbers_line(row.name, row.extra);
+    for (const auto& detector : group.detectors) {
+      text += detector_line(detector);
+      text += numbers_line(detector.name, detector.inputs);
+      text += numbers_line(detector.name, detector.extra);
+    }
     text += '\n';
   }
+  // A rate needs both kinds of models.
+  std::erase_if(judges, [](const Judge& judge) {
+    return judge.clean_models == 0 || judge.backdoored_models == 0;
+  });
+  if (!judges.empty()) text += "detection of backdoored models, over all runs\n";
+  for (const auto& judge : judges) text += judge_line(judge);
+  if (!judges.empty()) text += '\n';
   return text + "mean ± sample standard deviation (number of runs)\n";
 }
 

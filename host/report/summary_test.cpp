@@ -12,6 +12,7 @@ namespace {
 
 using nlohmann::json;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST(Summary, GivesMeanSampleDeviationAndCount) {
   const auto run = [](const std::string& group, double accuracy, double success) {
@@ -80,6 +81,53 @@ TEST(Summary, CountsTheRunsWithoutAValue) {
                              {"", {{"rows", {unmeasured}}}}},
                             false),
               HasSubstr("tuned    0.920 ± 0.028 (2)  0.200 (1 of 2 seeds; 1 without a value)"));
+}
+
+TEST(Summary, GivesWhatPluginsRecordedAndDetected) {
+  const auto run = [](double pruned, double rate, double auroc) {
+    json row = sample_row("pruning", 0.9, 0.1);
+    row["extra"] = {{"pruned", pruned}};
+    row["detection"] = {{"true_positive_rate", rate}, {"false_positive_rate", nullptr}};
+    return FinishedRun{"",
+                       {{"rows", {sample_row("no defense", 0.9, 1.0), row}},
+                        {"detectors",
+                         {{{"name", "strip"},
+                           {"inputs", {{"auroc", auroc}, {"tpr_at_1_fpr", nullptr}}},
+                           {"extra", {{"overlays", 100}}}}}}}};
+  };
+  const std::string text = summary_table({run(10, 0.5, 0.8), run(12, 0.7, 0.9)}, false);
+  EXPECT_THAT(text, HasSubstr("true positive rate\n"));
+  EXPECT_THAT(text, HasSubstr("0.600 ± 0.141 (2)\n"));
+  EXPECT_THAT(text, Not(HasSubstr("false positive rate")));
+  EXPECT_THAT(text, HasSubstr("\npruning: pruned 11.000 ± 1.414 (2)\n"));
+  EXPECT_THAT(text, HasSubstr("\nstrip: AUROC 0.850 ± 0.071 (2)\nstrip: overlays 100.000 ± 0.000 "
+                              "(2)\n"));
+  EXPECT_THAT(text, Not(HasSubstr("suspicious in")));
+}
+
+TEST(Summary, JudgesDetectorsOfModelsByCleanAndBackdooredOnes) {
+  const auto run = [](bool backdoored, json score, const char* warning = nullptr) {
+    json row = sample_row("no defense", 0.9, backdoored ? 1.0 : 0.1);
+    if (warning != nullptr) row["warning"] = warning;
+    json verdict = {{"suspicious", nullptr}, {"reason", "it took too long"}};
+    if (!score.is_null())
+      verdict = {{"score", score}, {"threshold", 2}, {"suspicious", score >= 2}};
+    return FinishedRun{backdoored ? "badnets" : "none",
+                       {{"rows", {row}},
+                        {"backdoored", backdoored},
+                        {"detectors", {{{"name", "judge"}, {"verdict", verdict}}}}}};
+  };
+  const std::vector<FinishedRun> clean = {run(false, 1.0), run(false, 2.5)};
+  EXPECT_THAT(summary_table(clean, false), Not(HasSubstr("AUROC")));
+  std::vector<FinishedRun> all = clean;
+  all.push_back(run(true, 3.0));
+  all.push_back(run(true, 2.5));
+  all.push_back(run(true, nullptr));
+  all.push_back(run(true, 0.1, "attack did not take: ..."));
+  EXPECT_THAT(
+      summary_table(all, false),
+      HasSubstr("judge: AUROC 0.875 (2 clean models, 2 backdoored), detections 2 of 3, false "
+                "alarms 1 of 2; no verdict: 1; left out, because the attack did not take: 1\n"));
 }
 
 }  // namespace

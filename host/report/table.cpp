@@ -278,9 +278,15 @@ ResultTable lay_out_results(const nlohmann::json& results) {
     if (const std::string text = figures(section_of(rows[i], "extra")); !text.empty())
       table.findings.push_back(name_of(rows[i]) + ": " + text);
   }
-  for (const auto& detector : section_of(results, "detectors"))
-    table.detectors.push_back({detector.value("name", ""), verdict_sentences(detector),
-                               is_suspicious(detector), class_table(detector)});
+  for (const auto& detector : section_of(results, "detectors")) {
+    if (auto sentences = verdict_sentences(detector); !sentences.empty())
+      table.detectors.push_back({detector.value("name", ""), std::move(sentences),
+                                 is_suspicious(detector), class_table(detector)});
+    if (const std::string text = figures(section_of(detector, "extra")); !text.empty())
+      table.findings.push_back(detector.value("name", "") + ": " + text);
+  }
+  table.inputs = input_table(results);
+  if (!table.inputs.empty()) table.input_definitions = input_definitions();
   if (!rows.empty()) {
     // An encoder is not measured before it is adapted.
     const auto measured = std::find_if(rows.begin(), rows.end(), [](const nlohmann::json& row) {
@@ -342,6 +348,8 @@ std::string result_table(const nlohmann::json& results, bool color) {
                           base::printable(line), style(detector.suspicious ? base::kReset : ""));
     text += text_columns(detector.classes);
   }
+  if (!table.inputs.empty()) text += '\n' + text_columns(table.inputs);
+  for (const auto& line : table.input_definitions) text += line + '\n';
   if (!table.findings.empty()) text += '\n';
   for (const auto& line : table.findings) text += base::printable(line) + '\n';
   if (table.expectations.empty()) return text;

@@ -32,9 +32,11 @@ struct ResultTable {
   /// The metrics that are shown by epoch, for each row that was measured during training; some of
   /// the epochs. Empty where there is nothing to see.
   std::vector<std::vector<std::string>> curves;
-  std::string curves_title;  ///< "clean accuracy and attack success by epoch"
-  std::vector<Detector> detectors;
-  std::vector<std::string> findings;  ///< what the defenses detected and recorded
+  std::string curves_title;                      ///< "clean accuracy and attack success by epoch"
+  std::vector<Detector> detectors;               ///< of models, and those that failed
+  std::vector<std::vector<std::string>> inputs;  ///< detectors of inputs, titles first
+  std::vector<std::string> input_definitions;    ///< of its columns
+  std::vector<std::string> findings;             ///< what the defenses detected and recorded
   std::vector<Expectation> expectations;
 };
 ResultTable lay_out_results(const nlohmann::json& results);

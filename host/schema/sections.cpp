@@ -221,7 +221,7 @@ Sections make_sections() {
       {.key = "name",
        .optional = true,
        .help = "What the tables call it; left out: the plugin's name"},
-      {.key = "plugin", .help = "Defense that judges a model"},
+      {.key = "plugin", .help = "Defense that judges a model, or scores images"},
   };
   sections.clean_fraction = {.key = "clean_fraction",
                              .type = floating,
@@ -234,6 +234,14 @@ Sections make_sections() {
                            .type = integer,
                            .minimum = 1,
                            .help = "The same as a number of images"};
+  sections.test_images = {.key = "test_images",
+                          .type = integer,
+                          .default_value = toml::array{0},
+                          .minimum = 0,
+                          .unit = "images",
+                          .help =
+                              "Clean test images to score, and as many with the trigger but for "
+                              "those of the target class; 0: all"};
   sections.compute = {
       {.key = "device", .default_value = toml::array{"auto"}, .help = "auto, cpu, cuda or cuda:N"},
       {.key = "precision",
@@ -271,7 +279,7 @@ const std::vector<std::string>& reserved_keys() {
   static const std::vector<std::string> kKeys = [] {
     const Sections& host = sections();
     std::vector<std::string> keys{"augmentation", "training", host.clean_fraction.key,
-                                  host.clean_images.key};
+                                  host.clean_images.key, host.test_images.key};
     for (const auto* table : {&host.dataset, &host.attack, &host.defense, &host.scheduler})
       for (const Parameter& parameter : *table) keys.push_back(parameter.key);
     std::erase_if(keys, [&](const std::string& key) {

@@ -16,6 +16,7 @@ struct Sections {
   std::vector<std::string> replaceable;  ///< by a parameter of the same name
   Parameters augmentation, model, attack, training, defense, detector, compute;
   Parameter clean_fraction, clean_images;  ///< of a defense that needs "clean-data"
+  Parameter test_images;                   ///< of a detector that scores images
   Parameters scheduler;                    ///< the keys before the scheduler's own
   Parameters share;                        ///< what [expect] says of a metric in 0 .. 1
   Parameters difference;                   ///< and of one in -1 .. 1

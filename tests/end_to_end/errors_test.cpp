@@ -184,6 +184,10 @@ TEST_F(PluginMistakes, BytesThatAreNotUtf8AreNoBug) {
 }
 
 TEST_F(PluginMistakes, NamesThatCannotBeFiled) {
+  EXPECT_THAT(probe("nan-metric").err,
+              HasSubstr("the metric `answer` is nan, which is not a number that can be compared"));
+  EXPECT_THAT(probe("taken-metric").err,
+              HasSubstr("the metric `clean_accuracy` has the name of one that the host measures"));
   EXPECT_THAT(probe("long-metric").err, HasSubstr("has 1000 bytes, the limit is 200"));
   EXPECT_THAT(probe("same-artifact").err, HasSubstr("two artifacts are called `twice`"));
 }

@@ -14,11 +14,13 @@
 #include "backstop/attack.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/defense.hpp"
+#include "backstop/draft/input_detector.hpp"
 #include "backstop/draft/model_detector.hpp"
 #include "host/engine/data/load_data.hpp"
 #include "host/engine/plugins/process_state.hpp"
 #include "host/engine/plugins/stage_context.hpp"
 #include "host/engine/plugins/torch_state.hpp"
+#include "host/engine/run/input_detection.hpp"
 
 namespace backstop::engine {
 
@@ -302,6 +304,7 @@ class Exercise {
     BrokenModel broken(model);
     Model& given_model = workload_.broken_model ? static_cast<Model&>(broken) : model;
     if (request_.plugin->manifest.judges_models()) judge(plugin, given_model, data);
+    if (request_.plugin->manifest.scores_inputs()) score(plugin, given_model, data);
     if (request_.plugin->manifest.repairs)
       call(plugin, "run", context_, [&] { plugin.as<Defense>().run(context_, given_model, data); });
     keep_model(model);
@@ -319,6 +322,25 @@ class Exercise {
     });
     for (const auto& [name, value] : verdict.said())
       keep("verdict's " + name, at::scalar_tensor(value, at::kDouble));
+  }
+
+  void score(const PluginObject& plugin, Model& model, const DefenderData& data) {
+    StageContext context = new_context();
+    context.set_model(architecture(), kNormalization);
+    if (!workload_.broken_model) model.set_training(false);
+    const ImageStore set = make_images(workload_.images);
+    const at::Tensor images = set.images(at::arange(set.size(), at::kLong));
+    auto* detector = static_cast<InputDetector*>(plugin.as<Defense>().query(InputDetector::kId));
+    if (!detector) fail("its manifest says that it scores images, but it offers no InputDetector");
+    const double threshold =
+        call(plugin, "prepare", context, [&] { return detector->prepare(context, model, data); });
+    keep("threshold", at::scalar_tensor(threshold, at::kDouble));
+    keep("scores", call(plugin, "scores", context, [&] {
+           const at::NoGradGuard no_gradients;
+           const at::Tensor scores = checked_scores(*detector, context, model, images);
+           require_independent_scores(*detector, context, model, images, scores);
+           return scores;
+         }));
   }
 
   void schedule(const GuardedScheduler& scheduler) {

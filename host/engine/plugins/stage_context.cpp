@@ -8,6 +8,7 @@
 #include "host/base/text.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/store/model_file.hpp"
+#include "host/report/metrics.hpp"
 
 namespace backstop::engine {
 
@@ -74,12 +75,15 @@ void StageContext::progress(std::int64_t done, std::int64_t total, std::string_v
 }
 
 void StageContext::metric(std::string_view key, double value) {
-  const bool finite = std::isfinite(value);
-  if (!finite)
-    log(LogLevel::warning,
-        fmt::format("the metric `{}` is {}, which is not a number that can be compared",
-                    base::valid_utf8(key), value));
-  metrics_[checked_name("metric", key)] = finite ? nlohmann::json(value) : nlohmann::json(nullptr);
+  const std::string name = checked_name("metric", key);
+  if (report::is_own_metric(name))
+    throw Error(fmt::format("the metric `{}` has the name of one that the host measures", name),
+                "give it another name");
+  if (!std::isfinite(value))
+    throw Error(fmt::format("the metric `{}` is {}, which is not a number that can be compared",
+                            name, value),
+                "record nothing where there is no number");
+  metrics_[name] = value;
 }
 
 void StageContext::artifact(std::string_view name, const at::Tensor& tensor) {

@@ -9,6 +9,7 @@
 #include "backstop/draft/model_detector.hpp"
 #include "host/base/text.hpp"
 #include "host/engine/plugins/torch_state.hpp"
+#include "host/engine/run/input_detection.hpp"
 #include "host/engine/run/measurements.hpp"
 #include "host/engine/run/memory.hpp"
 #include "host/engine/run/suspect_stage.hpp"
@@ -122,6 +123,19 @@ bool same_weights(const Classifier& a, const Classifier& b) {
                     [](const auto& p, const auto& q) { return p.second.equal(q.second); });
 }
 
+nlohmann::json verdict_of(const PluginObject& plugin, StageContext& ctx, Classifier& model,
+                          const DefenderData& data) {
+  Verdict verdict(model.classes());
+  return call(plugin, "detect", ctx, [&] {
+    auto* detector = static_cast<ModelDetector*>(plugin.as<Defense>().query(ModelDetector::kId));
+    if (detector == nullptr)
+      throw Error("its manifest says that it judges models, but it offers no ModelDetector",
+                  "return it from Defense::query");
+    detector->detect(ctx, model, data, verdict);
+    return verdict.json();
+  });
+}
+
 }  // namespace
 
 Stage defend(const DefenseInputs& inputs, const StageServices& services) {
@@ -170,22 +184,20 @@ Stage detect(const DefenseInputs& inputs, const StageServices& services) {
   const PluginObject plugin(inputs.defense.use, ctx.warnings());
   Given given(inputs);
   const Classifier before(given.model);
-  Verdict verdict(inputs.task->data.train.classes());
-  nlohmann::json judged;
-  call(plugin, "detect", ctx, [&] {
-    auto* detector = static_cast<ModelDetector*>(plugin.as<Defense>().query(ModelDetector::kId));
-    if (detector == nullptr)
-      throw Error("its manifest says that it judges models, but it offers no ModelDetector",
-                  "return it from Defense::query");
-    detector->detect(ctx, given.model, given.data(), verdict);
-    judged = verdict.json();
-    if (!same_weights(before, given.model)) throw Error("the detector changed the model");
-  });
-
   Stage stage;
-  stage.row = {{"name", services.label.name}, {"plugin", inputs.defense.use.name()},
-               {"given", given.counts()},     {"verdict", judged},
-               {"extra", ctx.metrics()},      {"cost", ctx.cost().stop()}};
+  const auto& manifest = inputs.defense.use.plugin->manifest;
+  if (manifest.judges_models())
+    stage.row["verdict"] = verdict_of(plugin, ctx, given.model, given.data());
+  // Nobody knows the trigger of a model from elsewhere.
+  if (manifest.scores_inputs() && inputs.triggered != nullptr)
+    stage.row["inputs"] = score_inputs(plugin, ctx, given.model, given.data(), inputs);
+  if (!same_weights(before, given.model))
+    call(plugin, "detect", ctx, [] { throw Error("the detector changed the model"); });
+  stage.row.update({{"name", services.label.name},
+                    {"plugin", inputs.defense.use.name()},
+                    {"given", given.counts()},
+                    {"extra", ctx.metrics()},
+                    {"cost", ctx.cost().stop()}});
   stage.epochs = nlohmann::json::array();
   stage.artifacts = ctx.artifacts();
   stage.pictures = ctx.pictures();

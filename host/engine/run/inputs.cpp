@@ -175,7 +175,7 @@ json key_of(const SuspectInputs& inputs) {
 json key_of(const DefenseInputs& inputs, const std::string& stage) {
   // What the model's stage left, and the triggered images, follow from its key and the task.
   const auto& [seed, scenario, model_key, undefended, triggered, task, architecture, normalization,
-               defense, clean_images, measure_every, compute] = inputs;
+               defense, clean_images, measure_every, test_images, compute] = inputs;
   return with_build({{"stage", stage},
                      {"seed", seed},
                      {"scenario", to_string(scenario)},
@@ -186,6 +186,7 @@ json key_of(const DefenseInputs& inputs, const std::string& stage) {
                      {"defense", defense.key},
                      {"clean_images", clean_images},
                      {"measure_every", measure_every},
+                     {"test_images", test_images},
                      {"compute", key_of(compute)}});
 }
 

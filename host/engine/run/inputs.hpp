@@ -95,6 +95,7 @@ struct DefenseInputs {
   PluginInput defense;
   std::int64_t clean_images = 0;   ///< that the defense is given
   std::int64_t measure_every = 1;  ///< epochs; 0: only at the end
+  std::int64_t test_images = 0;    ///< clean ones that a detector of inputs scores; 0: all
   Compute compute;
 };
 

@@ -190,6 +190,7 @@ TEST_F(Inputs, EveryInputOfADefenseIsInItsKey) {
       [](auto& i) { i.defense.key["name"] = "another"; },
       [](auto& i) { i.clean_images = 99; },
       [](auto& i) { i.measure_every = 2; },
+      [](auto& i) { i.test_images = 50; },
       [](auto& i) { i.compute.threads = 2; },
   };
   expect_other_keys<DefenseInputs>([this] { return defense(); }, changes);

@@ -187,6 +187,7 @@ Run::Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& ou
               {"rows", json::array()},
               {"detectors", json::array()},
               {"expectations", json::array()}};
+  if (recipe.attack) results_["backdoored"] = recipe.attack->use.plugin->manifest.poisons;
   directory_.describe(
       {{"backstop", {{"version", BACKSTOP_VERSION}, {"abi", catalog::own_build_facts().abi}}},
        {"status", "unfinished"},
@@ -551,21 +552,23 @@ DefenseInputs Run::inputs_of(const recipe::PluginUse& use, std::int64_t clean_im
           plugin_input(use),
           clean_images,
           1,
+          0,
           compute_};
 }
 
 void Run::detect(const recipe::DetectorUse& use) {
   const StageLabel label{"detector", use.name};
-  const DefenseInputs inputs =
+  DefenseInputs inputs =
       inputs_of(use.use, clean_images(use.use, use.name, use.clean_images, use.clean_fraction));
+  inputs.test_images = use.test_images;
   const Stage judged = stage(label, use.name, key_of(inputs, label.stage),
                              [&] { return engine::detect(inputs, services(label)); });
   if (!judged.pictures.empty()) show(use.name, judged.pictures);
   json row = judged.row;
   row["name"] = use.name;
-  name_suspects(row["verdict"]);
+  if (row.contains("verdict")) name_suspects(row["verdict"]);
   if (const auto& calibration = use.use.plugin->manifest.calibration;
-      calibration && has_defaults(use.use))
+      calibration && row.contains("verdict") && has_defaults(use.use))
     row["calibration"] = report::calibrated(row["verdict"], calibration->clean_scores,
                                             calibration->backdoored_scores, calibration->source);
   results_["detectors"].push_back(std::move(row));

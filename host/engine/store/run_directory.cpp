@@ -144,6 +144,8 @@ void RunDirectory::finish(const nlohmann::json& facts, const nlohmann::json& res
 void RunDirectory::write_results(const nlohmann::json& results) {
   base::write_file(path_ / "results.json", base::json_text(results, 2) + "\n");
   base::write_file(path_ / "results.csv", report::results_csv(results));
+  if (!results["detectors"].empty())
+    base::write_file(path_ / "detectors.csv", report::detectors_csv(results));
   report::ReportContent content;
   content.results = results;
   content.environment = facts_;

@@ -61,6 +61,8 @@ class Probe final : public backstop::Defense {
     if (action_ == "bad-alloc") throw std::bad_alloc();
     if (action_ == "strange-bytes") throw std::runtime_error("caf\xE9 \xE2\x80\xAE");
     if (action_ == "strange-metric") ctx.metric("caf\xE9", 1);
+    if (action_ == "nan-metric") ctx.metric("answer", NAN);
+    if (action_ == "taken-metric") ctx.metric("clean_accuracy", 1);
     if (action_ == "long-metric") ctx.metric(std::string(1000, 'x'), 1);
     if (action_ == "same-artifact") {
       ctx.artifact("twice", at::ones({1}));
@@ -76,7 +78,7 @@ class Probe final : public backstop::Defense {
     if (action_ == "foreign-set") ctx.trainer().accuracy(model, Foreign());
     if (action_ == "record") record(ctx, data);
     if (action_ == "spoil") spoil(ctx, model, data);
-    if (action_ == "leave-nan") leave_nan(ctx, model);
+    if (action_ == "leave-nan") leave_nan(model);
   }
 
  private:
@@ -148,8 +150,7 @@ class Probe final : public backstop::Defense {
     failed = false;
   }
 
-  static void leave_nan(backstop::Context& ctx, backstop::Model& model) {
-    ctx.metric("answer", NAN);
+  static void leave_nan(backstop::Model& model) {
     const at::NoGradGuard no_gradients;
     at::Tensor weight = model.layers().front().weight;
     weight.fill_(NAN);

@@ -48,6 +48,7 @@
 #include "backstop/attack.hpp"
 #include "backstop/context.hpp"
 #include "backstop/defense.hpp"
+#include "backstop/draft/input_detector.hpp"
 #include "backstop/draft/model_detector.hpp"
 #include "backstop/error.hpp"
 #include "backstop/params.hpp"
@@ -647,6 +648,13 @@ inline ModelDetector& detector(Defense& defense) {
   void* found = defense.query(ModelDetector::kId);
   if (!found) throw Error("the defense offers no detector of models");
   return *static_cast<ModelDetector*>(found);
+}
+
+/// The InputDetector that a defense offers; throws Error when it offers none.
+inline InputDetector& input_detector(Defense& defense) {
+  void* found = defense.query(InputDetector::kId);
+  if (!found) throw Error("the defense offers no detector of inputs");
+  return *static_cast<InputDetector*>(found);
 }
 
 /// A plugin's saved state, from save() to load().
