@@ -96,6 +96,31 @@ struct DetectorUse {
   std::int64_t test_images = 0;  ///< clean ones to score; 0: all
 };
 
+/// `[audit]`: what is done to each defended model to see whether its backdoor is gone. A part that
+/// is not there is not done.
+struct AuditUse {
+  struct Retuning {
+    double clean_fraction = 0, rate = 0;
+    std::int64_t poisoned_images = 0, epochs = 0, batch_size = 0;
+  };
+  struct Path {
+    std::int64_t points = 0;
+  };
+  struct Reactivation {
+    double norm = 0;
+    std::int64_t images = 0, steps = 0, batch_size = 0;
+  };
+  struct Sequela {
+    double universal_radius = 0, radius = 0;
+    std::int64_t iterations = 0, images = 0;
+  };
+  bool controls = true;
+  std::optional<Retuning> retuning;
+  std::optional<Path> path;
+  std::optional<Reactivation> reactivation;
+  std::optional<Sequela> sequela;
+};
+
 struct ComputeUse {
   std::string device;        ///< auto, cpu, cuda or cuda:N
   std::string precision;     ///< auto, float32 or bfloat16
@@ -114,6 +139,7 @@ struct Recipe {
   std::optional<AttackUse> attack;  ///< nothing: the model in `model.file` is taken as it is
   std::vector<DefenseUse> defenses;
   std::vector<DetectorUse> detectors;
+  std::optional<AuditUse> audit;
   ComputeUse compute;
   std::vector<report::Expectation> expectations;
   /// The same as TOML. Its keys' source positions hold the documented order, in which to_toml()

@@ -16,6 +16,7 @@
 #include "host/base/text.hpp"
 #include "host/recipe/recipe.hpp"
 #include "host/recipe/row_name.hpp"
+#include "host/report/audit.hpp"
 #include "host/report/metrics.hpp"
 #include "host/schema/architectures.hpp"
 #include "host/schema/check_value.hpp"
@@ -108,6 +109,7 @@ class Checker {
   toml::table host_section(const toml::table& parent, const std::string& key,
                            const Parameters& parameters, const Scope& outer);
   toml::table model(const toml::table& recipe, const Scope& top);
+  toml::table audit(const toml::table& recipe, const Scope& top);
   toml::table plugin_section(catalog::Kind kind, const toml::table& recipe,
                              const std::string& subsection, Parameters inside, const Scope& top);
   /// Whether the scenario adapts a model that was trained on another dataset.
@@ -142,6 +144,7 @@ class Checker {
   std::string scenario_;
   std::string device_;                          ///< of [compute]
   bool attacked_ = false;                       ///< whether there is an [attack]
+  bool audited_ = false;                        ///< whether there is an [audit]
   std::vector<std::string> rows_{kUndefended};  ///< what [expect] may name
   /// and those of it that are detectors, with what they say of themselves (null: unknown)
   std::map<std::string, const catalog::Manifest*> detectors_;
@@ -623,6 +626,45 @@ void Checker::add_row(const std::string& name, const toml::source_region& place)
   rows_.push_back(name);
 }
 
+/// [audit] and its tables, each with its defaults where it is left out.
+toml::table Checker::audit(const toml::table& recipe, const Scope& top) {
+  static const toml::table kEmpty;
+  const toml::node& node = *recipe.get("audit");
+  const Scope scope = inner(top, "audit", "[audit]", &node);
+  if (!node.is_table()) report(scope.header, mismatch("audit", "a table", node), "write [audit]");
+  if (scenario_ != "standalone")
+    report(scope.header,
+           fmt::format("[audit] is given, but the scenario is {}", in_quotes(scenario_)),
+           "an audit is for the scenario \"standalone\"");
+  const auto attack = recipe["attack"]["plugin"].value<std::string>();
+  const auto* entry = attack ? catalog_.find(catalog::Kind::attack, *attack) : nullptr;
+  if (!attacked_)
+    report(scope.header, "[audit] is given, but there is no [attack], and nobody knows the trigger",
+           "leave out [audit], or give the [attack] with its `file`");
+  else if (entry && !entry->manifest.poisons)
+    report(scope.header,
+           fmt::format("[audit] is given, but attack `{}` poisons nothing", entry->manifest.name),
+           "leave out [audit], or choose an attack that poisons");
+  const toml::table& given = node.is_table() ? *node.as_table() : kEmpty;
+  const Parameters& own = sections().audit;
+  const auto& parts = sections().audit_parts;
+  Parameters known = own;
+  for (const auto& [name, part] : parts) known.push_back({.key = name});
+  unknown_keys(given, known, scope, {}, nullptr);
+  toml::table resolved = keys(given, own, scope);
+  std::size_t index = own.size();
+  bool enabled = false;
+  for (const auto& [name, part] : parts) {
+    toml::table table = host_section(given, name, part, scope);
+    enabled = enabled || table["enabled"].value_or(true);
+    resolved.insert(ordered_key(name, index++), std::move(table));
+  }
+  if (!enabled)
+    report(scope.header, "[audit] is given, but all of its parts are switched off",
+           "leave out [audit], or `enabled = false` of one of them");
+  return resolved;
+}
+
 toml::array Checker::entries(const toml::table& recipe, const std::string& kind, Entry check,
                              const Scope& top) {
   toml::array resolved;
@@ -677,6 +719,8 @@ toml::table Checker::metrics(const toml::table& given, const Scope& scope) {
   std::vector<std::string> known;
   for (const report::Metric* metric : report::expectable_metrics(scenario_))
     known.emplace_back(metric->key);
+  if (audited_)
+    for (const report::Metric& metric : report::audit_metrics()) known.emplace_back(metric.key);
   const std::string hint =
       fmt::format("metrics: {}; what its plugin records is `extra.METRIC`", list_of(known, ticked));
   if (given.empty()) report(scope.header, fmt::format("{} has no metric", scope.label), hint);
@@ -688,13 +732,17 @@ toml::table Checker::metrics(const toml::table& given, const Scope& scope) {
       continue;
     }
     const report::Metric* metric = report::find_metric(name);
+    if (metric == nullptr) metric = report::find_audit_metric(name);
     if (metric == nullptr || !metric->in_expect) {
       const auto near = base::nearest(name, known);
       report(key.source(), fmt::format("there is no metric `{}`", name),
              near ? fmt::format("did you mean `{}`?", *near) : hint);
       continue;
     }
-    if (metric->of_backdoor && !attacked_)
+    if (report::find_audit_metric(name) != nullptr && !audited_)
+      report(key.source(), fmt::format("`{}` is given, but there is no [audit]", name),
+             "write [audit], which has a default for every key");
+    else if (metric->of_backdoor && !attacked_)
       report(key.source(),
              fmt::format("`{}` is given, but there is no [attack], and nobody knows the trigger",
                          name),
@@ -900,8 +948,8 @@ toml::table Checker::recipe(const toml::table& given) {
   device_ = given["compute"]["device"].value_or(std::string("auto"));
   const auto& own = sections().recipe;
   unknown_keys(given, own, top,
-               {"dataset", "model", "attack", "detector", "defense", "compute", "expect", "matrix",
-                adapts() ? "pretraining" : "dataset"},
+               {"dataset", "model", "attack", "detector", "defense", "audit", "compute", "expect",
+                "matrix", adapts() ? "pretraining" : "dataset"},
                nullptr);
   toml::table resolved = keys(given, own, top);
   if (const auto name = resolved["name"].value<std::string>(); name && !is_folder_name(*name))
@@ -945,6 +993,8 @@ toml::table Checker::recipe(const toml::table& given) {
                   entries(given, "detector", &Checker::detector, top));
   resolved.insert(ordered_key("defense", index++),
                   entries(given, "defense", &Checker::defense, top));
+  audited_ = given.contains("audit");
+  if (audited_) resolved.insert(ordered_key("audit", index++), audit(given, top));
   toml::table compute = host_section(given, "compute", sections().compute, top);
   if (const auto device = compute["device"].value<std::string>(); device && !is_device(*device))
     report(place_of(*given["compute"]["device"].node(), top),

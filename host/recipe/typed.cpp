@@ -104,6 +104,27 @@ DetectorUse detector_use(const toml::table& table, const catalog::Catalog& catal
           table["test_images"].value_or(std::int64_t{0})};
 }
 
+AuditUse audit_use(const toml::table& table) {
+  AuditUse audit;
+  audit.controls = get<bool>(table, "controls");
+  const auto integer = [](const toml::table& part, const char* key) {
+    return get<std::int64_t>(part, key);
+  };
+  if (const auto& part = table_in(table, "retuning"); get<bool>(part, "enabled"))
+    audit.retuning = {get<double>(part, "clean_fraction"), get<double>(part, "rate"),
+                      integer(part, "poisoned_images"), integer(part, "epochs"),
+                      integer(part, "batch_size")};
+  if (const auto& part = table_in(table, "path"); get<bool>(part, "enabled"))
+    audit.path = {integer(part, "points")};
+  if (const auto& part = table_in(table, "reactivation"); get<bool>(part, "enabled"))
+    audit.reactivation = {get<double>(part, "norm"), integer(part, "images"),
+                          integer(part, "steps"), integer(part, "batch_size")};
+  if (const auto& part = table_in(table, "sequela"); get<bool>(part, "enabled"))
+    audit.sequela = {get<double>(part, "universal_radius"), get<double>(part, "radius"),
+                     integer(part, "iterations"), integer(part, "images")};
+  return audit;
+}
+
 ComputeUse compute_use(const toml::table& table) {
   return {get<std::string>(table, "device"), get<std::string>(table, "precision"),
           get<std::int64_t>(table, "threads"), get<std::string>(table, "kernels") == "own"};
@@ -204,6 +225,7 @@ Recipe typed(toml::table resolved, const catalog::Catalog& catalog) {
     recipe.defenses.push_back(defense_use(*defense.as_table(), catalog));
   for (const auto& detector : *resolved["detector"].as_array())
     recipe.detectors.push_back(detector_use(*detector.as_table(), catalog));
+  if (const auto* audit = resolved["audit"].as_table()) recipe.audit = audit_use(*audit);
   recipe.compute = compute_use(table_in(resolved, "compute"));
   recipe.expectations = expectations(resolved);
   recipe.table = std::move(resolved);

@@ -38,6 +38,15 @@ void write_sections(std::string& out, const std::string& name, const toml::table
     write_section(out, fmt::format("[{}.{}]", name, subsection), *inner);
 }
 
+void write_audit(std::string& out, const toml::table& audit) {
+  out += "\n[audit]\n";
+  for (const auto& [key, value] : in_order(audit))
+    if (!value->is_table()) write_line(out, key->str(), *value);
+  for (const auto& [key, value] : in_order(audit))
+    if (const auto* part = value->as_table())
+      write_section(out, fmt::format("[audit.{}]", key->str()), *part);
+}
+
 void write_expectations(std::string& out, const toml::table& expect) {
   out += "\n[expect]\n";
   for (const auto& [row, metrics] : in_order(expect)) {
@@ -105,6 +114,10 @@ std::string to_toml(const Recipe& recipe) {
     }
     if (name == "expect") {
       write_expectations(out, *table);
+      continue;
+    }
+    if (name == "audit") {
+      write_audit(out, *table);
       continue;
     }
     const std::string subsection = name == "dataset"  ? "augmentation"

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "host/base/text.hpp"
+#include "host/report/audit.hpp"
 #include "host/report/fields.hpp"
 #include "host/report/metrics.hpp"
 #include "host/report/verdict.hpp"
@@ -50,6 +51,7 @@ std::string absence(const nlohmann::json& rows) {
 std::string objection(const nlohmann::json& rows, const nlohmann::json& row,
                       const Expectation& bounds, bool measured) {
   const Metric* metric = find_metric(bounds.metric);
+  if (metric == nullptr) metric = find_audit_metric(bounds.metric);
   const bool of_backdoor = metric != nullptr && metric->of_backdoor;
   if (metric != nullptr && number_in(section_of(row, "counts"), metric->images) == 0.0)
     return fmt::format("no test image counts for `{}` (n = 0)", bounds.metric);
@@ -63,7 +65,18 @@ std::string objection(const nlohmann::json& rows, const nlohmann::json& row,
   return fmt::format("`{}` was not measured for this row", bounds.metric);
 }
 
-nlohmann::json check(const nlohmann::json& rows, const Expectation& bounds) {
+/// What an audit measured of the row's model.
+std::optional<double> audited(const nlohmann::json& audits, const Expectation& bounds) {
+  const auto entry =
+      std::find_if(audits.begin(), audits.end(), [&](const nlohmann::json& candidate) {
+        return candidate.at("name") == bounds.row && !candidate.value("control", false);
+      });
+  if (entry == audits.end()) return {};
+  return number_in(section_of(*entry, "metrics"), bounds.metric);
+}
+
+nlohmann::json check(const nlohmann::json& rows, const nlohmann::json& audits,
+                     const Expectation& bounds) {
   const auto row = std::find_if(rows.begin(), rows.end(), [&](const nlohmann::json& candidate) {
     return candidate.at("name") == bounds.row;
   });
@@ -73,7 +86,9 @@ nlohmann::json check(const nlohmann::json& rows, const Expectation& bounds) {
     reason = absence(rows);
   } else {
     const Metric* metric = find_metric(bounds.metric);
-    value = value_of(*row, bounds.metric, metric == nullptr ? "metrics" : metric->section);
+    value = find_audit_metric(bounds.metric) != nullptr
+                ? audited(audits, bounds)
+                : value_of(*row, bounds.metric, metric == nullptr ? "metrics" : metric->section);
     reason = objection(rows, *row, bounds, value.has_value());
   }
   nlohmann::json entry = {{"row", bounds.row},
@@ -123,13 +138,13 @@ nlohmann::json check_detector(const nlohmann::json& detector, const Expectation&
 }  // namespace
 
 nlohmann::json check_expectations(const nlohmann::json& rows, const std::vector<Expectation>& all,
-                                  const nlohmann::json& detectors) {
+                                  const nlohmann::json& detectors, const nlohmann::json& audits) {
   auto entries = nlohmann::json::array();
   for (const Expectation& expectation : all) {
     const auto detector = std::find_if(
         detectors.begin(), detectors.end(),
         [&](const nlohmann::json& candidate) { return candidate.at("name") == expectation.row; });
-    entries.push_back(detector == detectors.end() ? check(rows, expectation)
+    entries.push_back(detector == detectors.end() ? check(rows, audits, expectation)
                                                   : check_detector(*detector, expectation));
   }
   return entries;

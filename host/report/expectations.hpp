@@ -21,8 +21,9 @@ struct Expectation {
 /// does not count, the expectation is not met and there is a `reason`:
 /// the stage failed, the metric was not measured, there was no image to count, or the metric says
 /// nothing because the model has collapsed or the attack did not take. The first row is that of "no
-/// defense".
+/// defense". What an audit measured stands in `audits`, under the name of the row.
 nlohmann::json check_expectations(const nlohmann::json& rows, const std::vector<Expectation>& all,
-                                  const nlohmann::json& detectors = nlohmann::json::array());
+                                  const nlohmann::json& detectors = nlohmann::json::array(),
+                                  const nlohmann::json& audits = nlohmann::json::array());
 
 }  // namespace backstop::report

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "host/base/text.hpp"
+#include "host/report/audit.hpp"
 #include "host/report/fields.hpp"
 #include "host/report/metrics.hpp"
 #include "host/report/model_text.hpp"
@@ -45,6 +46,10 @@ svg text { fill: var(--faint); font-size: 12px; }
 .curve-1 { stroke: var(--curve-1); stroke-dasharray: 6 3; }
 .curve-2 { stroke: var(--curve-2); stroke-dasharray: 2 3; }
 .curve-3 { stroke: var(--curve-3); stroke-dasharray: 9 3 2 3; }
+.curve-4 { stroke: var(--curve-0); stroke-dasharray: 1 4; }
+.curve-5 { stroke: var(--curve-1); }
+.curve-6 { stroke: var(--curve-2); }
+.curve-7 { stroke: var(--curve-3); }
 .curve-0 circle, svg .label-0 { fill: var(--curve-0); }
 .curve-1 circle, svg .label-1 { fill: var(--curve-1); }
 .curve-2 circle, svg .label-2 { fill: var(--curve-2); }
@@ -332,6 +337,65 @@ std::string result_section(const nlohmann::json& results) {
   return html + "</ul>\n";
 }
 
+// -- audit --
+
+/// Attack success along the paths from the backdoored model, a curve for each model that was
+/// audited.
+std::string path_figure(const nlohmann::json& audits) {
+  constexpr std::size_t kStyles = 8;  // of kStyle
+  constexpr double kLine = 16;
+  std::string paths, legend;
+  std::size_t number = 0;
+  for (const auto& entry : audits) {
+    std::string path;
+    for (const auto& point : section_of(entry, "path"))
+      if (const auto t = number_in(point, "t"), rate = number_in(point, "attack_success_rate");
+          t && rate)
+        path += fmt::format("{}{},{}", path.empty() ? "" : " ", base::fixed(x_of(*t, 1), 1),
+                            base::fixed(y_of(*rate), 1));
+    if (path.empty()) continue;
+    const double y = kHeight + kLine * (0.5 + static_cast<double>(number));
+    const std::string style = fmt::format("class=\"curve curve-{}\"", number % kStyles);
+    paths += fmt::format("<polyline {} points=\"{}\"/>\n", style, path);
+    legend +=
+        fmt::format("<polyline {0} points=\"{1:.0f},{2:.0f} {3:.0f},{2:.0f}\"/>\n", style, kLeft, y,
+                    kLeft + 32) +
+        label(kLeft + 40, y + 4,
+              entry.value("name", "") + (entry.value("control", false) ? " (control)" : ""), "");
+    ++number;
+  }
+  if (number == 0) return "";
+  std::string svg = fmt::format(
+      "<figure><svg viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" role=\"img\" "
+      "aria-label=\"attack success on the path\">\n",
+      kWidth, kHeight + kLine * static_cast<double>(number + 1));
+  for (const double share : {0.0, 0.25, 0.5, 0.75, 1.0})
+    svg += fmt::format(
+               "<line class=\"grid\" x1=\"{0:.0f}\" x2=\"{1:.0f}\" y1=\"{2:.1f}\" "
+               "y2=\"{2:.1f}\"/>\n",
+               kLeft, kWidth - kRight, y_of(share)) +
+           label(kLeft - 6, y_of(share) + 4, base::fixed(share, 2), "text-anchor=\"end\"") +
+           label(x_of(share, 1), kHeight - 10, base::shortest(share), "text-anchor=\"middle\"");
+  return svg + paths + legend + "</svg>" +
+         element("figcaption",
+                 "attack success of the weights (1 - t) \"no defense\" + t model, by t") +
+         "</figure>\n";
+}
+
+std::string audit_section(const nlohmann::json& results) {
+  const AuditTable table = lay_out_audits(results);
+  if (table.rows.empty() && table.notes.empty()) return "";
+  std::string html = "<h2>Audit</h2>\n";
+  if (!table.rows.empty()) {
+    auto lines = table.rows;
+    lines.insert(lines.begin(), table.header);
+    html += plain_table(lines);
+  }
+  for (const auto& line : table.notes) html += element("p", "warning: " + line, "warning") + "\n";
+  for (const auto& line : table.definitions) html += element("p", line, "note") + "\n";
+  return html + path_figure(section_of(results, "audits"));
+}
+
 // -- environment --
 
 std::string plain(const nlohmann::json& value) {
@@ -419,6 +483,7 @@ std::string html_report(const ReportContent& content) {
   if (const auto seed = content.results.find("seed"); seed != content.results.end())
     html += element("p", "seed " + seed->dump(), "note") + "\n";
   html += result_section(content.results);
+  html += audit_section(content.results);
 
   const auto charts = charts_of(content.metrics);
   if (!charts.empty()) html += "<h2>By epoch</h2>\n";

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "host/base/text.hpp"
+#include "host/report/audit.hpp"
 #include "host/report/detectors.hpp"
 #include "host/report/fields.hpp"
 #include "host/report/metrics.hpp"
@@ -53,6 +54,7 @@ struct Group {
   std::string name;
   std::size_t runs = 0;
   std::vector<Row> rows;
+  std::vector<Row> audits;  ///< of audit_metrics()
   std::vector<Detector> detectors;
 };
 
@@ -148,6 +150,46 @@ void add(Detector& detector, const nlohmann::json& result) {
     detector.scores.push_back(*score);
 }
 
+/// An entry of `audits`.
+void add(Row& row, const nlohmann::json& entry) {
+  const auto& metrics = audit_metrics();
+  row.values.resize(metrics.size());
+  for (std::size_t m = 0; m < metrics.size(); ++m)
+    if (const auto value = value_of(entry, metrics[m])) row.values[m].push_back(*value);
+}
+
+/// Whether some row has a number in column `m`.
+bool measured(const std::vector<Row>& rows, std::size_t m) {
+  return std::any_of(rows.begin(), rows.end(), [m](const Row& row) {
+    return m < row.values.size() && !row.values[m].empty();
+  });
+}
+
+/// The columns m for which `shown(m)` holds.
+template <typename Shown>
+std::string rows_table(const std::string& title, const std::vector<const Metric*>& metrics,
+                       const std::vector<Row>& rows, std::size_t runs, const Shown& shown) {
+  std::vector<std::vector<base::Cell>> lines{{{title}}};
+  for (std::size_t m = 0; m < metrics.size(); ++m)
+    if (shown(m)) lines[0].push_back({std::string(metrics[m]->title)});
+  for (const auto& row : rows) {
+    auto& line = lines.emplace_back(1, base::Cell{row.name});
+    for (std::size_t m = 0; m < metrics.size(); ++m)
+      if (shown(m)) line.push_back({mean_and_spread(row, *metrics[m], runs, row.values[m])});
+  }
+  if (rows.empty()) lines.emplace_back(1, base::Cell{"no run got as far as a result"});
+  return base::columns(lines, "l" + std::string(lines[0].size() - 1, 'r'));
+}
+
+/// What the audits of some run measured.
+std::string audits_table(const std::vector<Row>& rows, std::size_t runs) {
+  std::vector<const Metric*> metrics;
+  for (const Metric& metric : audit_metrics()) metrics.push_back(&metric);
+  return rows.empty() ? "" : rows_table("audit", metrics, rows, runs, [&](std::size_t m) {
+    return measured(rows, m);
+  });
+}
+
 /// "neural-cleanse: suspicious in 3 of 5 runs, no verdict in 1, scores 1.21 to 4.30".
 std::string detector_line(const Detector& detector) {
   if (detector.runs == 0) return "";
@@ -203,6 +245,10 @@ std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
     const auto& rows = section_of(run.results, "rows");
     for (const auto& result : rows)
       add(find_or_add(group.rows, result.at("name").get<std::string>()), rows, result, metrics);
+    for (const auto& result : section_of(run.results, "audits"))
+      add(find_or_add(group.audits, result.at("name").get<std::string>() +
+                                        (result.value("control", false) ? " (control)" : "")),
+          result);
     for (const auto& result : section_of(run.results, "detectors")) {
       const auto name = result.at("name").get<std::string>();
       add(find_or_add(group.detectors, name), result);
@@ -216,24 +262,11 @@ std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
       text += std::string(color ? base::kBold : "") + base::printable(group.name) +
               std::string(color ? base::kReset : "") + '\n';
     // A column that only some recipes have, and this one does not.
-    const auto shown = [&](std::size_t m) {
-      return metrics[m]->section == "metrics" ||
-             std::any_of(group.rows.begin(), group.rows.end(), [m](const Row& row) {
-               return m < row.values.size() && !row.values[m].empty();
-             });
-    };
-    std::vector<std::vector<base::Cell>> lines{{{"defense"}}};
-    for (std::size_t m = 0; m < metrics.size(); ++m)
-      if (shown(m)) lines[0].push_back({std::string(metrics[m]->title)});
-    for (const auto& row : group.rows) {
-      auto& line = lines.emplace_back(1, base::Cell{row.name});
-      for (std::size_t m = 0; m < metrics.size(); ++m)
-        if (shown(m))
-          line.push_back({mean_and_spread(row, *metrics[m], group.runs, row.values[m])});
-    }
-    if (group.rows.empty()) lines.emplace_back(1, base::Cell{"no run got as far as a result"});
-    text += base::columns(lines, "l" + std::string(lines[0].size() - 1, 'r'));
+    text += rows_table("defense", metrics, group.rows, group.runs, [&](std::size_t m) {
+      return metrics[m]->section == "metrics" || measured(group.rows, m);
+    });
     for (const auto& row : group.rows) text += numbers_line(row.name, row.extra);
+    text += audits_table(group.audits, group.runs);
     for (const auto& detector : group.detectors) {
       text += detector_line(detector);
       text += numbers_line(detector.name, detector.inputs);

@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "host/base/text.hpp"
+#include "host/report/audit.hpp"
 #include "host/report/detectors.hpp"
 #include "host/report/fields.hpp"
 #include "host/report/metrics.hpp"
@@ -341,6 +342,7 @@ std::string result_table(const nlohmann::json& results, bool color) {
   if (!table.definitions.empty()) text += '\n';
   for (const auto& line : table.definitions) text += line + '\n';
   if (!table.curves.empty()) text += '\n' + table.curves_title + '\n' + text_columns(table.curves);
+  text += audit_table(results, color);
   for (const auto& detector : table.detectors) {
     text += '\n';
     for (const auto& line : detector.sentences)

@@ -1,6 +1,7 @@
 #include "host/schema/sections.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -50,6 +51,69 @@ std::string summary_of_architectures() {
     text +=
         fmt::format("{}{} ({})", text.empty() ? "" : ", ", architecture.name, architecture.summary);
   return text;
+}
+
+Parameter part_switch() {
+  return {.key = "enabled",
+          .type = boolean,
+          .default_value = toml::array{true},
+          .help = "Whether this part of the audit is done"};
+}
+
+Parameter number(std::string key, double value, double minimum, double maximum, std::string help) {
+  return {.key = std::move(key),
+          .type = floating,
+          .default_value = toml::array{value},
+          .minimum = minimum,
+          .maximum = maximum,
+          .minimum_exclusive = true,
+          .help = std::move(help)};
+}
+
+Parameter whole_number(std::string key, std::int64_t value, double minimum, double maximum,
+                       std::string help) {
+  return {.key = std::move(key),
+          .type = integer,
+          .default_value = toml::array{value},
+          .minimum = minimum,
+          .maximum = maximum,
+          .help = std::move(help)};
+}
+
+/// docs/audit.md has the sources of the defaults.
+void add_audit(Sections& sections) {
+  sections.audit = {
+      {.key = "controls",
+       .type = boolean,
+       .default_value = toml::array{true},
+       .help = "Audit a clean model and an exact purification too, to compare with"},
+  };
+  sections.audit_parts = {
+      {"retuning",
+       {part_switch(),
+        number("clean_fraction", 0.02, 0, 1,
+               "Images that the model is retuned with, as a share of the training set"),
+        whole_number("poisoned_images", 5, 1, 1'000'000, "How many of them are poisoned"),
+        whole_number("epochs", 5, 1, 100'000, "Passes over these images"),
+        whole_number("batch_size", 128, 1, 65'536, "Images in an optimizer step"),
+        number("rate", 0.01, 0, 100, "Learning rate of SGD with momentum 0.9")}},
+      {"path",
+       {part_switch(),
+        whole_number("points", 11, 2, 1001, "Models to measure on the path, both ends included")}},
+      {"reactivation",
+       {part_switch(),
+        number("norm", 3, 0, 1e6, "L2 norm that the perturbation of pixels in 0 .. 1 may have"),
+        whole_number("images", 1000, 1, 10'000'000, "Training images to search it on"),
+        whole_number("steps", 100, 1, 1'000'000, "Steps of the search"),
+        whole_number("batch_size", 128, 1, 65'536, "Images in a step")}},
+      {"sequela",
+       {part_switch(),
+        number("universal_radius", 10.0 / 255, 0, 1,
+               "Largest change of a pixel by the universal perturbation"),
+        number("radius", 2.0 / 255, 0, 1, "Largest change of a pixel by the attack on each image"),
+        whole_number("iterations", 7, 1, 100'000, "Steps of the attack on each image"),
+        whole_number("images", 1000, 1, 10'000'000, "Test images to attack one by one")}},
+  };
 }
 
 Sections make_sections() {
@@ -261,6 +325,7 @@ Sections make_sections() {
        .choices = {"own", "libtorch"},
        .help = "Which kernels to use: Backstop's own where available, or LibTorch's"},
   };
+  add_audit(sections);
   sections.scheduler = {{.key = "plugin", .help = "Scheduler"}};
   sections.share = bounds(0, 1);
   sections.difference = bounds(-1, 1);

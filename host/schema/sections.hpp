@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "host/schema/parameter.hpp"
@@ -15,6 +16,8 @@ struct Sections {
   Parameters dataset;                    ///< a plugin may replace `replaceable` ones
   std::vector<std::string> replaceable;  ///< by a parameter of the same name
   Parameters augmentation, model, attack, training, defense, detector, compute;
+  Parameters audit;                                             ///< the keys before its tables:
+  std::vector<std::pair<std::string, Parameters>> audit_parts;  ///< [audit.retuning], ...
   Parameter clean_fraction, clean_images;  ///< of a defense that needs "clean-data"
   Parameter test_images;                   ///< of a detector that scores images
   Parameters scheduler;                    ///< the keys before the scheduler's own

@@ -119,6 +119,39 @@ json key_of(const std::optional<FileInput>& file) {
   return file ? json(file->sha256) : json(nullptr);
 }
 
+json key_of(const std::optional<recipe::AuditUse::Retuning>& part) {
+  if (!part) return nullptr;
+  const auto& [clean_fraction, rate, poisoned_images, epochs, batch_size] = *part;
+  return {clean_fraction, rate, poisoned_images, epochs, batch_size};
+}
+
+json key_of(const std::optional<recipe::AuditUse::Path>& part) {
+  if (!part) return nullptr;
+  const auto& [points] = *part;
+  return {points};
+}
+
+json key_of(const std::optional<recipe::AuditUse::Reactivation>& part) {
+  if (!part) return nullptr;
+  const auto& [norm, images, steps, batch_size] = *part;
+  return {norm, images, steps, batch_size};
+}
+
+json key_of(const std::optional<recipe::AuditUse::Sequela>& part) {
+  if (!part) return nullptr;
+  const auto& [universal_radius, radius, iterations, images] = *part;
+  return {universal_radius, radius, iterations, images};
+}
+
+/// Controls are models of their own, each with an audit of its own.
+json key_of(const recipe::AuditUse& settings) {
+  const auto& [controls, retuning, path, reactivation, sequela] = settings;
+  return {{"retuning", key_of(retuning)},
+          {"path", key_of(path)},
+          {"reactivation", key_of(reactivation)},
+          {"sequela", key_of(sequela)}};
+}
+
 json with_build(json key) {
   key["backstop"] = BACKSTOP_VERSION;
   key["engine"] = build_hash();
@@ -170,6 +203,31 @@ json key_of(const SuspectInputs& inputs) {
                      {"normalization", key_of(normalization)},
                      {"model_file", model_file.sha256},
                      {"compute", key_of(compute)}});
+}
+
+json key_of(const CleanModelInputs& inputs) {
+  const auto& [seed, source, architecture, normalization, training, scheduler, compute] = inputs;
+  return with_build({{"stage", "clean model"},
+                     {"seed", seed},
+                     {"source", key_of(*source)},
+                     {"architecture", key_of(architecture)},
+                     {"normalization", key_of(normalization)},
+                     {"training", key_of(training)},
+                     {"scheduler", scheduler.key},
+                     {"compute", key_of(compute)}});
+}
+
+json key_of(const PurificationInputs& inputs) {
+  const auto& [attack, undefended, triggered] = inputs;
+  return with_build({{"stage", "exact purification"}, {"model", key_of(*attack)}});
+}
+
+json key_of(const AuditInputs& inputs) {
+  const auto& [settings, attack, undefended, triggered, subject_key, subject] = inputs;
+  return with_build({{"stage", "audit"},
+                     {"settings", key_of(settings)},
+                     {"model", key_of(*attack)},
+                     {"subject", subject_key}});
 }
 
 json key_of(const DefenseInputs& inputs, const std::string& stage) {

@@ -99,9 +99,41 @@ struct DefenseInputs {
   Compute compute;
 };
 
+/// Of a clean model that an audit compares with: what [attack.training] makes of the dataset
+/// without poison. All attacks and defenses of a seed share it.
+struct CleanModelInputs {
+  std::int64_t seed = 0;
+  const DatasetInput* source = nullptr;
+  Architecture architecture;
+  Normalization normalization;
+  recipe::TrainingUse training;
+  PluginInput scheduler;  ///< of the training
+  Compute compute;
+};
+
+/// Of an exact purification of the backdoored model: by somebody who knows the trigger.
+struct PurificationInputs {
+  const AttackInputs* attack = nullptr;  ///< of the stage that left the next:
+  const Stage* undefended = nullptr;
+  const TriggeredSet* triggered = nullptr;  ///< follows from it
+};
+
+/// Of an audit of `subject`, a model that was the backdoored one, or is as large.
+struct AuditInputs {
+  recipe::AuditUse settings;
+  const AttackInputs* attack = nullptr;  ///< of the stage that left the next:
+  const Stage* undefended = nullptr;
+  const TriggeredSet* triggered = nullptr;  ///< follows from it
+  nlohmann::json subject_key;               ///< of the stage that left the next:
+  const NamedTensors* subject = nullptr;    ///< weights
+};
+
 /// The key of the stage: all of the inputs, and this build.
 nlohmann::json key_of(const AttackInputs& inputs);
 nlohmann::json key_of(const SuspectInputs& inputs);
+nlohmann::json key_of(const CleanModelInputs& inputs);
+nlohmann::json key_of(const PurificationInputs& inputs);
+nlohmann::json key_of(const AuditInputs& inputs);
 /// `stage`: "defense" or "detector".
 nlohmann::json key_of(const DefenseInputs& inputs, const std::string& stage);
 

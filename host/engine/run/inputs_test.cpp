@@ -82,6 +82,12 @@ std::string text_of_key(const AttackInputs& inputs) {
 std::string text_of_key(const SuspectInputs& inputs) {
   return key_of(inputs).dump();
 }
+std::string text_of_key(const CleanModelInputs& inputs) {
+  return key_of(inputs).dump();
+}
+std::string text_of_key(const AuditInputs& inputs) {
+  return key_of(inputs).dump();
+}
 std::string text_of_key(const DefenseInputs& inputs) {
   return key_of(inputs, "defense").dump();
 }
@@ -194,6 +200,71 @@ TEST_F(Inputs, EveryInputOfADefenseIsInItsKey) {
       [](auto& i) { i.compute.threads = 2; },
   };
   expect_other_keys<DefenseInputs>([this] { return defense(); }, changes);
+}
+
+TEST_F(Inputs, EveryInputOfACleanModelIsInItsKey) {
+  DatasetInput source{"set", data("other content"), {4, true}};
+  using Change = std::function<void(CleanModelInputs&)>;
+  const auto clean = [this] {
+    const AttackInputs of = attack();
+    return CleanModelInputs{0, of.source, of.architecture, {}, of.training, of.scheduler, {}};
+  };
+  std::vector<Change> changes = {
+      [](auto& i) { i.seed = 1; },
+      [&](auto& i) { i.source = &source; },
+      [](auto& i) { i.architecture.width = 9; },
+      [](auto& i) { i.normalization.mean[0] = 0.5; },
+      [](auto& i) { i.training.epochs = 2; },
+      [](auto& i) { i.scheduler.key["name"] = "another"; },
+      [](auto& i) { i.compute.threads = 2; },
+  };
+  expect_other_keys<CleanModelInputs>(clean, changes);
+}
+
+TEST_F(Inputs, EveryInputOfAnAuditIsInItsKey) {
+  const AttackInputs first = attack();
+  AttackInputs second = attack();
+  second.seed = 1;
+  using Change = std::function<void(AuditInputs&)>;
+  const auto audit = [&] {
+    AuditInputs inputs;
+    inputs.attack = &first;
+    inputs.subject_key = {{"stage", "defense"}};
+    inputs.settings.retuning.emplace();
+    inputs.settings.path.emplace();
+    inputs.settings.reactivation.emplace();
+    inputs.settings.sequela.emplace();
+    return inputs;
+  };
+  std::vector<Change> changes = {
+      [&](auto& i) { i.attack = &second; },
+      [](auto& i) { i.subject_key["seed"] = 1; },
+      [](auto& i) { i.settings.retuning.reset(); },
+      [](auto& i) { i.settings.retuning->clean_fraction = 0.5; },
+      [](auto& i) { i.settings.retuning->rate = 0.5; },
+      [](auto& i) { i.settings.retuning->poisoned_images = 7; },
+      [](auto& i) { i.settings.retuning->epochs = 7; },
+      [](auto& i) { i.settings.retuning->batch_size = 7; },
+      [](auto& i) { i.settings.path.reset(); },
+      [](auto& i) { i.settings.path->points = 7; },
+      [](auto& i) { i.settings.reactivation.reset(); },
+      [](auto& i) { i.settings.reactivation->norm = 0.5; },
+      [](auto& i) { i.settings.reactivation->images = 7; },
+      [](auto& i) { i.settings.reactivation->steps = 7; },
+      [](auto& i) { i.settings.reactivation->batch_size = 7; },
+      [](auto& i) { i.settings.sequela.reset(); },
+      [](auto& i) { i.settings.sequela->universal_radius = 0.5; },
+      [](auto& i) { i.settings.sequela->radius = 0.5; },
+      [](auto& i) { i.settings.sequela->iterations = 7; },
+      [](auto& i) { i.settings.sequela->images = 7; },
+  };
+  expect_other_keys<AuditInputs>(audit, changes);
+  // Which controls there are changes no model's audit.
+  AuditInputs alone = audit();
+  alone.settings.controls = false;
+  EXPECT_EQ(key_of(alone), key_of(audit()));
+  const PurificationInputs one{&first, nullptr, nullptr}, other{&second, nullptr, nullptr};
+  EXPECT_NE(key_of(one), key_of(other));
 }
 
 TEST_F(Inputs, ContentOfEveryPathIsInAPluginsKey) {

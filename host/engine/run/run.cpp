@@ -13,6 +13,7 @@
 #include "host/engine/model/recognize.hpp"
 #include "host/engine/plugins/process_state.hpp"
 #include "host/engine/run/attack_stage.hpp"
+#include "host/engine/run/audit_stage.hpp"
 #include "host/engine/run/defense_stage.hpp"
 #include "host/engine/run/inputs.hpp"
 #include "host/engine/run/normalization_choice.hpp"
@@ -102,12 +103,16 @@ class Run {
                                         std::int64_t clean_images) const;
 
   /// The stage of that key from the store, or what `make` returns, kept there first; its model and
-  /// artifacts become files of `row`.
+  /// artifacts become files of `row`, unless that is empty.
   template <typename Make>
   Stage stage(const StageLabel& label, const std::string& row, const json& key, Make&& make);
   void attack();
   /// Instead of it, without an attack.
   void examine();
+  /// What [audit] says, to the model of a row or of a control, and `stage` that left it.
+  void audit(const std::string& name, bool control, const json& key, const Stage& stage);
+  /// The models that the audits are compared with.
+  void audit_controls();
   void detect(const recipe::DetectorUse& use);
   void defend(const recipe::DefenseUse& use);
   /// Writes the model of the row as a file like the one that it came from.
@@ -149,6 +154,9 @@ class Run {
   std::optional<OpenedModel> opened_;
   Architecture architecture_;
   Normalization normalization_;
+  std::optional<AttackInputs> attacked_;   ///< of the attack's stage
+  bool audited_ = false;                   ///< there is a backdoor to audit the models for
+  std::exception_ptr audit_failure_;       ///< the first one
   json model_key_;                         ///< of the stage that left
   std::optional<Stage> undefended_;        ///< the model
   std::optional<TriggeredSet> triggered_;  ///< on the task's test images; nothing: unknown
@@ -477,7 +485,7 @@ Stage Run::stage(const StageLabel& label, const std::string& row, const json& ke
       event["name"] = label.name;
       directory_.event(event);
     }
-  directory_.keep_stage(row, *kept);
+  if (!row.empty()) directory_.keep_stage(row, *kept);
   directory_.event({{"event", "stage_finished"},
                     {"stage", label.stage},
                     {"name", label.name},
@@ -488,7 +496,7 @@ Stage Run::stage(const StageLabel& label, const std::string& row, const json& ke
 
 void Run::attack() {
   const StageLabel label{"attack", recipe_.attack->use.name()};
-  const AttackInputs inputs = attack_inputs();
+  const AttackInputs& inputs = attacked_.emplace(attack_inputs());
   model_key_ = key_of(inputs);
   undefended_ =
       stage(label, kUndefended, model_key_, [&] { return train_attack(inputs, services(label)); });
@@ -501,6 +509,13 @@ void Run::attack() {
   // The table says so at the end; the defenses may take hours until then.
   const std::string warning = report::warning_of(results_["rows"].back());
   if (!warning.empty() && !recipe_.defenses.empty()) warn(label, warning);
+  if (!recipe_.audit) return;
+  results_["audits"] = json::array();
+  if (const std::string reason = report::objection_to_attack(results_["rows"]); !reason.empty())
+    results_["audit_reason"] = reason;
+  else
+    audited_ = true;
+  audit(kUndefended, false, model_key_, *undefended_);
 }
 
 void Run::examine() {
@@ -556,6 +571,49 @@ DefenseInputs Run::inputs_of(const recipe::PluginUse& use, std::int64_t clean_im
           compute_};
 }
 
+void Run::audit(const std::string& name, bool control, const json& key, const Stage& subject) {
+  if (!audited_) return;
+  json entry = {{"name", name}, {"control", control}};
+  const StageLabel label{"audit", name};
+  const std::string warning = control ? "" : report::warning_of(results_["rows"].back());
+  if (!warning.empty()) {
+    entry["reason"] = warning;
+  } else {
+    try {
+      const AuditInputs inputs{*recipe_.audit, &*attacked_, &*undefended_,
+                               &*triggered_,   key,         &subject.model.tensors};
+      entry.update(stage(label, "", key_of(inputs), [&] {
+                     return engine::audit(inputs, services(label));
+                   }).row);
+    } catch (const Cancelled&) {
+      throw;
+    } catch (const std::exception& e) {
+      warn(label, fmt::format("failed: {}", e.what()));
+      entry["reason"] = fmt::format("failed: {}", e.what());
+      if (!audit_failure_) audit_failure_ = std::current_exception();
+    }
+  }
+  results_["audits"].push_back(std::move(entry));
+  directory_.write_results(results_);
+}
+
+void Run::audit_controls() {
+  if (!audited_ || !recipe_.audit->controls) return;
+  const StageLabel clean{"control", "clean model"}, purified{"control", "exact purification"};
+  const AttackInputs& with = *attacked_;
+  const CleanModelInputs clean_inputs{with.seed,          with.source,   with.architecture,
+                                      with.normalization, with.training, with.scheduler,
+                                      with.compute};
+  const json clean_key = key_of(clean_inputs);
+  audit(clean.name, true, clean_key, stage(clean, "", clean_key, [&] {
+          return train_clean_model(clean_inputs, services(clean));
+        }));
+  const PurificationInputs inputs{&*attacked_, &*undefended_, &*triggered_};
+  const json key = key_of(inputs);
+  audit(purified.name, true, key,
+        stage(purified, "", key, [&] { return purify_exactly(inputs, services(purified)); }));
+}
+
 void Run::detect(const recipe::DetectorUse& use) {
   const StageLabel label{"detector", use.name};
   DefenseInputs inputs =
@@ -586,11 +644,13 @@ void Run::defend(const recipe::DefenseUse& use) {
   DefenseInputs inputs =
       inputs_of(use.use, clean_images(use.use, use.name, use.clean_images, use.clean_fraction));
   inputs.measure_every = use.measure_every;
-  const Stage defended = stage(label, use.name, key_of(inputs, label.stage),
-                               [&] { return engine::defend(inputs, services(label)); });
+  const json key = key_of(inputs, label.stage);
+  const Stage defended =
+      stage(label, use.name, key, [&] { return engine::defend(inputs, services(label)); });
   if (!defended.pictures.empty()) show(use.name, defended.pictures);
   add_row(use.name, *task_, defended);
   if (request_.output && request_.output->row == use.name) write_model(use.name, defended);
+  audit(use.name, false, key, defended);
 }
 
 void Run::write_model(const std::string& row, const Stage& stage) {
@@ -743,6 +803,8 @@ json Run::execute() {
         [&](const auto& use, const std::string& what) {
           add_failed_row(use.name, use.use.name(), what);
         });
+    audit_controls();
+    if (audit_failure_ && !failure) std::rethrow_exception(audit_failure_);
   } catch (const Cancelled&) {
     outcome_.hint = directory_.after_interrupt();
     directory_.describe({{"status", "interrupted"}, {"finished", utc_now()}});
@@ -755,7 +817,8 @@ json Run::execute() {
     add_missing_rows(e.what());
   }
   results_["expectations"] =
-      report::check_expectations(results_["rows"], recipe_.expectations, results_["detectors"]);
+      report::check_expectations(results_["rows"], recipe_.expectations, results_["detectors"],
+                                 results_.value("audits", json::array()));
   json facts = {{"status", failure ? "failed" : "finished"}, {"finished", utc_now()}};
   if (failure) facts["error"] = error;
   try {

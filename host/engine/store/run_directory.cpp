@@ -11,6 +11,7 @@
 #include "host/base/text.hpp"
 #include "host/catalog/catalog.hpp"
 #include "host/recipe/recipe.hpp"
+#include "host/report/audit.hpp"
 #include "host/report/csv.hpp"
 #include "host/report/html.hpp"
 
@@ -146,6 +147,9 @@ void RunDirectory::write_results(const nlohmann::json& results) {
   base::write_file(path_ / "results.csv", report::results_csv(results));
   if (!results["detectors"].empty())
     base::write_file(path_ / "detectors.csv", report::detectors_csv(results));
+  for (const auto& [file, text] : {std::pair("audit.csv", report::audit_csv(results)),
+                                   std::pair("audit-path.csv", report::audit_path_csv(results))})
+    if (!text.empty()) base::write_file(path_ / file, text);
   report::ReportContent content;
   content.results = results;
   content.environment = facts_;
