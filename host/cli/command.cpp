@@ -146,6 +146,9 @@ base::ExitCode run_command(const Command& command, const std::vector<std::string
   const auto options = options_of(command);
   const auto parsed = parse(words, options, command);
   Invocation invocation;
+  std::istringstream name{command.name};
+  invocation.words.assign(std::istream_iterator<std::string>(name), {});
+  invocation.words.insert(invocation.words.end(), words.begin(), words.end());
   invocation.options = store(parsed, command);
   if (invocation.has("help")) {
     print(help_of(command));

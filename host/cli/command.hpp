@@ -19,6 +19,7 @@ namespace backstop::cli {
 
 /// A command line after parsing.
 struct Invocation {
+  std::vector<std::string> words;  ///< all that stand behind `backstop`
   std::vector<std::string> arguments;
   boost::program_options::variables_map options;
   bool color_out = false;

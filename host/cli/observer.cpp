@@ -91,6 +91,9 @@ void ConsoleObserver::tell(const nlohmann::json& event) {
   } else if (type == "log") {
     spdlog::log(level_of(event.value("level", "info")), "{}: {}",
                 base::printable(stage_name(event)), base::printable(event.value("message", "")));
+  } else if (type == "stage_failed") {
+    spdlog::warn("{}: failed: {}", base::printable(stage_name(event)),
+                 base::printable(event.value("error", "")));
   } else if (type == "run_finished") {
     finish_run(event.at("results"));
   }

@@ -27,5 +27,8 @@ recipe::CheckedRecipe checked_recipe_for(const toml::table& recipe, const Invoca
 nlohmann::json model_facts(const std::string& file);
 /// Throws HostError(environment) when they say that the model cannot be used.
 void require_usable(const nlohmann::json& facts);
+/// Prints what they say of the command's model, unless --json is given. Throws
+/// HostError(environment) when it cannot be used.
+void show_model(const Invocation& invocation);
 
 }  // namespace backstop::cli

@@ -19,12 +19,14 @@
 #include "host/base/error.hpp"
 #include "host/cli/console.hpp"
 #include "host/cli/engine_library.hpp"
+#include "host/cli/engine_process.hpp"
 
 namespace backstop::cli {
 namespace {
 
 pid_t watched_process = 0;  // 0: nothing is watched; a forked child is another process
 const char* (*plugin_call)() = nullptr;
+EngineLink* listener = nullptr;  // nothing: standard error
 
 bool watches() {
   return watched_process != 0 && ::getpid() == watched_process;
@@ -57,11 +59,17 @@ std::filesystem::path calling_library() {
   const bool openmp = name.starts_with("libgomp") || name.starts_with("libomp");
   const char* const call = plugin_call();
   const std::string during = call != nullptr ? fmt::format(" during the call of {}", call) : "";
-  print_error(fmt::format("{} ended the process with {}{}",
-                          library.empty() ? "something" : library.string(), function, during),
-              openmp ? "free some memory, or raise the limit on processes"
-                     : "a plugin must return or throw: report it to its author");
-  end_process(static_cast<int>(openmp ? base::ExitCode::environment : base::ExitCode::plugin));
+  const auto code = openmp ? base::ExitCode::environment : base::ExitCode::plugin;
+  const std::string error =
+      fmt::format("{} ended the process with {}{}",
+                  library.empty() ? "something" : library.string(), function, during);
+  const char* const hint = openmp ? "free some memory, or raise the limit on processes"
+                                  : "a plugin must return or throw: report it to its author";
+  if (listener != nullptr)
+    listener->ended(code, error, hint);
+  else
+    print_error(error, hint);
+  end_process(static_cast<int>(code));
 }
 
 void on_exit_function() {
@@ -76,7 +84,10 @@ constexpr std::array kCrashes = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
 
 /// Only what a signal handler may do.
 extern "C" void on_crash(int number) {
-  if (const char* const call = watches() ? plugin_call() : nullptr; call != nullptr)
+  const char* const call = watches() ? plugin_call() : nullptr;
+  if (call != nullptr && listener != nullptr)
+    std::strncpy(listener->page().call.data(), call, listener->page().call.size() - 1);
+  else if (call != nullptr)
     for (const char* part :
          {"error: SIG", ::sigabbrev_np(number), " during the call of ", call, "\n"})
       (void)!::write(STDERR_FILENO, part, std::strlen(part));
@@ -84,13 +95,18 @@ extern "C" void on_crash(int number) {
 }
 
 void watch_crashes() {
+  static std::array<char, 64 * 1024> own_stack;  // the other one may have overflowed
+  stack_t stack{};
+  stack.ss_sp = own_stack.data();
+  stack.ss_size = own_stack.size();
+  ::sigaltstack(&stack, nullptr);
   for (const int number : kCrashes) {
     struct sigaction action {
     }, before{};
     ::sigaction(number, nullptr, &before);
     if (before.sa_handler != SIG_DFL) continue;  // a sanitizer says more
     action.sa_handler = on_crash;
-    action.sa_flags = static_cast<int>(SA_RESETHAND);
+    action.sa_flags = static_cast<int>(SA_RESETHAND | SA_ONSTACK);
     ::sigaction(number, &action, nullptr);
   }
 }
@@ -112,6 +128,7 @@ std::vector<char*> collect(const char* first, va_list others) {
 }  // namespace
 
 ProcessEndWatch::ProcessEndWatch() {
+  listener = EngineLink::get();
   plugin_call = &engine_function<const char*()>(engine::kEnginePluginCall);
   static const bool registered =
       std::atexit(on_exit_function) == 0 && std::at_quick_exit(on_quick_exit) == 0;

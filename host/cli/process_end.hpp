@@ -5,7 +5,8 @@ namespace backstop::cli {
 
 /// While it lives, a plugin, or a library, that ends this process is named, and the exit status is
 /// that of a plugin that failed: after exit, quick_exit, _exit, _Exit and the functions of the exec
-/// family but execle, fexecve and execveat. A crash is named before it ends the process. A system
+/// family but execle, fexecve and execveat. A crash is named before it ends the process. Who
+/// started this process for the engine is told; else it is said on standard error. A system
 /// call that the plugin makes itself, and SIGKILL, are not noticed.
 class ProcessEndWatch {
  public:

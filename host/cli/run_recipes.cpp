@@ -1,9 +1,15 @@
 #include "host/cli/run_recipes.hpp"
 
+#include <chrono>
+#include <stdexcept>
+#include <utility>
+
 #include <boost/program_options/value_semantic.hpp>
+#include <fmt/format.h>
 
 #include "host/base/text.hpp"
 #include "host/cli/engine_library.hpp"
+#include "host/cli/engine_process.hpp"
 #include "host/cli/observer.hpp"
 #include "host/cli/plugin_probe.hpp"
 #include "host/cli/process_end.hpp"
@@ -16,6 +22,10 @@ void add_run_options(boost::program_options::options_description& options) {
   add("out", boost::program_options::value<std::vector<std::string>>()->value_name("DIR"),
       "write the run below DIR instead of `runs`");
   add("fresh", "ignore cached stages and retrain");
+  add("stall-limit",
+      boost::program_options::value<std::vector<std::string>>()->value_name("SECONDS"),
+      "end a stage that gives no sign of life for so long; 0: never; left out: 3600");
+  add("one-process", "run in one process, for debuggers: a plugin that crashes ends it");
   add("verbose,v", "print more detail");
 }
 
@@ -25,27 +35,70 @@ std::string out_folder(const Invocation& invocation) {
   return out;
 }
 
+namespace {
+
+std::chrono::seconds stall_limit(const Invocation& invocation) {
+  constexpr long kMost = 7L * 24 * 3600;
+  const std::string text = invocation.one("stall-limit").value_or("3600");
+  try {
+    std::size_t end = 0;
+    const long seconds = std::stol(text, &end);
+    if (end == text.size() && seconds >= 0 && seconds <= kMost)
+      return std::chrono::seconds(seconds);
+  } catch (const std::logic_error&) {  // not a number: the error below
+  }
+  throw base::HostError(
+      base::ExitCode::usage,
+      fmt::format("option `--stall-limit` must be a whole number of seconds between 0 and {}, got "
+                  "`{}`",
+                  kMost, text));
+}
+
+void run_here(const engine::RunRequest& request, engine::RunOutcome& outcome) {
+  auto& engine_run =
+      engine_function<void(const engine::RunRequest&, engine::RunOutcome&)>(engine::kEngineRun);
+  reserve_standard_output();
+  const ProcessEndWatch watch;
+  engine_run(request, outcome);
+}
+
+/// In the child of run_in_child().
+RecipeOutcome run_for(EngineLink& parent, engine::RunRequest request) {
+  pass_signals(parent.page().interrupted);
+  request.interrupted = &parent.page().interrupted;
+  request.pulse = &parent.page().pulse;
+  request.earlier = parent.earlier();
+  request.observer = &parent;
+  engine::RunOutcome outcome;
+  run_here(request, outcome);
+  parent.outcome(outcome);
+  return {outcome.code, {}};
+}
+
+}  // namespace
+
 RecipeOutcome run_recipes(const RecipeRun& run, const Invocation& invocation) {
   const bool json = invocation.has("json");
   const auto& recipes = run.checked->recipes;
-  const auto quiet = json ? spdlog::level::warn : spdlog::level::info;
-  spdlog::set_level(invocation.has("verbose") ? spdlog::level::debug : quiet);
-  auto& engine_run =
-      engine_function<void(const engine::RunRequest&, engine::RunOutcome&)>(engine::kEngineRun);
-  probe_plugins(recipes);
-  ConsoleObserver observer({json, invocation.color_out, run.checked->groups, run.text});
+  const std::chrono::seconds limit = stall_limit(invocation);
   engine::RunRequest request;
   request.recipes = &recipes;
   request.output = run.output;
   request.out = run.out;
   request.fresh = invocation.has("fresh");
-  request.interrupted = &catch_signals();
+  if (EngineLink* const parent = EngineLink::get()) return run_for(*parent, std::move(request));
+
+  const auto quiet = json ? spdlog::level::warn : spdlog::level::info;
+  spdlog::set_level(invocation.has("verbose") ? spdlog::level::debug : quiet);
+  probe_plugins(recipes);
+  ConsoleObserver observer({json, invocation.color_out, run.checked->groups, run.text});
   request.observer = &observer;
   engine::RunOutcome outcome;
-  reserve_standard_output();
-  {
-    const ProcessEndWatch watch;
-    engine_run(request, outcome);
+  if (invocation.has("one-process")) {
+    request.interrupted = &catch_signals();
+    run_here(request, outcome);
+  } else {
+    run_in_child(invocation, request, limit, outcome);
   }
 
   observer.end();

@@ -6,20 +6,29 @@
 namespace backstop::cli {
 namespace {
 
-std::atomic<int> interrupted{0};
+std::atomic<int> first{0};
+std::atomic<int>* told = &first;  // whom a signal's number is told to
 static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may touch nothing else");
 
+void tell(int number) {
+  int none = 0;
+  told->compare_exchange_strong(none, number);
+}
+
 extern "C" void on_signal(int number) {
-  if (interrupted.exchange(number) == 0) return;
+  int none = 0;
+  if (first.compare_exchange_strong(none, number)) return tell(number);
   std::signal(number, SIG_DFL);
   std::raise(number);
 }
 
-}  // namespace
+extern "C" void on_passed_signal(int number) {
+  tell(number);
+}
 
-const std::atomic<int>& catch_signals() {
+void handle(void (*handler)(int)) {
   struct sigaction action {};
-  action.sa_handler = on_signal;
+  action.sa_handler = handler;
   action.sa_flags = SA_RESTART;
   for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
     struct sigaction before {};
@@ -28,7 +37,23 @@ const std::atomic<int>& catch_signals() {
     if (!under_nohup) sigaction(number, &action, nullptr);
   }
   std::signal(SIGXFSZ, SIG_IGN);
-  return interrupted;
+}
+
+}  // namespace
+
+const std::atomic<int>& catch_signals() {
+  handle(on_signal);
+  return first;
+}
+
+void catch_signals(std::atomic<int>& number) {
+  told = &number;
+  handle(on_signal);
+}
+
+void pass_signals(std::atomic<int>& number) {
+  told = &number;
+  handle(on_passed_signal);
 }
 
 }  // namespace backstop::cli

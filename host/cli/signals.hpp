@@ -10,5 +10,10 @@ namespace backstop::cli {
 /// `nohup` does. SIGXFSZ is ignored, so that a file beyond the size limit is an error like a full
 /// disk.
 const std::atomic<int>& catch_signals();
+/// The same, and the number is stored in `number`, too, if that is 0.
+void catch_signals(std::atomic<int>& number);
+/// In a child, which gets the terminal's signals as its parent does: a second one ends the parent,
+/// and that ends the child.
+void pass_signals(std::atomic<int>& number);
 
 }  // namespace backstop::cli

@@ -71,11 +71,15 @@ void run_one(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome
 }
 
 /// A run that fails does not end the others, unless it could not even begin or was interrupted.
-void run_all(const RunRequest& request, RunOutcome& outcome) {
-  std::size_t failed = 0;
-  for (const recipe::Recipe& recipe : *request.recipes) {
+void run_all(RunRequest request, RunOutcome& outcome) {
+  const EarlierProcess earlier = request.earlier.value_or(EarlierProcess());
+  std::size_t failed = earlier.failed_runs;
+  if (earlier.unmet) outcome.code = base::ExitCode::failed;
+  for (std::size_t i = earlier.runs; i < request.recipes->size(); ++i) {
+    const recipe::Recipe& recipe = (*request.recipes)[i];
     RunOutcome run;
     run_one(recipe, request, run);
+    request.earlier.reset();
     outcome.runs.insert(outcome.runs.end(), run.runs.begin(), run.runs.end());
     const bool interrupted = run.code >= base::ExitCode::hung_up;
     if (interrupted || run.code == base::ExitCode::bug || run.runs.empty()) {
@@ -100,6 +104,7 @@ void run_all(const RunRequest& request, RunOutcome& outcome) {
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
     const RunRequest& request, RunOutcome& outcome) {
+  base::watch_pulse(request.pulse);
   guarded(request.interrupted, outcome, [&] {
     close_dead_runs(request.out);
     StageStore(request.out / kStoreFolder).remove_leftovers();

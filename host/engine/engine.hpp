@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -30,6 +31,8 @@ class RunObserver {
   ///                   no loss
   ///   stage_finished  stage, name, wall_seconds, reused
   ///   log             level ("debug", "info" or "warning"), stage, name, message
+  ///   stage_failed    stage, name, code (an exit status), error, hint; the run goes on
+  ///   run_failed      run, error, hint
   ///   run_finished    run, results (the content of results.json)
   virtual void event(const nlohmann::json& event) = 0;
   /// `done` of `total` units of `what` in the current stage; many times a second at most.
@@ -42,12 +45,31 @@ struct ModelOutput {
   std::filesystem::path file;
 };
 
+/// A stage that must not be run: it failed in an earlier process, or ended it.
+struct FailedStage {
+  std::string stage, name;  ///< those of its events
+  base::ExitCode code = base::ExitCode::plugin;
+  std::string error, hint;
+};
+
+/// What a process that a plugin has ended had done of the same request.
+struct EarlierProcess {
+  std::size_t runs = 0;         ///< that came to an end, from the first on
+  std::size_t failed_runs = 0;  ///< of those
+  bool unmet = false;           ///< one of them has failed, or an expectation was not met
+  std::filesystem::path run;    ///< the folder below `out` of the next, which goes on in it
+  std::vector<std::pair<std::string, std::string>> finished;  ///< its stages: stage, name
+  std::vector<FailedStage> failed;                            ///< others of its stages
+};
+
 struct RunRequest {
   const std::vector<recipe::Recipe>* recipes = nullptr;
+  std::optional<EarlierProcess> earlier;
   std::optional<ModelOutput> output;  ///< of the only recipe
   std::filesystem::path out = "runs";
   bool fresh = false;                             ///< ignore cached stages and retrain
   const std::atomic<int>* interrupted = nullptr;  ///< a signal's number, or 0
+  std::atomic<std::uint64_t>* pulse = nullptr;    ///< changes as long as the work goes on
   RunObserver* observer = nullptr;
 };
 

@@ -17,6 +17,8 @@ namespace {
 
 // Only regular files and folders count: what goes to pipes and terminals depends on the machine.
 int kill_at = 0;
+// A run is two processes: operations count in the one that does the work, and both are killed.
+bool in_engine = false;
 std::vector<FileOperation>& operations() {
   static auto& all = *new std::vector<FileOperation>;  // for as long as the process lives
   return all;
@@ -24,7 +26,9 @@ std::vector<FileOperation>& operations() {
 
 void note(FileOperation operation) {
   operations().push_back(std::move(operation));
-  if (static_cast<int>(operations().size()) == kill_at) ::kill(::getpid(), SIGKILL);
+  if (static_cast<int>(operations().size()) != kill_at) return;
+  if (in_engine) ::kill(::getppid(), SIGKILL);
+  ::kill(::getpid(), SIGKILL);
 }
 
 void note(FileOperation::Kind kind, int descriptor) {
@@ -47,11 +51,13 @@ Function* real(const char* name) {
 /// number, and BACKSTOP_TEST_COUNT a file that gets the number of operations at the end.
 struct FromEnvironment {
   FromEnvironment() {
+    in_engine = std::getenv("BACKSTOP_ENGINE_PROCESS") != nullptr;
+    if (!in_engine) return;
     if (const char* number = std::getenv("BACKSTOP_TEST_KILL_AT")) kill_at = std::atoi(number);
   }
   ~FromEnvironment() {
     const char* file = std::getenv("BACKSTOP_TEST_COUNT");
-    if (file == nullptr) return;
+    if (file == nullptr || !in_engine) return;
     const auto count = operations().size();
     std::ofstream(file) << count;
   }

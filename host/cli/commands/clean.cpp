@@ -98,9 +98,7 @@ base::ExitCode clean(const Invocation& invocation) {
   recipe.insert("defense", toml::array{std::move(defense)});
   const recipe::CheckedRecipe checked = checked_recipe_for(recipe, invocation, catalog);
   if (const base::ExitCode code = exit_code_of(checked); code != base::ExitCode::done) return code;
-  const nlohmann::json facts = model_facts(invocation.arguments[0]);
-  require_usable(facts);
-  if (!invocation.has("json")) print(report::model_text(facts));
+  show_model(invocation);
   const RecipeRun run{out, &checked, engine::ModelOutput{kRow, output},
                       [&](const nlohmann::json& results) {
                         return report::clean_text(results, tolerance, invocation.color_out);

@@ -63,9 +63,7 @@ base::ExitCode scan(const Invocation& invocation) {
   recipe.insert("detector", std::move(detectors));
   const recipe::CheckedRecipe checked = checked_recipe_for(recipe, invocation, catalog);
   if (const base::ExitCode code = exit_code_of(checked); code != base::ExitCode::done) return code;
-  const nlohmann::json facts = model_facts(invocation.arguments[0]);
-  require_usable(facts);
-  if (!invocation.has("json")) print(report::model_text(facts));
+  show_model(invocation);
   const RecipeRun run{out, &checked, {}, [&](const nlohmann::json& results) {
                         const std::string text = report::scan_text(results, invocation.color_out);
                         return text.empty() ? text : text + kBlindSpots;

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "host/base/interrupt.hpp"
 #include "host/base/text.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/store/model_file.hpp"
@@ -70,6 +71,7 @@ void StageContext::log(LogLevel level, std::string_view message) noexcept try {
 
 void StageContext::progress(std::int64_t done, std::int64_t total, std::string_view what) noexcept
     try {
+  base::sign_of_life();
   if (observer_ != nullptr) observer_->progress(done, total, base::valid_utf8(what));
 } catch (...) {
 }

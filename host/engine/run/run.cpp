@@ -74,6 +74,12 @@ bool has_defaults(const recipe::PluginUse& use) {
   });
 }
 
+RunDirectory directory_of(const recipe::Recipe& recipe, const RunRequest& request) {
+  if (request.earlier && !request.earlier->run.empty())
+    return RunDirectory(request.out / request.earlier->run, request.observer);
+  return RunDirectory(request.out, recipe.name, to_toml(recipe), request.observer);
+}
+
 /// Everything that one run of one recipe holds.
 class Run {
  public:
@@ -141,6 +147,8 @@ class Run {
   }
   /// Those that plugins have started and left.
   void end_processes_of_plugins(const StageLabel& label);
+  /// Throws the error of a stage that failed in an earlier process.
+  void refuse_failed(const StageLabel& label) const;
   void log(const StageLabel& label, const char* level, const std::string& message);
   void warn(const StageLabel& label, const std::string& message) { log(label, "warning", message); }
 
@@ -185,7 +193,7 @@ Run::Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& ou
     : recipe_(recipe),
       request_(request),
       outcome_(outcome),
-      directory_(request.out, recipe.name, to_toml(recipe), request.observer),
+      directory_(directory_of(recipe, request)),
       store_(request.out / kStoreFolder) {
   outcome.runs.push_back(directory_.path());
   results_ = {{"schema", 1},
@@ -199,11 +207,17 @@ Run::Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& ou
   directory_.describe(
       {{"backstop", {{"version", BACKSTOP_VERSION}, {"abi", catalog::own_build_facts().abi}}},
        {"status", "unfinished"},
-       {"started", utc_now()},
        {"seed", recipe.seed},
        {"recipe_sha256", results_["recipe_sha256"]}});
   directory_.event(
       {{"event", "run_started"}, {"run", directory_.path().string()}, {"seed", recipe.seed}});
+}
+
+void Run::refuse_failed(const StageLabel& label) const {
+  if (!request_.earlier) return;
+  for (const FailedStage& failed : request_.earlier->failed)
+    if (failed.stage == label.stage && failed.name == label.name)
+      throw base::HostError(failed.code, failed.error, failed.hint);
 }
 
 void Run::choose_device() {
@@ -252,6 +266,7 @@ void Run::end_processes_of_plugins(const StageLabel& label) {
 
 DatasetInput Run::load(const recipe::DatasetUse& use) {
   const StageLabel label{"data", use.use.name()};
+  refuse_failed(label);
   json event = {
       {"event", "stage_started"}, {"stage", label.stage}, {"name", label.name}, {"reused", false}};
   directory_.event(event);
@@ -443,11 +458,17 @@ AttackInputs Run::attack_inputs() {
 
 template <typename Make>
 Stage Run::stage(const StageLabel& label, const std::string& row, const json& key, Make&& make) {
+  refuse_failed(label);
+  const auto& earlier =
+      request_.earlier ? request_.earlier->finished : decltype(EarlierProcess::finished)();
+  const bool fresh =
+      request_.fresh && std::find(earlier.begin(), earlier.end(),
+                                  std::pair(label.stage, label.name)) == earlier.end();
   const auto folder = store_.folder_of(label.stage, key);
   const auto before = store_.kept_at(folder);
   std::optional<Stage> kept;
   std::string damage;
-  if (!request_.fresh) kept = store_.load(folder, key, damage);
+  if (!fresh) kept = store_.load(folder, key, damage);
   if (!damage.empty()) warn(label, fmt::format("{}; the stage is made again", damage));
   bool reused = kept.has_value();
   const auto start = [&] {
@@ -769,6 +790,7 @@ json Run::execute() {
   std::exception_ptr failure;
   std::string error;
   try {
+    refuse_failed({"run", recipe_.name});
     open_file();
     choose_device();
     load_datasets();
@@ -783,7 +805,12 @@ json Run::execute() {
       for (const auto& use : uses) try {
           run(use);
         } catch (const base::HostError& e) {
-          warn({stage, use.name}, fmt::format("failed: {}", e.what()));
+          directory_.event({{"event", "stage_failed"},
+                            {"stage", stage},
+                            {"name", use.name},
+                            {"code", static_cast<int>(e.code())},
+                            {"error", e.what()},
+                            {"hint", e.hint()}});
           add_failed(use, e.what());
           if (!failure) {
             failure = std::current_exception();
@@ -814,6 +841,8 @@ json Run::execute() {
       failure = std::current_exception();
       error = e.what();
     }
+    directory_.event(
+        {{"event", "run_failed"}, {"run", directory_.path().string()}, {"error", e.what()}});
     add_missing_rows(e.what());
   }
   results_["expectations"] =

@@ -106,8 +106,21 @@ RunDirectory::RunDirectory(const fs::path& out, const std::string& name, const s
     : path_(new_run_folder(out, name, recipe)),
       lock_(base::FileLock::lock(path_ / kLockFile, [](const std::string&) {})),
       next_(next),
-      recipe_(recipe) {
+      recipe_(recipe),
+      facts_({{"started", utc_now()}}) {
   base::write_file(path_ / "recipe.toml", recipe_);
+  metrics_.emplace(path_ / "metrics.jsonl");
+  log_.emplace(path_ / "log.txt");
+}
+
+RunDirectory::RunDirectory(const fs::path& run, RunObserver* next)
+    : path_(run),
+      lock_(base::FileLock::lock(path_ / kLockFile, [](const std::string&) {})),
+      next_(next),
+      recipe_(base::read_file(path_ / "recipe.toml")) {
+  if (fs::exists(path_ / kFactsFile))
+    facts_ = nlohmann::json::parse(base::read_file(path_ / kFactsFile));
+  base::write_file(path_ / "metrics.jsonl", "");
   metrics_.emplace(path_ / "metrics.jsonl");
   log_.emplace(path_ / "log.txt");
 }

@@ -23,6 +23,8 @@ class RunDirectory final : public RunObserver {
  public:
   RunDirectory(const std::filesystem::path& out, const std::string& name, const std::string& recipe,
                RunObserver* next);
+  /// Goes on in the folder of a run whose process died. Its finished stages tell their epochs again.
+  RunDirectory(const std::filesystem::path& run, RunObserver* next);
 
   void event(const nlohmann::json& event) override;
   void progress(std::int64_t done, std::int64_t total, const std::string& what) override;

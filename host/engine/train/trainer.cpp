@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "backstop/error.hpp"
+#include "host/base/interrupt.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/train/cost.hpp"
 #include "host/engine/train/cuda.hpp"
@@ -89,6 +90,7 @@ void HostTrainer::measure(const Model& subject, EpochHook hook) {
 }
 
 bool HostTrainer::cancelled() const {
+  base::sign_of_life();
   return interrupted_ != nullptr && interrupted_->load() != 0;
 }
 

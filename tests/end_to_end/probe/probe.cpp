@@ -47,7 +47,14 @@ class Probe final : public backstop::Defense {
     if (action_ == "throw-int") throw 42;  // NOLINT
     if (action_ == "grab-state") grab_state();
     if (action_ == "segfault") std::raise(SIGSEGV);
+    if (action_ == "abort") std::abort();
+    if (action_ == "overflow") overflow(1);
+    if (action_ == "loop")
+      for (volatile int turn = 0;; turn = turn + 1) {
+      }
+    if (action_ == "die") std::raise(SIGKILL);
     if (action_ == "exit") std::exit(0);
+    if (action_ == "exit-1") std::exit(1);
     if (action_ == "quick-exit") std::quick_exit(0);
     if (action_ == "exit-at-once") ::_exit(0);
     if (action_ == "exec") ::execl("/bin/true", "true", nullptr);
@@ -82,6 +89,13 @@ class Probe final : public backstop::Defense {
   }
 
  private:
+  /// Until there is no more stack.
+  static int overflow(int depth) {
+    volatile char frame[4096] = {};
+    frame[0] = static_cast<char>(depth);
+    return overflow(depth + 1) + frame[0];
+  }
+
   class Foreign final : public backstop::ImageSet {
     std::int64_t size() const noexcept override { return 0; }
     std::int64_t channels() const noexcept override { return 3; }
