@@ -19,12 +19,8 @@ void ask_for_avx512() {
 }
 
 dll::shared_library load() {
+  require_engine();
   const auto file = engine_file();
-  std::error_code error;
-  if (!std::filesystem::exists(file, error))
-    throw base::HostError(base::ExitCode::environment,
-                          fmt::format("the engine `{}` does not exist", file.string()),
-                          "reinstall backstop, or build the target `backstop_engine`");
   ask_for_avx512();
   try {
     return dll::shared_library(file, dll::load_mode::rtld_now | dll::load_mode::rtld_global);
@@ -41,6 +37,15 @@ std::filesystem::path engine_file() {
   return (dll::program_location().parent_path() / ".." / "lib" / "backstop" /
           engine::kEngineLibrary)
       .lexically_normal();
+}
+
+void require_engine() {
+  const auto file = engine_file();
+  std::error_code error;
+  if (!std::filesystem::exists(file, error))
+    throw base::HostError(base::ExitCode::environment,
+                          fmt::format("the engine `{}` does not exist", file.string()),
+                          "reinstall backstop, or build the target `backstop_engine`");
 }
 
 dll::shared_library& engine_library() {

@@ -12,6 +12,9 @@ namespace backstop::cli {
 /// The path of this program's engine, which need not exist.
 std::filesystem::path engine_file();
 
+/// Throws HostError(environment) if it does not exist.
+void require_engine();
+
 /// Loads this program's engine at the first call and never unloads it. Throws
 /// HostError(environment).
 boost::dll::shared_library& engine_library();

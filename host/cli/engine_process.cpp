@@ -427,8 +427,8 @@ engine::FailedStage Supervisor::blame(int status) const {
                      : fmt::format("{} did not return from {}: no sign of life for {} s", who,
                                    function, stall_limit_.count());
     failed.hint =
-        "long work must call Context::stop_if_cancelled(); --stall-limit SECONDS gives "
-        "it more time" +
+        "long work must call Context::stop_if_cancelled(); --stall-limit N gives it "
+        "more time" +
         (call.empty() ? "" : "; " + where);
   } else if (number == SIGKILL) {
     failed.code = base::ExitCode::environment;

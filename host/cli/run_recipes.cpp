@@ -22,9 +22,8 @@ void add_run_options(boost::program_options::options_description& options) {
   add("out", boost::program_options::value<std::vector<std::string>>()->value_name("DIR"),
       "write the run below DIR instead of `runs`");
   add("fresh", "ignore cached stages and retrain");
-  add("stall-limit",
-      boost::program_options::value<std::vector<std::string>>()->value_name("SECONDS"),
-      "end a stage that gives no sign of life for so long; 0: never; left out: 3600");
+  add("stall-limit", boost::program_options::value<std::vector<std::string>>()->value_name("N"),
+      "end a stage after N s without a sign of life; 0: never; left out: 3600");
   add("one-process", "run in one process, for debuggers: a plugin that crashes ends it");
   add("verbose,v", "print more detail");
 }
@@ -90,6 +89,7 @@ RecipeOutcome run_recipes(const RecipeRun& run, const Invocation& invocation) {
 
   const auto quiet = json ? spdlog::level::warn : spdlog::level::info;
   spdlog::set_level(invocation.has("verbose") ? spdlog::level::debug : quiet);
+  require_engine();
   probe_plugins(recipes);
   ConsoleObserver observer({json, invocation.color_out, run.checked->groups, run.text});
   request.observer = &observer;

@@ -469,6 +469,38 @@ TEST_F(Cli, SecondSignalEndsTheProgram) {
   EXPECT_THAT(process.wait().signal, AnyOf(SIGINT, SIGTERM));
 }
 
+TEST_F(Cli, WhatWasToldBeforeACrashIsNotToldAgain) {
+  const auto outcome =
+      backstop({"run", write("good.toml", kRecipe), "--set", "name=crashes", "--fresh"});
+  EXPECT_EQ(outcome.code, 3) << outcome.err;
+  const std::string failed = "failed: defense `tune` crashed in run: SIGSEGV (segmentation fault)";
+  for (const std::string& once :
+       {std::string("[attack] patch: started"), "[defense] mended: " + failed})
+    EXPECT_EQ(outcome.err.find(once), outcome.err.rfind(once)) << once << '\n' << outcome.err;
+  EXPECT_THAT(outcome.err,
+              AllOf(HasSubstr("warning: [defense] mended: " + failed + "\n"),
+                    HasSubstr("\nerror: defense `tune` crashed in run: SIGSEGV"),
+                    HasSubstr("hint: the plugin is "), HasSubstr("/defenses/tune.so; `gdb -ex run"),
+                    HasSubstr("--set name=crashes --one-process` shows where\n")));
+  EXPECT_THAT(outcome.out, HasSubstr("mended"));
+}
+
+TEST_F(Cli, WhatGivesNoSignOfLifeIsEndedAfterTheLimit) {
+  const auto outcome =
+      backstop({"run", write("good.toml", kRecipe), "--set", "name=hangs", "--stall-limit", "1"});
+  EXPECT_EQ(outcome.code, 3) << outcome.err;
+  EXPECT_THAT(outcome.err,
+              HasSubstr("error: defense `tune` did not return from run: no sign of life for 1 s"));
+  EXPECT_EQ(backstop({"run", write("good.toml", kRecipe), "--stall-limit", "-1"}).code, 2);
+}
+
+TEST_F(Cli, InOneProcessACrashEndsTheProgram) {
+  const auto outcome =
+      backstop({"run", write("good.toml", kRecipe), "--set", "name=crashes", "--one-process"});
+  EXPECT_EQ(outcome.signal, SIGSEGV);
+  EXPECT_THAT(outcome.err, HasSubstr("error: SIGSEGV during the call of defense `tune` in run\n"));
+}
+
 TEST_F(Cli, ProgressCanBeTurnedOff) {
   Start quiet = start({"run", write("good.toml", kRecipe)});
   EXPECT_THAT(Process(quiet).wait().err, HasSubstr("batches"));

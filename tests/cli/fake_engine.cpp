@@ -1,7 +1,8 @@
 // Stands in for the engine and reports at once what a run would report. The name of the recipe
 // decides what happens: "waits" runs until it is interrupted, "stuck" ignores interruptions,
-// "fails" fails, and "breaks" has a bug.
+// "fails" fails, "breaks" has a bug, and "crashes" and "hangs" do so in their defense.
 #include <chrono>
+#include <csignal>
 #include <cstdint>
 #include <string>
 #include <thread>
@@ -29,6 +30,29 @@ json row(const std::string& name, double clean_accuracy, double attack_success) 
 void wait_for_signal(const backstop::engine::RunRequest& request, bool listen) {
   while (!listen || *request.interrupted == 0)
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
+const char* call = nullptr;
+
+/// The defense of a run whose plugin ends the process, as the engine does it.
+void end_in_defense(const backstop::engine::RunRequest& request, bool crash) {
+  const json started = {{"event", "stage_started"}, {"stage", "defense"}, {"name", "mended"}};
+  if (request.earlier && !request.earlier->failed.empty()) {
+    const auto& failed = request.earlier->failed[0];
+    request.observer->event({{"event", "stage_failed"},
+                             {"stage", failed.stage},
+                             {"name", failed.name},
+                             {"code", static_cast<int>(failed.code)},
+                             {"error", failed.error},
+                             {"hint", failed.hint}});
+    return;
+  }
+  request.observer->event(
+      {{"event", "stage_finished"}, {"stage", "attack"}, {"name", "patch"}, {"wall_seconds", 1}});
+  request.observer->event(started);
+  call = "defense `tune` in run";
+  if (crash) std::raise(SIGSEGV);
+  for (;;) std::this_thread::sleep_for(std::chrono::milliseconds(5));
 }
 
 }  // namespace
@@ -69,7 +93,7 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_describe_
 }
 
 extern "C" __attribute__((visibility("default"))) const char* backstop_engine_plugin_call() {
-  return nullptr;
+  return call;
 }
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
@@ -114,6 +138,12 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
                     {"stage", "attack"},
                     {"name", "patch"},
                     {"message", "careful {}"}});
+    if (name == "crashes" || name == "hangs") {
+      end_in_defense(request, name == "crashes");
+      outcome.code = request.earlier->failed[0].code;
+      outcome.error = request.earlier->failed[0].error;
+      outcome.hint = request.earlier->failed[0].hint;
+    }
     const double accuracy = 0.9 + 0.01 * static_cast<double>(seed);
     const json results = {
         {"schema", 1},

@@ -142,6 +142,7 @@ class PluginMistakes : public EndToEnd {
 
 TEST_F(PluginMistakes, EndingTheProcessIsAPluginsFailure) {
   for (const auto& [action, function] : {std::pair("exit", "exit()"),
+                                         {"exit-1", "exit()"},
                                          {"quick-exit", "quick_exit()"},
                                          {"exit-at-once", "_exit()"},
                                          {"exec", "execl()"}}) {
@@ -152,10 +153,109 @@ TEST_F(PluginMistakes, EndingTheProcessIsAPluginsFailure) {
   }
 }
 
-TEST_F(PluginMistakes, ACrashIsNamed) {
-  const Outcome outcome = probe("segfault");
+class Crash : public EndToEnd {
+ protected:
+  /// The probe between two defenses that work.
+  [[nodiscard]] Outcome between_others(const std::string& action,
+                                       std::vector<std::string> more = {}) const {
+    const std::string plain =
+        "plugin = \"fine-tuning\", clean_fraction = 0.5, epochs = 2, "
+        "batch_size = 32, scheduler = { plugin = \"constant\", rate = 0.01 }";
+    more.insert(more.end(), {"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
+                             "defense=[{ name = \"before\", " + plain +
+                                 " }, { plugin = \"probe\", action = \"" + action +
+                                 "\" }, { name = \"after\", " + plain + " }]"});
+    return run(more);
+  }
+  void expect_one_failed_row(const Outcome& outcome, const std::string& error) const {
+    SCOPED_TRACE(error);
+    ASSERT_EQ(runs().size(), 1U) << "it goes on in the same folder\n" << outcome.err;
+    const fs::path folder = runs().at(0);
+    EXPECT_THAT(outcome.err, HasSubstr("warning: [defense] probe: failed: " + error));
+    const auto facts = nlohmann::json::parse(read(folder / "run.json"));
+    EXPECT_EQ(facts["status"], "failed");
+    EXPECT_THAT(facts["error"].get<std::string>(), HasSubstr(error));
+    EXPECT_THAT(read(folder / "log.txt"), HasSubstr("\"stage_failed\""));
+    EXPECT_THAT(read(folder / "log.txt"), HasSubstr(error));
+    const auto results = numbers(folder);
+    EXPECT_EQ(results["rows"].size(), 4U);
+    EXPECT_THAT(row(results, "probe")["error"].get<std::string>(), HasSubstr(error));
+    for (const char* other : {"no defense", "before", "after"})
+      EXPECT_TRUE(row(results, other)["metrics"]["clean_accuracy"].is_number()) << other;
+    EXPECT_EQ(outcome.err.find("[attack] badnets: started"),
+              outcome.err.rfind("[attack] badnets: started"));
+    EXPECT_EQ(outcome.err.find("[attack] badnets: cached"), std::string::npos) << "told twice";
+  }
+};
+
+TEST_F(Crash, CostsTheRowOfThePluginAndNothingElse) {
+  for (const auto& [action, error] :
+       {std::pair("segfault", "defense `probe` crashed in run: SIGSEGV (segmentation fault)"),
+        {"abort", "defense `probe` crashed in run: SIGABRT (aborted)"},
+        {"overflow", "defense `probe` crashed in run: SIGSEGV (segmentation fault)"}}) {
+    const Outcome outcome = between_others(action);
+    EXPECT_EQ(outcome.code, 3) << outcome.err;
+    expect_one_failed_row(outcome, error);
+    EXPECT_THAT(outcome.err, HasSubstr("/probe.so; `gdb -ex run --args "));
+    EXPECT_THAT(outcome.err, HasSubstr("--one-process` shows where"));
+    fs::remove_all(runs().at(0));
+  }
+}
+
+TEST_F(Crash, AnExitIsAsGood) {
+  const Outcome outcome = between_others("exit");
+  EXPECT_EQ(outcome.code, 3) << outcome.err;
+  expect_one_failed_row(outcome, BACKSTOP_TEST_PLUGINS);
+}
+
+TEST_F(Crash, AKillIsTheEnvironments) {
+  const Outcome outcome = between_others("die");
+  EXPECT_EQ(outcome.code, 4) << outcome.err;
+  expect_one_failed_row(outcome, "the process was killed (SIGKILL) in [defense] probe");
+}
+
+TEST_F(Crash, WhatGivesNoSignOfLifeIsEnded) {
+  const Outcome outcome = between_others("loop", {"--stall-limit", "4"});
+  EXPECT_EQ(outcome.code, 3) << outcome.err;
+  expect_one_failed_row(outcome,
+                        "defense `probe` did not return from run: no sign of life for 4 s");
+}
+
+TEST_F(Crash, AFreshRunKeepsWhatItHasMade) {
+  ASSERT_EQ(run().code, 0);
+  fs::remove_all(out() / "small");
+  expect_one_failed_row(between_others("segfault", {"--fresh"}), "defense `probe` crashed in run");
+}
+
+TEST_F(Crash, ASecondRunWorks) {
+  ASSERT_EQ(between_others("segfault").code, 3);
+  const Outcome again = between_others("record");
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_THAT(again.err, HasSubstr("[defense] after: cached"));
+}
+
+TEST_F(Crash, OfOneCombinationDoesNotEndTheMatrix) {
+  const Outcome outcome = between_others("segfault", {"--set", "matrix={ seed = [3, 4] }"});
+  EXPECT_EQ(outcome.code, 1) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("2 of 2 runs failed"));
+  ASSERT_EQ(runs().size(), 2U);
+  for (const fs::path& folder : runs())
+    EXPECT_TRUE(row(numbers(folder), "after")["metrics"]["clean_accuracy"].is_number());
+}
+
+TEST_F(Crash, InOneProcessEndsIt) {
+  const Outcome outcome = between_others("segfault", {"--one-process"});
   EXPECT_EQ(outcome.signal, SIGSEGV);
   EXPECT_THAT(outcome.err, HasSubstr("error: SIGSEGV during the call of defense `probe` in run\n"));
+}
+
+TEST_F(Crash, AnInterruptEndsBothProcesses) {
+  Process process(command({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
+                           "defense=[{ plugin = \"probe\", action = \"loop\" }]"}));
+  process.wait_for_error_text("[defense] probe: started");
+  process.send(SIGINT);
+  process.send(SIGTERM);
+  EXPECT_NE(process.wait().signal, 0);  // returns when nobody holds standard error
 }
 
 TEST_F(PluginMistakes, MemoryThatRanOutIsTheEnvironments) {
