@@ -25,7 +25,8 @@ TEST(Metrics, SayWhereTheyAreShown) {
   EXPECT_THAT(keys(metrics_with(&Metric::by_epoch)),
               ElementsAre("clean_accuracy", "attack_success_rate"));
   EXPECT_THAT(keys(metrics_with(&Metric::in_summary)),
-              ElementsAre("clean_accuracy", "attack_success_rate"));
+              ElementsAre("clean_accuracy", "attack_success_rate", "true_positive_rate",
+                          "false_positive_rate"));
   EXPECT_THAT(keys(metrics_with(&Metric::in_table)),
               ElementsAre("clean_accuracy", "attack_success_rate", "attack_success_rate_all",
                           "robust_accuracy", "wall_seconds", "cpu_seconds", "gpu_seconds",
@@ -42,7 +43,8 @@ TEST(Metrics, EachEntryIsWhole) {
     EXPECT_TRUE(!shown || !metric.title.empty()) << name;
     EXPECT_TRUE(!metric.in_table || metric.better != Better::neither) << name;
     EXPECT_TRUE(!metric.by_epoch || metric.range == Range::share) << name << ": curves span 0 to 1";
-    EXPECT_TRUE(!metric.in_expect || metric.section == "metrics") << name;
+    EXPECT_TRUE(!metric.in_expect || metric.section == "metrics" || metric.section == "detection")
+        << name;
     EXPECT_EQ(metric.definition.empty(), metric.images.empty()) << name;
     EXPECT_EQ(metric.not_in.empty(), metric.why_not.empty()) << name;
   }
@@ -51,7 +53,8 @@ TEST(Metrics, EachEntryIsWhole) {
 TEST(Metrics, CanBeExpectedInTheScenariosThatHaveThem) {
   EXPECT_THAT(keys(expectable_metrics("standalone")),
               ElementsAre("clean_accuracy", "attack_success_rate", "attack_success_rate_all",
-                          "robust_accuracy", "clean_accuracy_drop"));
+                          "robust_accuracy", "clean_accuracy_drop", "true_positive_rate",
+                          "false_positive_rate"));
   EXPECT_THAT(keys(expectable_metrics("transfer")),
               ElementsAre("clean_accuracy", "attack_success_rate", "attack_success_rate_all",
                           "robust_accuracy", "attack_class_clean_share"));
