@@ -198,7 +198,7 @@ TEST_F(Crash, CostsTheRowOfThePluginAndNothingElse) {
     expect_one_failed_row(outcome, error);
     EXPECT_THAT(outcome.err, HasSubstr("/probe.so; `gdb -ex run --args "));
     EXPECT_THAT(outcome.err, HasSubstr("--one-process` shows where"));
-    fs::remove_all(runs().at(0));
+    fs::remove_all(out());
   }
 }
 

@@ -49,9 +49,7 @@ class Probe final : public backstop::Defense {
     if (action_ == "segfault") std::raise(SIGSEGV);
     if (action_ == "abort") std::abort();
     if (action_ == "overflow") overflow(1);
-    if (action_ == "loop")
-      for (volatile int turn = 0;; turn = turn + 1) {
-      }
+    while (action_ == "loop") asm volatile("");
     if (action_ == "die") std::raise(SIGKILL);
     if (action_ == "exit") std::exit(0);
     if (action_ == "exit-1") std::exit(1);
@@ -91,6 +89,7 @@ class Probe final : public backstop::Defense {
  private:
   /// Until there is no more stack.
   static int overflow(int depth) {
+    if (depth < 0) return depth;  // never
     volatile char frame[4096] = {};
     frame[0] = static_cast<char>(depth);
     return overflow(depth + 1) + frame[0];
