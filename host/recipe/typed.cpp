@@ -101,7 +101,7 @@ DefenseUse defense_use(const toml::table& table, const catalog::Catalog& catalog
 DetectorUse detector_use(const toml::table& table, const catalog::Catalog& catalog) {
   return {named_plugin(Kind::defense, table, catalog), get<std::string>(table, "name"),
           table["clean_images"].value<std::int64_t>(), table["clean_fraction"].value_or(0.0),
-          table["test_images"].value_or(std::int64_t{0})};
+          table["test_limit"].value_or(std::int64_t{0})};
 }
 
 AuditUse audit_use(const toml::table& table) {

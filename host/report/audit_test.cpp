@@ -100,10 +100,15 @@ TEST(Audit, IsInTheSummary) {
 }
 
 TEST(Audit, HasAFigureWithACurveForEachModel) {
-  const std::string html = html_report({.results = audited_results()});
+  const auto report_of = [](const nlohmann::json& results) {
+    ReportContent content;
+    content.results = results;
+    return html_report(content);
+  };
+  const std::string html = report_of(audited_results());
   EXPECT_THAT(html, HasSubstr("<h2>Audit</h2>"));
   EXPECT_THAT(html, HasSubstr("class=\"curve curve-1\" points=\"44.0,12.0 520.0,200.1\""));
-  EXPECT_THAT(html_report({.results = sample_results()}), Not(HasSubstr("Audit")));
+  EXPECT_THAT(report_of(sample_results()), Not(HasSubstr("Audit")));
 }
 
 }  // namespace

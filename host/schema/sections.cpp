@@ -298,7 +298,7 @@ Sections make_sections() {
                            .type = integer,
                            .minimum = 1,
                            .help = "The same as a number of images"};
-  sections.test_images = {.key = "test_images",
+  sections.test_images = {.key = "test_limit",
                           .type = integer,
                           .default_value = toml::array{0},
                           .minimum = 0,
@@ -344,7 +344,7 @@ const std::vector<std::string>& reserved_keys() {
   static const std::vector<std::string> kKeys = [] {
     const Sections& host = sections();
     std::vector<std::string> keys{"augmentation", "training", host.clean_fraction.key,
-                                  host.clean_images.key, host.test_images.key};
+                                  host.clean_images.key};
     for (const auto* table : {&host.dataset, &host.attack, &host.defense, &host.scheduler})
       for (const Parameter& parameter : *table) keys.push_back(parameter.key);
     std::erase_if(keys, [&](const std::string& key) {

@@ -59,7 +59,7 @@ class Strip final : public backstop::Defense, public backstop::InputDetector {
     const std::int64_t overlays = std::min(overlay_count_, clean.size() / 2);
     const std::int64_t others = std::min(calibration_images_, clean.size() - overlays);
     if (overlays < 1 || others < 2)
-      throw backstop::ParameterError("strip needs at least 4 clean images",
+      throw backstop::ParameterError("strip needs at least 3 clean images",
                                      "raise `clean_images` or `clean_fraction`");
     if (overlays < overlay_count_)
       ctx.log(backstop::LogLevel::warning,

@@ -70,7 +70,7 @@ TEST(Strip, ScoreIsTheMeanEntropyInBitsWithItsSignTurned) {
 }
 
 TEST(Strip, NeedsImagesForOverlaysAndForTheThreshold) {
-  const FakeImageSet clean = set_of(3, 0.5);
+  const FakeImageSet clean = set_of(2, 0.5);
   FakeModel model = brightest();
   FakeContext context{clean};
   const FakeParams params;
