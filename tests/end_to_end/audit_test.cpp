@@ -86,9 +86,10 @@ TEST_F(Audit, TellsAHiddenBackdoorFromNone) {
 TEST_F(Audit, ComesFromTheStoreAndEveryPartIsTheSameWithoutTheOthers) {
   ASSERT_EQ(run({"--set", "defense=[]"}).code, 0);
   const Outcome again = run({"--set", "defense=[]"});
-  EXPECT_THAT(again.err,
-              AllOf(HasSubstr("[audit] no defense: cached"),
-                    HasSubstr("[control] clean model: cached"), Not(HasSubstr("started"))));
+  EXPECT_THAT(again.err, AllOf(HasSubstr("[audit] no defense: cached"),
+                               HasSubstr("[control] clean model: cached"),
+                               Not(HasSubstr("[audit] no defense: started")),
+                               Not(HasSubstr("[control] clean model: started"))));
   const auto all = audits();
   const Outcome part = run({"--set", "defense=[]", "--set", "audit.retuning.enabled=false", "--set",
                             "audit.path.enabled=false"});

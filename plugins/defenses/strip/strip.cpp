@@ -56,21 +56,23 @@ class Strip final : public backstop::Defense, public backstop::InputDetector {
                  const backstop::DefenderData& data) override {
     const at::NoGradGuard no_gradients;
     const backstop::ImageSet& clean = data.clean();
-    const std::int64_t overlays = std::min(overlay_count_, clean.size() / 2);
-    const std::int64_t others = std::min(calibration_images_, clean.size() - overlays);
-    if (overlays < 1 || others < 2)
-      throw backstop::ParameterError("strip needs at least 3 clean images",
-                                     "raise `clean_images` or `clean_fraction`");
+    if (clean.size() == 0) throw backstop::ParameterError("strip needs clean images");
+    // A single image is its own overlay.
+    const std::int64_t half = std::max<std::int64_t>(clean.size() / 2, 1);
+    const std::int64_t overlays = std::min(overlay_count_, half);
+    const std::int64_t first = clean.size() == 1 ? 0 : overlays;
+    const std::int64_t others = std::min(calibration_images_, clean.size() - first);
     if (overlays < overlay_count_)
       ctx.log(backstop::LogLevel::warning,
               "half of the clean images are the overlays: there are fewer than `overlays` says");
     const at::Tensor order = at::randperm(clean.size(), ctx.generator(), at::kLong);
     overlays_ = clean.images(order.narrow(0, 0, overlays));
     const at::Tensor own =
-        scores(ctx, model, clean.images(order.narrow(0, overlays, others))).to(at::kDouble);
+        scores(ctx, model, clean.images(order.narrow(0, first, others))).to(at::kDouble);
     const double quantile =
         at::special_ndtri(at::full({1}, frr_, at::kDouble)).item<double>();  // negative
-    return own.mean().item<double>() - quantile * own.std().item<double>();
+    const double spread = others > 1 ? own.std().item<double>() : 0;
+    return own.mean().item<double>() - quantile * spread;
   }
 
   at::Tensor scores(backstop::Context& ctx, backstop::Model& model,

@@ -69,13 +69,17 @@ TEST(Strip, ScoreIsTheMeanEntropyInBitsWithItsSignTurned) {
   EXPECT_NEAR(scores.max().item<double>(), -2, 1e-5);
 }
 
-TEST(Strip, NeedsImagesForOverlaysAndForTheThreshold) {
-  const FakeImageSet clean = set_of(2, 0.5);
+TEST(Strip, MakesDoWithOneImage) {
+  const FakeImageSet clean = set_of(1, 0.5);
   FakeModel model = brightest();
   FakeContext context{clean};
   const FakeParams params;
   const auto defense = make<Defense>(params);
-  EXPECT_THROW(input_detector(*defense).prepare(context, model, FakeData{clean}), backstop::Error);
+  auto& detector = input_detector(*defense);
+  const double threshold = detector.prepare(context, model, FakeData{clean});
+  EXPECT_NEAR(
+      detector.scores(context, model, clean.images(at::arange(1, at::kLong))).item<double>(),
+      threshold, 1e-6);
   EXPECT_THROW(defense->run(context, model, FakeData{clean}), backstop::Error);
 }
 
