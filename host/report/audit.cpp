@@ -61,10 +61,6 @@ std::vector<const Metric*> columns() {
   return all;
 }
 
-std::string name_of(const nlohmann::json& entry) {
-  return entry.value("name", "") + (entry.value("control", false) ? " (control)" : "");
-}
-
 std::string number_field(const nlohmann::json& object, std::string_view key) {
   const auto value = number_in(object, key);
   return value ? base::shortest(*value) : "";
@@ -75,6 +71,10 @@ std::string number_field(const nlohmann::json& object, std::string_view key) {
 const std::vector<Metric>& audit_metrics() {
   static const std::vector<Metric> kMetrics = make_metrics();
   return kMetrics;
+}
+
+std::string audited_name(const nlohmann::json& entry) {
+  return entry.value("name", "") + (entry.value("control", false) ? " (control)" : "");
 }
 
 const Metric* find_audit_metric(std::string_view key) {
@@ -94,7 +94,7 @@ AuditTable lay_out_audits(const nlohmann::json& results) {
     counts.update(section_of(entry, "counts"));
     if (entry.contains("reason"))
       table.notes.push_back(
-          fmt::format("{} was not audited: {}", name_of(entry), entry.value("reason", "")));
+          fmt::format("{} was not audited: {}", audited_name(entry), entry.value("reason", "")));
   }
   std::vector<const Metric*> shown = columns();
   std::erase_if(shown, [&](const Metric* metric) {
@@ -107,7 +107,7 @@ AuditTable lay_out_audits(const nlohmann::json& results) {
   for (const Metric* metric : shown) table.header.emplace_back(metric->title);
   for (const auto& entry : audits) {
     if (entry.contains("reason")) continue;
-    auto& line = table.rows.emplace_back(1, name_of(entry));
+    auto& line = table.rows.emplace_back(1, audited_name(entry));
     for (const Metric* metric : shown) line.push_back(text_of(*metric, value_of(entry, *metric)));
   }
   for (const Metric* metric : shown)

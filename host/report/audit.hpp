@@ -18,6 +18,9 @@ const std::vector<Metric>& audit_metrics();
 /// Null when there is none.
 const Metric* find_audit_metric(std::string_view key);
 
+/// What tables and figures call an entry of `audits`: "anp", "clean model (control)".
+std::string audited_name(const nlohmann::json& entry);
+
 struct AuditTable {
   std::vector<std::string> header;
   std::vector<std::vector<std::string>> rows;

@@ -357,11 +357,9 @@ std::string path_figure(const nlohmann::json& audits) {
     const double y = kHeight + kLine * (0.5 + static_cast<double>(number));
     const std::string style = fmt::format("class=\"curve curve-{}\"", number % kStyles);
     paths += fmt::format("<polyline {} points=\"{}\"/>\n", style, path);
-    legend +=
-        fmt::format("<polyline {0} points=\"{1:.0f},{2:.0f} {3:.0f},{2:.0f}\"/>\n", style, kLeft, y,
-                    kLeft + 32) +
-        label(kLeft + 40, y + 4,
-              entry.value("name", "") + (entry.value("control", false) ? " (control)" : ""), "");
+    legend += fmt::format("<polyline {0} points=\"{1:.0f},{2:.0f} {3:.0f},{2:.0f}\"/>\n", style,
+                          kLeft, y, kLeft + 32) +
+              label(kLeft + 40, y + 4, audited_name(entry), "");
     ++number;
   }
   if (number == 0) return "";

@@ -246,9 +246,7 @@ std::string summary_table(const std::vector<FinishedRun>& runs, bool color) {
     for (const auto& result : rows)
       add(find_or_add(group.rows, result.at("name").get<std::string>()), rows, result, metrics);
     for (const auto& result : section_of(run.results, "audits"))
-      add(find_or_add(group.audits, result.at("name").get<std::string>() +
-                                        (result.value("control", false) ? " (control)" : "")),
-          result);
+      add(find_or_add(group.audits, audited_name(result)), result);
     for (const auto& result : section_of(run.results, "detectors")) {
       const auto name = result.at("name").get<std::string>();
       add(find_or_add(group.detectors, name), result);

@@ -9,8 +9,8 @@
 //
 // After Guo et al. (ICLR 2023), with the settings of the authors' program in BackdoorBox
 // (github.com/THUYimingLi/BackdoorBox, core/defenses/SCALE_UP.py): S = 3, 5, 7, 9, 11, T = 0.5.
-// Deviations: with `standardized`, statistics are by class, as in the paper, where the program pools
-// all classes, and a deviation counts as at least 0.1, because the SPC of a few images of a class
+// Deviations: with `standardized`, statistics are by predicted class, where the program pools all
+// classes, and a deviation counts as at least 0.1, because the SPC of a few images of a class
 // may not spread at all. The program scores only images that the model classifies as they are
 // labeled; here the host scores all of them.
 #include <algorithm>
