@@ -17,7 +17,9 @@ install(FILES "${manual}" DESTINATION "${CMAKE_INSTALL_MANDIR}/man1" COMPONENT r
 install(DIRECTORY recipes/ DESTINATION share/backstop/recipes COMPONENT runtime
         FILES_MATCHING PATTERN "*.toml")
 
-install(FILES README.md CHANGELOG.md LICENSE DESTINATION share/doc/backstop COMPONENT runtime)
+install(FILES README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE
+        DESTINATION share/doc/backstop COMPONENT runtime)
+install(FILES sdk/ABI-CHANGES.md DESTINATION share/doc/backstop/sdk COMPONENT runtime)
 install(DIRECTORY docs DESTINATION share/doc/backstop COMPONENT runtime
         FILES_MATCHING PATTERN "*.md")
 

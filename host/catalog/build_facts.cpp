@@ -22,6 +22,7 @@ BuildFacts parse_build_facts(std::string_view text, const std::string& where) {
   using enum schema::ParameterType;
   static const schema::Parameters kKeys = {
       {.key = "abi"},
+      {.key = "sdk", .optional = true},
       {.key = "torch"},
       {.key = "sanitizer"},
       {.key = "compiler"},
@@ -38,6 +39,8 @@ BuildFacts parse_build_facts(std::string_view text, const std::string& where) {
   };
   BuildFacts facts;
   facts.abi = version("abi", "MAJOR.MINOR");
+  facts.sdk = facts.abi;  // SDKs before 0.4 did not say
+  if (values.contains("sdk")) facts.sdk = version("sdk", "MAJOR.MINOR");
   facts.torch = version("torch", "MAJOR.MINOR.PATCH");
   facts.cxx11_abi = values["cxx11_abi"].value_or(0) != 0;
   facts.glibcxx_debug = values["glibcxx_debug"].value_or(false);

@@ -10,7 +10,8 @@ namespace backstop::catalog {
 
 /// See sdk/include/backstop/build_facts.hpp.
 struct BuildFacts {
-  std::string abi;    ///< "0.1"
+  std::string abi;    ///< "1.0": the oldest host that it runs on
+  std::string sdk;    ///< "1.2": the headers that it was built with
   std::string torch;  ///< "1.13.0"
   bool cxx11_abi = true;
   bool glibcxx_debug = false;

@@ -135,7 +135,8 @@ PluginEntry read_entry(const fs::path& path, std::optional<Kind> folder_kind) {
     const PluginNotes notes = read_notes(path);
     entry.facts = parse_build_facts(notes.build_facts, "build facts");
     entry.refusal = incompatibility(*entry.facts, own_build_facts());
-    entry.manifest = parse_manifest(notes.manifest, "manifest");
+    const bool newer = major_minor(entry.facts->sdk) > major_minor(own_build_facts().sdk);
+    entry.manifest = parse_manifest(notes.manifest, "manifest", newer);
   } catch (const base::HostError& e) {
     // A newer ABI may have a newer kind of manifest: then the ABI is what matters.
     if (!entry.refusal) entry.refusal = Refusal{e.what(), e.hint()};
@@ -232,15 +233,14 @@ std::optional<Refusal> incompatibility(const BuildFacts& plugin, const BuildFact
                                plugin.abi, plugin.torch),
                    "rebuild the plugin with this host's SDK"};
   }
-  const bool stable = host_abi->first > 0 && plugin_abi->first == host_abi->first;
-  if (!(stable ? plugin_abi->second <= host_abi->second : *plugin_abi == *host_abi)) {
-    const std::string supported = host_abi->first > 0 && host_abi->second > 0
-                                      ? fmt::format("{}.0 to {}", host_abi->first, host.abi)
-                                      : host.abi;
+  const bool same_major = plugin_abi->first == host_abi->first;
+  if (!same_major || plugin_abi->second > host_abi->second) {
+    const std::string supported =
+        host_abi->second > 0 ? fmt::format("{}.0 to {}", host_abi->first, host.abi) : host.abi;
     return Refusal{
         fmt::format("built for SDK ABI {}, but this host supports {}", plugin.abi, supported),
-        stable ? "upgrade backstop, or rebuild the plugin with this host's SDK"
-               : "rebuild the plugin with this host's SDK"};
+        same_major ? "upgrade backstop, or rebuild the plugin with this host's SDK"
+                   : "rebuild the plugin with this host's SDK"};
   }
   if (*plugin_torch != *host_torch) {
     return Refusal{
@@ -308,6 +308,7 @@ Catalog Catalog::scan(const std::vector<SearchPath>& folders) {
     if (!seen.insert(path.folder).second) continue;
     std::vector<PluginEntry> entries = read_search_path(path);
     refuse_namesakes(entries);
+    if (path.given && entries.empty()) catalog.without_plugins_.push_back(path.named);
     const std::size_t earlier = catalog.entries_.size();
     for (PluginEntry& entry : entries) {
       const auto end = catalog.entries_.begin() + static_cast<std::ptrdiff_t>(earlier);
@@ -355,10 +356,19 @@ const PluginEntry& Catalog::require(Kind kind, std::string_view name) const {
                             entry.refusal->hint);
     }
   }
+  throw base::HostError(base::ExitCode::plugin, fmt::format("there is no {}", what),
+                        hint_for_unknown(kind, name, "`backstop list` shows all plugins"));
+}
+
+std::string Catalog::hint_for_unknown(Kind kind, std::string_view name,
+                                      const std::string& otherwise) const {
+  if (!without_plugins_.empty())
+    return fmt::format(
+        "`--plugin-path {}` holds no plugin, neither itself nor in its subfolders `attacks`, "
+        "`defenses`, `schedulers` and `datasets`",
+        without_plugins_.front().string());
   const auto near = base::nearest(name, names(kind));
-  throw base::HostError(
-      base::ExitCode::plugin, fmt::format("there is no {}", what),
-      near ? fmt::format("did you mean `{}`?", *near) : "`backstop list` shows all plugins");
+  return near ? fmt::format("did you mean `{}`?", *near) : otherwise;
 }
 
 std::vector<std::string> Catalog::names(Kind kind) const {

@@ -72,6 +72,13 @@ std::uint32_t descriptor_kind(Kind kind) {
   throw base::HostError(base::ExitCode::bug, "no such kind of plugin");
 }
 
+/// The name of a descriptor's kind, which may be any number.
+std::string kind_text(std::uint32_t number) {
+  for (const Kind kind : kKinds)
+    if (descriptor_kind(kind) == number) return fmt::format("of kind `{}`", to_string(kind));
+  return fmt::format("of kind {}, which does not exist", number);
+}
+
 void check(const PluginEntry& entry, const backstop_plugin_descriptor* descriptor) {
   if (descriptor == nullptr)
     refuse(entry, fmt::format("{}() returns a null pointer", kPluginEntry));
@@ -91,8 +98,8 @@ void check(const PluginEntry& entry, const backstop_plugin_descriptor* descripto
   }
   if (const auto kind = descriptor_kind(entry.manifest.kind); descriptor->kind != kind) {
     refuse(entry,
-           fmt::format("its code is of kind {}, but its manifest says `{}` ({})", descriptor->kind,
-                       to_string(entry.manifest.kind), kind),
+           fmt::format("its code is {}, but its manifest says `{}`", kind_text(descriptor->kind),
+                       to_string(entry.manifest.kind)),
            "make the first argument of BACKSTOP_PLUGIN and the manifest's `kind` agree");
   }
   if (descriptor->create == nullptr) refuse(entry, "its descriptor has no `create`");

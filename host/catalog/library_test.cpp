@@ -31,7 +31,7 @@ class NoParams final : public Params {
   std::span<const double> numbers(std::string_view) const override { fail(); }
   std::span<const std::string_view> strings(std::string_view) const override { fail(); }
   const Scheduler& scheduler(std::string_view) const override { fail(); }
-  OptimizerOptions optimizer(std::string_view) const override { fail(); }
+  void read_optimizer(std::string_view, OptimizerOptions&) const override { fail(); }
 
  private:
   [[noreturn]] static void fail() { throw Error("no such parameter"); }
@@ -116,7 +116,7 @@ TEST_F(Library, RefusesBadDescriptors) {
             "its descriptor's magic number is 12245933, expected 1347109698");
   EXPECT_THAT(failure("small-descriptor"),
               StartsWith("its descriptor is 16 bytes long, expected at least "));
-  EXPECT_THAT(failure("wrong-kind"), EndsWith("its manifest says `scheduler` (3)"));
+  EXPECT_THAT(failure("wrong-kind"), EndsWith("its manifest says `scheduler`"));
   EXPECT_THAT(failure("stale-note"), StartsWith("its descriptor says ABI "));
 }
 

@@ -35,6 +35,8 @@ const Parameters& manifest_keys() {
       {.key = "summary"},
       {.key = "license"},
       {.key = "reference", .optional = true},
+      {.key = "authors", .list = true, .optional = true},
+      {.key = "homepage", .optional = true},
       {.key = "needs",
        .type = choice,
        .list = true,
@@ -67,6 +69,37 @@ const Parameters& parameter_keys() {
       {.key = "unit", .optional = true},
       {.key = "help", .optional = true},
   };
+  return kKeys;
+}
+
+/// Of [training]: the parameters of every training, without the defaults.
+const Parameters& training_parameters() {
+  using enum ParameterType;
+  static const Parameters kParameters = {
+      {.key = "epochs",
+       .type = integer,
+       .minimum = 1,
+       .unit = "epochs",
+       .help = "Passes over the images"},
+      {.key = "batch_size",
+       .type = integer,
+       .minimum = 1,
+       .unit = "images",
+       .help = "Images per step"},
+      {.key = "optimizer", .type = optimizer, .help = "Optimizer of the training"},
+      {.key = "scheduler", .type = scheduler, .help = "Learning rate of the training"},
+  };
+  return kParameters;
+}
+
+/// Of [training.KEY], beside `default`.
+const Parameters& training_keys() {
+  static const Parameters kKeys = [] {
+    Parameters keys;
+    for (const Parameter& key : parameter_keys())
+      if (key.type == ParameterType::floating || key.key == "help") keys.push_back(key);
+    return keys;
+  }();
   return kKeys;
 }
 
@@ -112,11 +145,14 @@ std::vector<std::string> strings(const toml::table& values, std::string_view key
 
 class ParameterReader {
  public:
-  ParameterReader(NoteText& note, const std::string& key, const toml::table& table)
-      : note_(note), table_(table), name_("parameters." + key) {
+  /// `group` is "parameters" or "training".
+  ParameterReader(NoteText& note, const std::string& group, const std::string& key,
+                  const toml::table& table)
+      : note_(note), table_(table), name_(group + "." + key) {
     parameter_.key = key;
   }
 
+  /// [parameters.KEY].
   Parameter read() {
     note_.forbid_other_keys(table_, parameter_keys(), name_ + ".", {"default"});
     const toml::table values = note_.read(table_, parameter_keys(), name_ + ".");
@@ -130,19 +166,32 @@ class ParameterReader {
     parameter_.must_exist = values["must_exist"].value_or(false);
     parameter_.choices = strings(values, "choices");
     parameter_.unit = values["unit"].value_or(std::string());
-    parameter_.help = values["help"].value_or(std::string());
-    std::tie(parameter_.minimum, parameter_.minimum_exclusive) =
-        bound(values, "minimum", "exclusive_minimum");
-    std::tie(parameter_.maximum, parameter_.maximum_exclusive) =
-        bound(values, "maximum", "exclusive_maximum");
-    check_type(*type);
-    check_choices();
-    check_range();
-    read_default();
+    read_common(values);
+    return parameter_;
+  }
+
+  /// [training.KEY]: `parameter` with the group's own default, range and help.
+  Parameter read(const Parameter& parameter) {
+    note_.forbid_other_keys(table_, training_keys(), name_ + ".", {"default"});
+    parameter_ = parameter;
+    read_common(note_.read(table_, training_keys(), name_ + "."));
     return parameter_;
   }
 
  private:
+  void read_common(const toml::table& values) {
+    parameter_.help = values["help"].value_or(parameter_.help);
+    if (values.contains("minimum") || values.contains("exclusive_minimum"))
+      std::tie(parameter_.minimum, parameter_.minimum_exclusive) =
+          bound(values, "minimum", "exclusive_minimum");
+    std::tie(parameter_.maximum, parameter_.maximum_exclusive) =
+        bound(values, "maximum", "exclusive_maximum");
+    check_type(schema::parameter_type_names()[static_cast<std::size_t>(parameter_.type)]);
+    check_choices();
+    check_range();
+    read_default();
+  }
+
   /// `key` is there.
   void problem(std::string_view key, std::string_view text) {
     note_.add(*table_.get(key), fmt::format("`{}.{}` {}", name_, key, text));
@@ -253,11 +302,34 @@ Parameters read_parameters(NoteText& note, const toml::table& table) {
           toml_key->source(),
           fmt::format("a parameter cannot be called `{}`: the host uses that key itself", key));
     else if (const toml::table* description = node->as_table())
-      parameters.push_back(ParameterReader(note, key, *description).read());
+      parameters.push_back(ParameterReader(note, "parameters", key, *description).read());
     else
       note.add(*node, schema::mismatch("parameters." + shown, "a table", *node));
   }
   return parameters;
+}
+
+/// Appends those of [training].
+void read_training(NoteText& note, const toml::node& node, Parameters& parameters) {
+  const toml::table* table = node.as_table();
+  if (table == nullptr) {
+    note.add(node, schema::mismatch("training", "a table", node));
+    return;
+  }
+  note.forbid_other_keys(*table, training_parameters(), "training.");
+  for (const Parameter& parameter : training_parameters()) {
+    const toml::node* entry = table->get(parameter.key);
+    if (entry == nullptr)
+      note.add(node, fmt::format("`training.{}` is missing", parameter.key));
+    else if (std::any_of(parameters.begin(), parameters.end(),
+                         [&](const Parameter& other) { return other.key == parameter.key; }))
+      note.add(*entry, fmt::format("`{}` is in `parameters` and in `training`", parameter.key));
+    else if (const toml::table* description = entry->as_table())
+      parameters.push_back(
+          ParameterReader(note, "training", parameter.key, *description).read(parameter));
+    else
+      note.add(*entry, schema::mismatch("training." + parameter.key, "a table", *entry));
+  }
 }
 
 void read_augmentation(NoteText& note, const toml::node& node, Manifest& manifest) {
@@ -330,10 +402,12 @@ std::int64_t Manifest::crop_padding_for(std::int64_t image_size) const {
                       static_cast<double>(crop_image_size));
 }
 
-Manifest parse_manifest(std::string_view text, const std::string& where) {
+Manifest parse_manifest(std::string_view text, const std::string& where, bool newer) {
   NoteText note(text, where, "correct the plugin's manifest and build it again");
+  if (newer) note.tolerate_unknown_keys();
   const toml::table& table = note.table();
-  note.forbid_other_keys(table, manifest_keys(), "", {"parameters", "augmentation", "calibration"});
+  note.forbid_other_keys(table, manifest_keys(), "",
+                         {"parameters", "training", "augmentation", "calibration"});
   const toml::table values = note.read(table, manifest_keys());
   const auto string = [&](const char* key) { return values[key].value_or(std::string()); };
 
@@ -343,6 +417,8 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
   manifest.summary = string("summary");
   manifest.license = string("license");
   manifest.reference = string("reference");
+  manifest.authors = strings(values, "authors");
+  manifest.homepage = string("homepage");
   manifest.needs = strings(values, "needs");
   for (const char* key : {"version", "summary", "license"})
     if (values.contains(key) && string(key).empty())
@@ -367,11 +443,14 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
     else
       note.add(*parameters, schema::mismatch("parameters", "a table", *parameters));
   }
+  if (const toml::node* training = table.get("training"))
+    read_training(note, *training, manifest.parameters);
   if (const toml::node* augmentation = table.get("augmentation"); augmentation && kind)
     read_augmentation(note, *augmentation, manifest);
   if (const toml::node* calibration = table.get("calibration"))
     read_calibration(note, *calibration, manifest);
   note.throw_if_any();
+  manifest.unknown_keys = note.unknown_keys();
   return manifest;
 }
 

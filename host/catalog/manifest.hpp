@@ -30,10 +30,12 @@ struct Manifest {
   std::string version;
   std::string summary;
   std::string license;
-  std::string reference;           ///< paper or public source; may be empty
-  std::vector<std::string> needs;  ///< "clean-data", "training-data", "feature-maps", ...
-  schema::Parameters parameters;   ///< in the author's order
-  bool poisons = true;             ///< kind = "attack": it changes the training set
+  std::string reference;             ///< paper or public source; may be empty
+  std::vector<std::string> authors;  ///< "Name <address>", who answers for the plugin; may be empty
+  std::string homepage;              ///< may be empty
+  std::vector<std::string> needs;    ///< "clean-data", "training-data", "feature-maps", ...
+  schema::Parameters parameters;     ///< in the author's order
+  bool poisons = true;               ///< kind = "attack": it changes the training set
   /// kind = "defense": what it judges, beside or instead of repairing a model: "model", "inputs".
   std::vector<std::string> detects;
   [[nodiscard]] bool judges_models() const;
@@ -42,6 +44,7 @@ struct Manifest {
   [[nodiscard]] bool asks_for(std::string_view what) const;
   bool repairs = true;  ///< kind = "defense": it can be a [[defense]]
   std::optional<Calibration> calibration;
+  std::vector<std::string> unknown_keys;  ///< of a newer SDK's manifest, which this host ignores
   /// kind = "dataset": the augmentation of its training images by default, `[augmentation]`.
   std::int64_t crop_padding = 0;  ///< pixels, of images `crop_image_size` pixels wide
   /// Images of another size get a proportional padding. 0: any size gets the same padding.
@@ -53,7 +56,8 @@ struct Manifest {
 };
 
 /// Reads a manifest. Throws HostError(plugin) that names every problem (one a line), with `where`
-/// (the file) and the line; unknown keys are problems too.
-Manifest parse_manifest(std::string_view text, const std::string& where);
+/// (the file) and the line. Unknown keys are problems too, except those that begin with "x-", or,
+/// where `newer` says that the plugin's SDK is newer than this host, all: see unknown_keys.
+Manifest parse_manifest(std::string_view text, const std::string& where, bool newer = false);
 
 }  // namespace backstop::catalog

@@ -26,6 +26,12 @@ const std::string kHead =
 const std::string kDatasetHead =
     "name = \"example\"\nkind = \"dataset\"\nversion = \"1\"\nsummary = \"s\"\nlicense = \"MIT\"\n";
 
+const std::string kTraining =
+    "[training.epochs]\ndefault = 10\nmaximum = 99\nhelp = \"Epochs\"\n"
+    "[training.batch_size]\ndefault = 32\nminimum = 2\n"
+    "[training.optimizer]\ndefault = { name = \"adam\" }\n"
+    "[training.scheduler]\ndefault = { plugin = \"constant\", rate = 0.01 }\n";
+
 /// All problems that parse_manifest finds in `text`; empty if it accepts it.
 std::string problems(const std::string& text) {
   try {
@@ -114,6 +120,29 @@ TEST(Manifest, AnEmptyListIsADefault) {
   const Parameter list = parameter("type = \"integer\"\nlist = true\ndefault = []");
   ASSERT_EQ(list.default_value.size(), 1u);
   EXPECT_TRUE(list.default_value.at(0).as_array()->empty());
+}
+
+TEST(Manifest, NamesItsAuthors) {
+  const Manifest manifest = parse_manifest(
+      kHead + "authors = [\"A. Uthor <a@example.org>\", \"B\"]\nhomepage = \"https://x.org\"\n",
+      "m");
+  EXPECT_THAT(manifest.authors, ElementsAre("A. Uthor <a@example.org>", "B"));
+  EXPECT_EQ(manifest.homepage, "https://x.org");
+}
+
+TEST(Manifest, LeavesKeysOfOthersAlone) {
+  const std::string text =
+      kHead + "x-rating = 3\n[x-store]\nprice = 0\n[parameters.p]\ntype = \"float\"\nx-a = 1\n";
+  EXPECT_EQ(problems(text), "");
+  EXPECT_TRUE(parse_manifest(text, "m").unknown_keys.empty());
+}
+
+TEST(Manifest, ToleratesWhatOnlyANewerSdkKnows) {
+  const std::string text = kHead + "colour = 3\n[parameters.p]\ntype = \"float\"\nstep = 1\n";
+  EXPECT_NE(problems(text), "");
+  const Manifest manifest = parse_manifest(text, "m", /*newer=*/true);
+  EXPECT_THAT(manifest.unknown_keys, testing::UnorderedElementsAre("colour", "parameters.p.step"));
+  EXPECT_EQ(manifest.parameters.at(0).key, "p");
 }
 
 TEST(Manifest, NamesEverythingThatIsMissing) {
@@ -255,6 +284,49 @@ TEST(Manifest, RefusesParametersThatAreNotTables) {
             "m:7: `parameters.p` must be a table, got 3");
 }
 
+TEST(Manifest, TrainingIsFourParameters) {
+  const schema::Parameters parameters =
+      parse_manifest(kHead + kTraining + "[parameters.p]\ntype = \"float\"\n", "m").parameters;
+  ASSERT_EQ(parameters.size(), 5u);
+  EXPECT_EQ(parameters[0].key, "p");
+  const Parameter& epochs = parameters[1];
+  EXPECT_EQ(epochs.key, "epochs");
+  EXPECT_EQ(epochs.type, ParameterType::integer);
+  EXPECT_EQ(epochs.default_value.at(0).value<int>(), 10);
+  EXPECT_EQ(epochs.minimum, 1.0);
+  EXPECT_EQ(epochs.maximum, 99.0);
+  EXPECT_EQ(epochs.unit, "epochs");
+  EXPECT_EQ(epochs.help, "Epochs");
+  const Parameter& batch_size = parameters[2];
+  EXPECT_EQ(batch_size.key, "batch_size");
+  EXPECT_EQ(batch_size.type, ParameterType::integer);
+  EXPECT_EQ(batch_size.minimum, 2.0);
+  EXPECT_EQ(batch_size.help, "Images per step");
+  const Parameter& optimizer = parameters[3];
+  EXPECT_EQ(optimizer.key, "optimizer");
+  EXPECT_EQ(optimizer.type, ParameterType::optimizer);
+  EXPECT_EQ(optimizer.default_value.at(0).at_path("name").value<std::string>(), "adam");
+  const Parameter& scheduler = parameters[4];
+  EXPECT_EQ(scheduler.key, "scheduler");
+  EXPECT_EQ(scheduler.type, ParameterType::scheduler);
+}
+
+TEST(Manifest, RefusesBadTraining) {
+  EXPECT_EQ(problems(kHead + "training = 3\n"), "m:6: `training` must be a table, got 3");
+  EXPECT_EQ(problems(kHead + "[training]\nbatch_size = 8\nrate = 1\n[training.epochs]\n"
+                             "default = 0\ntype = \"integer\"\n"),
+            "m:6: `training.optimizer` is missing\n"
+            "m:6: `training.scheduler` is missing\n"
+            "m:7: `training.batch_size` must be a table, got 8\n"
+            "m:8: unknown key `rate` in [training]; known keys: `epochs`, `batch_size`, "
+            "`optimizer`, `scheduler`\n"
+            "m:10: `training.epochs.default` must be at least 1, got 0\n"
+            "m:11: unknown key `type` in [training.epochs]; known keys: `default`, `minimum`, "
+            "`exclusive_minimum`, `maximum`, `exclusive_maximum`, `help`");
+  EXPECT_EQ(problems(kHead + "[parameters.epochs]\ntype = \"integer\"\n" + kTraining),
+            "m:8: `epochs` is in `parameters` and in `training`");
+}
+
 TEST(Manifest, RefusesBadTypes) {
   EXPECT_EQ(parameter_problems(""), "m:6: `parameters.p.type` is missing");
   EXPECT_THAT(parameter_problems("type = \"int\"\n"),
@@ -388,7 +460,8 @@ TEST(Manifest, SurvivesMutations) {
       "[parameters.a]\ntype = \"integer\"\nlist = true\ndefault = [1, 2]\nminimum = 1\n"
       "[parameters.b]\ntype = \"choice\"\nchoices = [\"x\", \"y\"]\ndefault = \"x\"\nhelp = \"h\"\n"
       "[parameters.c]\ntype = \"scheduler\"\ndefault = { plugin = \"constant\", rate = 0.01 }\n"
-      "[parameters.d]\ntype = \"optimizer\"\ndefault = { name = \"sgd\", momentum = 0.9 }\n";
+      "[parameters.d]\ntype = \"optimizer\"\ndefault = { name = \"sgd\", momentum = 0.9 }\n" +
+      kTraining;
   ASSERT_EQ(problems(whole), "");
   const std::string words[] = {"[",
                                "]",

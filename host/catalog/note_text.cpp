@@ -81,6 +81,11 @@ void NoteText::forbid_other_keys(const toml::table& table, const schema::Paramet
       prefix.empty() ? "" : fmt::format("[{}]", prefix.substr(0, prefix.size() - 1));
   for (const auto& [key, node] : table)
     if (std::find(known.begin(), known.end(), key.str()) == known.end()) {
+      if (key.str().starts_with("x-")) continue;
+      if (tolerant_) {
+        unknown_.push_back(base::printable(prefix + base::shortened(key.str())));
+        continue;
+      }
       const auto problem = schema::unknown_key(base::shortened(key.str()), where, known);
       add(key.source(), problem.message, problem.hint);
     }

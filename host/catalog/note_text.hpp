@@ -28,9 +28,14 @@ class NoteText {
   /// are not filled in. Messages call a key `prefix` + key.
   toml::table read(const toml::table& table, const schema::Parameters& keys,
                    const std::string& prefix = "");
+  /// Keys that begin with "x-" are anybody's: nothing here reads them.
   void forbid_other_keys(const toml::table& table, const schema::Parameters& keys,
                          const std::string& prefix = "",
                          const std::vector<std::string>& others = {});
+
+  /// From now on an unknown key is no problem, but one of unknown_keys().
+  void tolerate_unknown_keys() { tolerant_ = true; }
+  [[nodiscard]] const std::vector<std::string>& unknown_keys() const { return unknown_; }
 
   /// Throws HostError(plugin), one line for each problem in the order of the text.
   void throw_if_any();
@@ -38,6 +43,8 @@ class NoteText {
  private:
   toml::table table_;
   std::string where_, hint_;
+  bool tolerant_ = false;
+  std::vector<std::string> unknown_;
   std::vector<std::pair<toml::source_index, std::string>> problems_;
 };
 

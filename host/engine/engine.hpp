@@ -155,6 +155,7 @@ struct ConformanceOutcome {
   bool passed = false;
   std::string message;  ///< what was found, a line each
   std::string hint;
+  bool checked = true;  ///< false: the plugin refuses its parameters, so there is nothing to test
 };
 
 /// void(const ConformanceRequest&, ConformanceOutcome&):

@@ -106,6 +106,7 @@ class Checker {
                                      const Scope& scope);
   void needs_of_model(const catalog::Manifest& manifest, const toml::source_region& region);
   void warn_of_shadowing(const catalog::PluginEntry& entry, const toml::source_region& region);
+  void warn_of_unknown_keys(const catalog::PluginEntry& entry, const toml::source_region& region);
   toml::table host_section(const toml::table& parent, const std::string& key,
                            const Parameters& parameters, const Scope& outer);
   toml::table model(const toml::table& recipe, const Scope& top);
@@ -148,8 +149,8 @@ class Checker {
   std::vector<std::string> rows_{kUndefended};  ///< what [expect] may name
   /// and those of it that are detectors, with what they say of themselves (null: unknown)
   std::map<std::string, const catalog::Manifest*> detectors_;
-  std::map<std::string, std::string> files_;         ///< the defenses' names by their files'
-  std::set<const catalog::PluginEntry*> shadowing_;  ///< those that were warned of
+  std::map<std::string, std::string> files_;  ///< the defenses' names by their files'
+  std::set<const catalog::PluginEntry*> shadowing_, unknown_keys_;  ///< those that were warned of
 };
 
 /// `region` where it is a place in the recipe or in an override; the table's header for a
@@ -285,6 +286,7 @@ const catalog::PluginEntry* Checker::plugin(catalog::Kind kind, const toml::node
   const auto& region = place_of(*name, scope);
   if (const auto* entry = catalog_.find(kind, wanted)) {
     warn_of_shadowing(*entry, region);
+    warn_of_unknown_keys(*entry, region);
     if (entry->manifest.asks_for("cuda") && device_ == "cpu")
       report(region,
              fmt::format("{} `{}` needs a GPU, but `device` is \"cpu\"", to_string(kind), wanted),
@@ -311,11 +313,11 @@ const catalog::PluginEntry* Checker::plugin(catalog::Kind kind, const toml::node
     return nullptr;
   }
   const auto names = catalog_.names(kind);
-  const auto near = base::nearest(wanted, names);
-  std::string hint = fmt::format("known {}s: {}", what, list_of(names, ticked));
-  if (near) hint = fmt::format("did you mean `{}`?", *near);
-  if (names.empty())
-    hint = fmt::format("no {}s were found; --plugin-path names more folders to search", what);
+  std::string hint = catalog_.hint_for_unknown(
+      kind, wanted,
+      names.empty()
+          ? fmt::format("no {}s were found; --plugin-path names more folders to search", what)
+          : fmt::format("known {}s: {}", what, list_of(names, ticked)));
   if (other)
     report(region,
            fmt::format("`{}` is {}, not {}", wanted, with_article(other->manifest.kind),
@@ -324,6 +326,19 @@ const catalog::PluginEntry* Checker::plugin(catalog::Kind kind, const toml::node
   else
     report(region, fmt::format("there is no {} `{}`", what, wanted), std::move(hint));
   return nullptr;
+}
+
+/// A plugin of a newer SDK may say what this host does not know.
+void Checker::warn_of_unknown_keys(const catalog::PluginEntry& entry,
+                                   const toml::source_region& region) {
+  if (entry.manifest.unknown_keys.empty() || !unknown_keys_.insert(&entry).second) return;
+  report(region,
+         fmt::format("{} `{}` was built with SDK {}, and this program, which knows {}, ignores {} "
+                     "in its manifest",
+                     to_string(entry.manifest.kind), entry.manifest.name, entry.facts->sdk,
+                     catalog::own_build_facts().sdk, list_of(entry.manifest.unknown_keys, ticked)),
+         "upgrade backstop if the plugin does not do what it should")
+      .severity = Diagnostic::Severity::warning;
 }
 
 /// Readers of the recipe expect the plugin that comes with the program.

@@ -14,7 +14,9 @@
 #include "backstop/dataset.hpp"
 #include "backstop/defense.hpp"
 #include "backstop/error.hpp"
+#include "backstop/input_detector.hpp"
 #include "backstop/model.hpp"
+#include "backstop/model_detector.hpp"
 #include "backstop/params.hpp"
 #include "backstop/scheduler.hpp"
 #include "backstop/trainer.hpp"
@@ -65,18 +67,24 @@ SIZE(std::runtime_error, 16);
 SIZE(at::Tensor, 8);
 
 namespace backstop {
-inline namespace v0 {
+inline namespace v1 {
 
 // -- interfaces: the side that creates an object destroys it, so no destructor is virtual --
 
 INTERFACE(ActivationSink);
 INTERFACE(Attack);
 INTERFACE(Context);
+INTERFACE(Services);
+INTERFACE(SampleSink);
+INTERFACE(FileSink);
 INTERFACE(Dataset);
 INTERFACE(DefenderData);
 INTERFACE(Defense);
 INTERFACE(ImageSet);
+INTERFACE(InputDetector);
 INTERFACE(Model);
+INTERFACE(ModelDetector);
+INTERFACE(ModelVerdict);
 INTERFACE(Params);
 INTERFACE(Scheduler);
 INTERFACE(StateReader);
@@ -94,7 +102,7 @@ AT(TrainingPosition, iteration, 8);
 AT(TrainingPosition, iterations_per_epoch, 16);
 AT(TrainingPosition, epochs, 24);
 
-SIZE(OptimizerOptions, 56);
+SIZE(OptimizerOptions, 128);
 AT(OptimizerOptions, struct_size, 0);
 AT(OptimizerOptions, kind, 4);
 AT(OptimizerOptions, momentum, 8);
@@ -103,19 +111,19 @@ AT(OptimizerOptions, beta1, 24);
 AT(OptimizerOptions, beta2, 32);
 AT(OptimizerOptions, epsilon, 40);
 AT(OptimizerOptions, nesterov, 48);
-AT(OptimizerOptions, reserved, 49);
+AT(OptimizerOptions, reserved, 52);
+AT(OptimizerOptions, reserved_numbers, 56);
 
-SIZE(TrainingOptions, 104);
+SIZE(TrainingOptions, 176);
 AT(TrainingOptions, struct_size, 0);
 AT(TrainingOptions, trainable, 4);
 AT(TrainingOptions, epochs, 8);
 AT(TrainingOptions, batch_size, 16);
 AT(TrainingOptions, scheduler, 24);
 AT(TrainingOptions, step, 32);
-AT(TrainingOptions, optimizer, 40);
-AT(TrainingOptions, batch_norm, 96);
-AT(TrainingOptions, augment, 100);
-AT(TrainingOptions, reserved, 101);
+AT(TrainingOptions, batch_norm, 40);
+AT(TrainingOptions, augment, 44);
+AT(TrainingOptions, optimizer, 48);
 
 SIZE(Threat, 32);
 AT(Threat, struct_size, 0);
@@ -124,31 +132,29 @@ AT(Threat, target, 8);
 AT(Threat, classes, 16);
 AT(Threat, poison_ratio, 24);
 
-SIZE(Batch, 32);
-AT(Batch, images, 0);
-AT(Batch, labels, 8);
-AT(Batch, positions, 16);
-AT(Batch, epoch, 24);
+SIZE(Batch, 56);
+AT(Batch, struct_size, 0);
+AT(Batch, reserved, 4);
+AT(Batch, images, 8);
+AT(Batch, labels, 16);
+AT(Batch, positions, 24);
+AT(Batch, epoch, 32);
+AT(Batch, iteration, 40);
+AT(Batch, rate, 48);
 
-SIZE(Layer, 56);
-AT(Layer, name, 0);
-AT(Layer, kind, 16);
+SIZE(Layer, 96);
+AT(Layer, struct_size, 0);
+AT(Layer, kind, 4);
+AT(Layer, name, 8);
 AT(Layer, weight, 24);
 AT(Layer, bias, 32);
 AT(Layer, running_mean, 40);
 AT(Layer, running_var, 48);
-
-SIZE(Samples, 16);
-AT(Samples, images, 0);
-AT(Samples, labels, 8);
-
-SIZE(ChannelStatistics, 48);
-AT(ChannelStatistics, mean, 0);
-AT(ChannelStatistics, deviation, 24);
-
-SIZE(DataFile, 32);
-AT(DataFile, path, 0);
-AT(DataFile, md5, 16);
+AT(Layer, epsilon, 56);
+AT(Layer, groups, 64);
+AT(Layer, stride, 72);
+AT(Layer, padding, 80);
+AT(Layer, dilation, 88);
 
 SIZE(Error, 48);  // message and hint
 SIZE(ParameterError, sizeof(Error));
@@ -167,6 +173,11 @@ VALUE(Part::none, 0);
 VALUE(Part::head, 1);
 VALUE(Part::body, 2);
 VALUE(Part::whole, 3);
+VALUE(Part::chosen, 4);
+VALUE(Precision::run, 0);
+VALUE(Precision::float32, 1);
+VALUE(Next::epoch, 0);
+VALUE(Next::stop, 1);
 VALUE(BatchNormMode::normal, 0);
 VALUE(BatchNormMode::frozen_statistics, 1);
 VALUE(BatchNormMode::frozen, 2);
@@ -182,5 +193,5 @@ VALUE(Split::test, 1);
 VALUE(Split::extra, 2);
 VALUE(Split::unlabeled, 3);
 
-}  // namespace v0
+}  // namespace v1
 }  // namespace backstop

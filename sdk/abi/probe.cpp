@@ -7,7 +7,9 @@
 #include "backstop/defense.hpp"
 #include "backstop/error.hpp"
 #include "backstop/image_set.hpp"
+#include "backstop/input_detector.hpp"
 #include "backstop/model.hpp"
+#include "backstop/model_detector.hpp"
 #include "backstop/params.hpp"
 #include "backstop/scheduler.hpp"
 #include "backstop/trainer.hpp"
@@ -17,15 +19,16 @@ extern "C" void backstop_abi_probe(
     backstop_plugin_entry, backstop_plugin_descriptor*, backstop_error*,
     // implemented by plugins
     backstop::Attack*, backstop::Defense*, backstop::Scheduler*, backstop::Dataset*,
-    backstop::TrainingStep*, backstop::ActivationSink*,
+    backstop::TrainingStep*, backstop::ActivationSink*, backstop::InputDetector*,
+    backstop::ModelDetector*,
     // implemented by the host
     backstop::Context*, backstop::DefenderData*, backstop::ImageSet*, backstop::Model*,
     backstop::Params*, backstop::StateReader*, backstop::StateWriter*, backstop::Trainer*,
-    backstop::TrainingSetEditor*,
+    backstop::TrainingSetEditor*, backstop::Services*, backstop::SampleSink*, backstop::FileSink*,
+    backstop::ModelVerdict*,
     // passed by either
-    backstop::Batch*, backstop::ChannelStatistics*, backstop::DataFile*, backstop::Layer*,
-    backstop::OptimizerOptions*, backstop::Samples*, backstop::Threat*, backstop::TrainingOptions*,
-    backstop::TrainingPosition*,
+    backstop::Batch*, backstop::Layer*, backstop::OptimizerOptions*, backstop::Threat*,
+    backstop::TrainingOptions*, backstop::TrainingPosition*,
     // exceptions
     backstop::Error*, backstop::ParameterError*, backstop::EnvironmentError*,
     backstop::Cancelled*) {}

@@ -1,5 +1,6 @@
 # backstop_add_plugin(NAME KIND attack|defense|scheduler|dataset SOURCES a.cpp ...
-#                     [MANIFEST NAME.toml] [LIBRARIES ...])
+#                     [MANIFEST NAME.toml] [LIBRARIES ...] [TARGET_ABI_MINOR n]
+#                     [CHECK_ARGUMENTS --set KEY=VALUE ...])
 #
 # Builds NAME.so in <build>/lib/backstop/plugins/<kind>s and installs it to the same folder below
 # the prefix. The manifest (by default NAME.toml beside the CMakeLists.txt) is embedded, all symbols but
@@ -20,7 +21,7 @@ set(_BACKSTOP_KINDS attack defense scheduler dataset)
 enable_testing()
 
 function(backstop_add_plugin name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "KIND;MANIFEST" "SOURCES;LIBRARIES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "KIND;MANIFEST;TARGET_ABI_MINOR" "SOURCES;LIBRARIES;CHECK_ARGUMENTS")
   if(NOT arg_KIND IN_LIST _BACKSTOP_KINDS)
     message(FATAL_ERROR "backstop_add_plugin(${name}): KIND must be attack, defense, scheduler "
                         "or dataset, got \"${arg_KIND}\"")
@@ -42,6 +43,14 @@ function(backstop_add_plugin name)
     message(FATAL_ERROR "backstop_add_plugin(${name}): the manifest ${manifest_file} does not "
                         "exist")
   endif()
+  foreach(fact "name;${name}" "kind;${arg_KIND}")
+    list(POP_FRONT fact key)
+    file(STRINGS "${manifest_file}" line REGEX "^${key} *=" LIMIT_COUNT 1)
+    if(NOT line MATCHES "^${key} *= *[\"']${fact}[\"'] *(#.*)?$")
+      message(FATAL_ERROR "backstop_add_plugin(${name}): CMake says ${key} = \"${fact}\", but "
+                          "${manifest_file} says: ${line}")
+    endif()
+  endforeach()
   set(note "${CMAKE_CURRENT_BINARY_DIR}/${name}_note.cpp")
   configure_file("${_BACKSTOP_CMAKE_DIR}/note.cpp.in" "${note}" @ONLY)
   set_source_files_properties("${note}" PROPERTIES OBJECT_DEPENDS "${manifest_file}")
@@ -52,6 +61,11 @@ function(backstop_add_plugin name)
   target_link_libraries(${target}_objects PUBLIC backstop::sdk ${arg_LIBRARIES})
   add_library(${target} MODULE "${note}")
   target_link_libraries(${target} PRIVATE ${target}_objects)
+  if(DEFINED arg_TARGET_ABI_MINOR)
+    foreach(part ${target}_objects ${target})
+      target_compile_definitions(${part} PRIVATE BACKSTOP_TARGET_ABI_MINOR=${arg_TARGET_ABI_MINOR})
+    endforeach()
+  endif()
   set_target_properties(${target}_objects ${target} PROPERTIES
     POSITION_INDEPENDENT_CODE ON
     CXX_VISIBILITY_PRESET hidden
@@ -65,7 +79,8 @@ function(backstop_add_plugin name)
     BACKSTOP_MANIFEST "${manifest_file}")
   target_link_options(${target} PRIVATE
     "LINKER:--version-script=${_BACKSTOP_CMAKE_DIR}/plugin.map"
-    "LINKER:-z,now,-z,relro,-z,nodelete")
+    "LINKER:-z,now,-z,relro,-z,nodelete"
+    "LINKER:--require-defined=backstop_plugin_v1") # BACKSTOP_PLUGIN() is missing otherwise
   if(NOT BACKSTOP_SANITIZE) # sanitizer run-times leave symbols to the executable
     target_link_options(${target} PRIVATE "LINKER:-z,defs")
   endif()
@@ -75,7 +90,8 @@ function(backstop_add_plugin name)
           COMPONENT runtime)
   if(BACKSTOP_PROGRAM)
     add_test(NAME "plugin.${name}.check"
-             COMMAND "${BACKSTOP_PROGRAM}" plugin check "$<TARGET_FILE:${target}>")
+             COMMAND "${BACKSTOP_PROGRAM}" plugin check "$<TARGET_FILE:${target}>"
+                     ${arg_CHECK_ARGUMENTS})
     set_tests_properties("plugin.${name}.check" PROPERTIES TIMEOUT 600)
   endif()
 endfunction()

@@ -62,8 +62,9 @@ class Witness final : public backstop::TrainingStep {
     calls.emplace_back("after");
     moved = !model.layers()[0].weight.equal(weight);
   }
-  void after_epoch(backstop::Model&, std::int64_t epoch) override {
+  backstop::Next after_epoch(backstop::Model&, std::int64_t epoch) override {
     calls.push_back("epoch " + std::to_string(epoch));
+    return backstop::Next::epoch;
   }
 
   FakeImageSet set = random_images(5);

@@ -13,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "host/catalog/manifest.hpp"
+#include "host/schema/sections.hpp"
 
 namespace {
 
@@ -91,6 +92,11 @@ TEST(Guide, NamesEveryTypeOfParameter) {
                           ParameterType::string, ParameterType::choice, ParameterType::path,
                           ParameterType::scheduler, ParameterType::optimizer})
     EXPECT_THAT(text, HasSubstr("`" + std::string(backstop::schema::to_string(type)) + "`"));
+}
+
+TEST(Guide, NamesEveryReservedKey) {
+  for (const std::string& key : backstop::schema::reserved_keys())
+    EXPECT_THAT(read(guide()), HasSubstr("`" + key + "`"));
 }
 
 TEST(Guide, LinksToFilesThatAreThere) {

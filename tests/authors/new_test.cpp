@@ -87,9 +87,12 @@ TEST_P(NewOfKind, WritesEveryFileAndNoPlaceholder) {
               ElementsAre(".gitignore", "CMakeLists.txt", "CMakePresets.json", "README.md",
                           "my-thing.cpp", "my-thing.toml", "my-thing_test.cpp", "recipe.toml"));
   EXPECT_THAT(files["my-thing.cpp"], HasSubstr("class MyThing final : public backstop::"));
-  EXPECT_THAT(files["my-thing_test.cpp"], HasSubstr("TEST(MyThing, "));
+  EXPECT_THAT(files["my-thing_test.cpp"], HasSubstr("(MyThing, "));
   EXPECT_THAT(files["CMakeLists.txt"],
               HasSubstr(std::string("backstop_add_plugin(my-thing KIND ") + GetParam() + " "));
+  const auto presets = nlohmann::json::parse(files["CMakePresets.json"]);
+  EXPECT_EQ(presets["configurePresets"][0]["cacheVariables"]["CMAKE_PREFIX_PATH"],
+            fs::path(BACKSTOP_PROGRAM).parent_path().parent_path().string());
 }
 
 TEST_P(NewOfKind, WritesAManifestThatTheHostReads) {

@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <sstream>
+#include <tuple>
 
 #include <sys/mount.h>
 
@@ -139,6 +140,46 @@ class PluginMistakes : public EndToEnd {
     return run(more);
   }
 };
+
+TEST_F(PluginMistakes, OfADetectorOfInputs) {
+  const auto scored = [&](const std::string& mistake) {
+    return run({"--plugin-path", BACKSTOP_TEST_PLUGINS, "--set",
+                "detector=[{ plugin = \"scorer\", mistake = \"" + mistake + "\" }]"});
+  };
+  const Outcome none = scored("none");
+  ASSERT_EQ(none.code, 0) << none.err;
+  EXPECT_THAT(none.out, HasSubstr("AUROC"));
+  for (const auto& [mistake, error] :
+       {std::pair("threshold", "prepare() returned the threshold nan"),
+        {"undefined", "scores() returned an undefined tensor for "},
+        {"matrix", "scores() returned a tensor of "},
+        {"nan", "scores() returned nan for an image"},
+        {"batch", "images get another score in a batch of half the size"},
+        {"damage", "the detector changed the model"}}) {
+    const Outcome outcome = scored(mistake);
+    EXPECT_EQ(outcome.code, 3) << mistake << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("`scorer` failed in ")) << mistake;
+    EXPECT_THAT(outcome.err, HasSubstr(error));
+  }
+}
+
+TEST_F(PluginMistakes, AnErrorSaysWhatToWriteInstead) {
+  for (const auto& [action, error, hint] :
+       {std::tuple("no-loss", "TrainingStep::loss returned no tensor", "return the loss"),
+        {"vector-loss", "TrainingStep::loss returned a tensor of shape [", "return one number"},
+        {"detached-loss", "TrainingStep::loss returned a loss without a graph", "compute it from"},
+        {"change-in-place", "a leaf Variable that requires grad is being used", "NoGradGuard"},
+        {"ask-for-unknown", "`probe` asks for a parameter `actoin`, which its manifest does not",
+         "did you mean `action`?"},
+        {"ask-for-number",
+         "`probe` asks for its parameter `action` as float, but its manifest says choice",
+         "report it"}}) {
+    const Outcome outcome = probe(action);
+    EXPECT_EQ(outcome.code, 3) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(error));
+    EXPECT_THAT(outcome.err.substr(outcome.err.find("hint: ")), HasSubstr(hint)) << action;
+  }
+}
 
 TEST_F(PluginMistakes, EndingTheProcessIsAPluginsFailure) {
   for (const auto& [action, function] : {std::pair("exit", "exit()"),

@@ -209,7 +209,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Pair("null-descriptor", "backstop_plugin_v1() returns a null pointer"),
                       Pair("wrong-magic", "its descriptor's magic number is 12245933"),
                       Pair("small-descriptor", "its descriptor is 16 bytes long"),
-                      Pair("wrong-kind", "its manifest says `scheduler` (3)"),
+                      Pair("wrong-kind", "its manifest says `scheduler`"),
                       Pair("stale-note", "its descriptor says ABI "),
                       Pair("throws-42", "threw something that is not a std::exception"),
                       Pair("aborts-on-load", "SIGABRT")),

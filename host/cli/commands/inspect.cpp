@@ -284,6 +284,8 @@ std::string text_of(const catalog::PluginEntry& entry, const Details& details, b
     if (!value.empty()) facts.push_back({{name}, {value}});
   };
   fact("license", manifest.license);
+  fact("authors", base::list_of(manifest.authors));
+  fact("homepage", manifest.homepage);
   fact("reference", manifest.reference);
   fact("needs", base::list_of(manifest.needs));
   if (manifest.crop_padding != 0 || manifest.horizontal_flip)
@@ -307,6 +309,7 @@ std::string text_of(const catalog::PluginEntry& entry, const Details& details, b
   for (const auto& library : details.libraries) libraries.push_back(library.name);
   fact("libraries", base::list_of(libraries));
   fact("not found", base::list_of(missing(details.libraries)));
+  fact("ignored", base::list_of(manifest.unknown_keys));
   if (entry.shadowed) fact("not used", "an earlier folder has a plugin with this name");
 
   std::string text;

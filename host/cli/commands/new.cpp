@@ -19,6 +19,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "host/base/text.hpp"
 #include "host/cli/command.hpp"
 
 namespace backstop::cli {
@@ -133,16 +134,22 @@ std::error_code last_error() {
   return {errno, std::generic_category()};
 }
 
-fs::path template_folder() {
-  return (boost::dll::program_location().parent_path() / "../share/backstop/templates")
-      .lexically_normal();
+/// Where this program is installed: its templates and the package for CMake are there, too.
+fs::path prefix() {
+  return boost::dll::program_location().parent_path().parent_path();
+}
+
+/// What a preset's variables need so that CMake finds that package.
+std::string prefix_path() {
+  if (prefix() == "/usr") return "";
+  return ",\n        \"CMAKE_PREFIX_PATH\": " + base::json_text(prefix().string());
 }
 
 /// The files of a template, by their name in the project.
 std::map<std::string, std::string> read_template(catalog::Kind kind, const Values& values) {
   std::map<std::string, std::string> files;
   for (const std::string_view part : {std::string_view("common"), to_string(kind)}) {
-    const fs::path folder = template_folder() / part;
+    const fs::path folder = prefix() / "share/backstop/templates" / part;
     std::error_code error;
     for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
          entry.increment(error)) {
@@ -213,9 +220,10 @@ base::ExitCode create(const Invocation& invocation) {
                           fmt::format("`{}` already exists; nothing was written", shown),
                           "choose another name, or another folder with `--out`");
 
-  const auto files = read_template(
-      kind,
-      {{"name", name}, {"kind", std::string(to_string(kind))}, {"Class", class_name(name, kind)}});
+  const auto files = read_template(kind, {{"name", name},
+                                          {"kind", std::string(to_string(kind))},
+                                          {"Class", class_name(name, kind)},
+                                          {"prefix_path", prefix_path()}});
   const Draft draft(target);
   for (const auto& [file, text] : files) draft.write(file, text);
   draft.finish();

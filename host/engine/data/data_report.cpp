@@ -136,10 +136,17 @@ json Report::check_files(Split split) {
     std::string path, published;
   };
   std::vector<Named> files;
-  call(plugin_, "files", ctx_, [&] {
-    for (const DataFile& file : dataset().files(split))
-      files.push_back({std::string(file.path), std::string(file.md5)});
-  });
+  class Collected final : public FileSink {
+   public:
+    explicit Collected(std::vector<Named>& list) : list_(list) {}
+    void file(std::string_view path, std::string_view md5) override {
+      list_.push_back({std::string(path), std::string(md5)});
+    }
+
+   private:
+    std::vector<Named>& list_;
+  } sink(files);
+  call(plugin_, "files", ctx_, [&] { dataset().files(split, sink); });
   json list = json::array();
   for (const auto& [path, published] : files) {
     json about = {{"path", path}, {"published", nullptr}, {"md5", nullptr}};
@@ -251,11 +258,10 @@ json Report::make() {
 
   json stated = nullptr;
   if (fingerprints_.contains(Split::train)) {
-    ChannelStatistics statistics;
-    call(plugin_, "statistics", ctx_, [&] { statistics = dataset().statistics(); });
     const auto channels = list[0]["channels"].get<std::ptrdiff_t>();
-    const auto first = [&](const double(&values)[3]) {
-      return std::vector<double>(values, values + channels);
+    const Normalization statistics = statistics_of(plugin_, channels, ctx_);
+    const auto first = [&](const std::array<double, 3>& values) {
+      return std::vector<double>(values.begin(), values.begin() + channels);
     };
     stated = {{"mean", first(statistics.mean)}, {"deviation", first(statistics.deviation)}};
   }

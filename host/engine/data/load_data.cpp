@@ -204,30 +204,79 @@ std::string digest_of(const at::Tensor& tensor, std::string_view what, StageCont
   return base::sha256_of_text(text);
 }
 
+/// The pieces that a dataset gives, joined.
+class CollectedSamples final : public SampleSink {
+ public:
+  void add(const at::Tensor& images, const at::Tensor& labels) override {
+    if (!images.defined() || !labels.defined()) throw Error("SampleSink::add got no tensor");
+    if (!images_.empty() && (images.dim() != images_[0].dim() ||
+                             images.sizes().slice(1) != images_[0].sizes().slice(1) ||
+                             images.scalar_type() != images_[0].scalar_type()))
+      throw Error("SampleSink::add got images of another size or type than before",
+                  "all images of a split have the same channels, height and width");
+    images_.push_back(images);
+    labels_.push_back(labels);
+  }
+  /// Undefined tensors if nothing came.
+  [[nodiscard]] Samples joined() const {
+    if (images_.empty()) return {};
+    if (images_.size() == 1) return {images_[0], labels_[0]};
+    return {at::cat(images_), at::cat(labels_)};
+  }
+
+ private:
+  std::vector<at::Tensor> images_, labels_;
+};
+
 }  // namespace
+
+Normalization statistics_of(const PluginObject& plugin, std::int64_t channels, StageContext& ctx) {
+  std::vector<double> means, deviations;
+  call(plugin, "means and deviations", ctx, [&] {
+    const auto& dataset = plugin.as<Dataset>();
+    means.assign(dataset.means().begin(), dataset.means().end());
+    deviations.assign(dataset.deviations().begin(), dataset.deviations().end());
+  });
+  if (std::ssize(means) != channels || std::ssize(deviations) != channels)
+    bad_dataset(plugin,
+                fmt::format("states {} means and {} deviations for images of {} channel{}",
+                            means.size(), deviations.size(), channels, channels == 1 ? "" : "s"));
+  Normalization normalization;
+  for (std::size_t c = 0; c < 3; ++c) {
+    const std::size_t from = std::min(c, means.size() - 1);
+    if (!std::isfinite(means[from]) || !std::isfinite(deviations[from]) || deviations[from] <= 0)
+      bad_dataset(plugin, fmt::format("states a mean of {} and a deviation of {}, but they must be "
+                                      "finite, and a deviation positive",
+                                      means[from], deviations[from]));
+    normalization.mean[c] = means[from];
+    normalization.deviation[c] = deviations[from];
+  }
+  return normalization;
+}
 
 Samples load_split(const PluginObject& plugin, Split split, StageContext& ctx) {
   std::int64_t classes = 0;
-  Samples samples = call(plugin, "load", ctx, [&] {
+  CollectedSamples collected;
+  call(plugin, "load", ctx, [&] {
     auto& dataset = plugin.as<Dataset>();
-    Samples loaded = dataset.load(ctx, split);
+    dataset.load(ctx, split, collected);
     classes = dataset.classes();  // may be unknown before
-    return loaded;
   });
+  Samples samples = collected.joined();
   const at::Tensor& images = samples.images;
   const at::Tensor& labels = samples.labels;
   if (!images.defined() || images.scalar_type() != at::kByte || images.dim() != 4 ||
       (images.size(1) != 1 && images.size(1) != 3) || !images.is_contiguous())
-    bad_dataset(plugin, "returned images that are not contiguous uint8 [N, 1 or 3, H, W]");
+    bad_dataset(plugin, "gave images that are not contiguous uint8 [N, 1 or 3, H, W]");
   if (!labels.defined() || labels.scalar_type() != at::kLong || labels.dim() != 1 ||
       labels.size(0) != images.size(0) || labels.numel() == 0)
-    bad_dataset(plugin, "returned labels that are not int64 [N]");
+    bad_dataset(plugin, "gave labels that are not int64 [N]");
   if (split == Split::unlabeled) {
     if (labels.ne(-1).any().item<bool>())
-      bad_dataset(plugin, "returned a label other than -1 in the split `unlabeled`");
+      bad_dataset(plugin, "gave a label other than -1 in the split `unlabeled`");
   } else if (labels.min().item<std::int64_t>() < 0 ||
              labels.max().item<std::int64_t>() >= classes) {
-    bad_dataset(plugin, fmt::format("returned a label outside 0 .. {}", classes - 1));
+    bad_dataset(plugin, fmt::format("gave a label outside 0 .. {}", classes - 1));
   }
   return samples;
 }
@@ -278,11 +327,9 @@ Data load_data(const PluginObject& plugin, const recipe::DatasetUse& use, std::i
   const Samples test = load_split(plugin, Split::test, ctx);
   const std::string test_print = fingerprint_of(plugin, Split::test, test, ctx);
   std::vector<std::string> names;
-  ChannelStatistics statistics;
   call(plugin, "describe", ctx, [&] {
     const auto& dataset = plugin.as<Dataset>();
     for (std::int64_t i = 0; i < dataset.classes(); ++i) names.emplace_back(dataset.class_name(i));
-    statistics = dataset.statistics();
   });
   if (train.images.sizes().slice(1) != test.images.sizes().slice(1))
     bad_dataset(plugin, "has training and test images of different sizes");
@@ -297,11 +344,7 @@ Data load_data(const PluginObject& plugin, const recipe::DatasetUse& use, std::i
   const auto store = [&](Split split, const Samples& samples) {
     return store_of(plugin, split, samples, choice, names, seed, ctx, device);
   };
-  Normalization normalization;
-  for (std::size_t c = 0; c < 3; ++c) {
-    normalization.mean[c] = statistics.mean[c];
-    normalization.deviation[c] = statistics.deviation[c];
-  }
+  Normalization normalization = statistics_of(plugin, train.images.size(1), ctx);
   if (choice.channels == 1) normalization = gray_statistics(with_channels(train.images, 1));
   if (choice.channels == 3) {
     normalization.mean.fill(normalization.mean[0]);

@@ -30,9 +30,20 @@ struct Data {
 Data load_data(const PluginObject& plugin, const recipe::DatasetUse& use, std::int64_t seed,
                StageContext& ctx, c10::Device device, std::int64_t channels = 0);
 
-/// What the dataset's plugin returns for `split`. Throws HostError, also if the interface does not
+/// All images of a split.
+struct Samples {
+  at::Tensor
+      images;  ///< uint8 [N, 1 or 3, H, W], contiguous, perhaps a read-only mapping of a file
+  at::Tensor labels;  ///< int64 [N]; -1 in Split::unlabeled
+};
+
+/// What the dataset's plugin gives for `split`. Throws HostError, also if the interface does not
 /// allow it.
 Samples load_split(const PluginObject& plugin, Split split, StageContext& ctx);
+
+/// The constants that the dataset's plugin states, after load_split(); gray images have the first
+/// channel's in all three places.
+Normalization statistics_of(const PluginObject& plugin, std::int64_t channels, StageContext& ctx);
 
 /// Identifies the content of a split that was just loaded: by the plugin's own text, or else by the
 /// SHA-256 of the tensors, which are read once, in pieces.

@@ -1,5 +1,7 @@
 #include "host/engine/model/classifier.hpp"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -71,7 +73,8 @@ Classifier::Classifier(Architecture architecture, const Normalization& normaliza
       network_(make_network(architecture_)),
       mean_(channel_vector(normalization.mean, architecture_.channels, compute.device)),
       deviation_(channel_vector(normalization.deviation, architecture_.channels, compute.device)),
-      feature_size_(network_->head().is_empty() ? 0 : network_->head()->options.in_features()) {
+      feature_size_(network_->head().is_empty() ? 0 : network_->head()->options.in_features()),
+      run_bfloat16_(compute.bfloat16) {
   reset_weights(*network_, Part::whole, generator);
   settle();
 }
@@ -83,7 +86,9 @@ Classifier::Classifier(const Classifier& other)
       network_(make_network(architecture_)),
       mean_(other.mean_),
       deviation_(other.deviation_),
-      feature_size_(other.feature_size_) {
+      feature_size_(other.feature_size_),
+      precision_(other.precision_),
+      run_bfloat16_(other.run_bfloat16_) {
   settle();
   copy_from(other);
 }
@@ -110,12 +115,19 @@ void Classifier::find_layers() {
     if (const auto* conv = item.value()->as<torch::nn::Conv2dImpl>()) {
       layer.kind = LayerKind::convolution;
       layer.weight = conv->weight;
+      layer.bias = conv->bias;
+      layer.groups = conv->options.groups();
+      layer.stride = conv->options.stride()->at(0);
+      layer.dilation = conv->options.dilation()->at(0);
+      if (const auto* padding = c10::get_if<torch::ExpandingArray<2>>(&conv->options.padding()))
+        layer.padding = (*padding)->at(0);
     } else if (const auto* norm = item.value()->as<torch::nn::BatchNorm2dImpl>()) {
       layer.kind = LayerKind::batch_norm;
       layer.weight = norm->weight;
       layer.bias = norm->bias;
       layer.running_mean = norm->running_mean;
       layer.running_var = norm->running_var;
+      layer.epsilon = norm->options.eps();
     } else if (const auto* linear = item.value()->as<torch::nn::LinearImpl>()) {
       layer.kind = LayerKind::linear;
       layer.weight = linear->weight;
@@ -126,6 +138,25 @@ void Classifier::find_layers() {
     layer.name = layer_names_.emplace_back(item.key());
     layers_.push_back(std::move(layer));
   }
+}
+
+void Classifier::read_layer(std::int64_t index, Layer& layer) {
+  if (index < 0 || index >= layer_count())
+    throw Error(fmt::format("the model was asked for layer {}, but its layers are 0 to {}", index,
+                            layer_count() - 1));
+  // One by one, because the plugin's structure may end before a field that a later ABI adds.
+  const Layer& own = layers_[static_cast<std::size_t>(index)];
+  layer.kind = own.kind;
+  layer.name = own.name;
+  layer.weight = own.weight;
+  layer.bias = own.bias;
+  layer.running_mean = own.running_mean;
+  layer.running_var = own.running_var;
+  layer.epsilon = own.epsilon;
+  layer.groups = own.groups;
+  layer.stride = own.stride;
+  layer.padding = own.padding;
+  layer.dilation = own.dilation;
 }
 
 at::Tensor Classifier::normalize(const at::Tensor& images) const {
@@ -178,22 +209,31 @@ at::Tensor Classifier::features(const at::Tensor& images) {
 void Classifier::set_training(bool training) {
   training_ = training;
   network_->train(training);
-  const bool body_learns = trainable_ == Part::whole || trainable_ == Part::body;
-  if (training && (batch_norm_ != BatchNormMode::normal || !body_learns)) {
+  if (training && (batch_norm_ != BatchNormMode::normal || !body_learns())) {
     for (const auto& module : network_->modules(/*include_self=*/false)) {
       if (auto* norm = module->as<torch::nn::BatchNorm2dImpl>()) norm->eval();
     }
   }
 }
 
+Part Classifier::part_of(const std::string& parameter) const {
+  return parameter.starts_with(std::string(network_->head_name()) + ".") ? Part::head : Part::body;
+}
+
+bool Classifier::body_learns() const {
+  if (trainable_ != Part::chosen) return trainable_ == Part::whole || trainable_ == Part::body;
+  const auto parameters = network_->named_parameters();
+  return std::any_of(parameters.begin(), parameters.end(), [this](const auto& item) {
+    return item.value().requires_grad() && part_of(item.key()) == Part::body;
+  });
+}
+
 void Classifier::set_trainable(Part part) {
   if (part == Part::head) require_head("head to train");
   trainable_ = part;
-  const std::string head = std::string(network_->head_name()) + ".";
-  for (const auto& item : network_->named_parameters()) {
-    const Part own = item.key().starts_with(head) ? Part::head : Part::body;
-    item.value().set_requires_grad(part == Part::whole || part == own);
-  }
+  if (part != Part::chosen)
+    for (const auto& item : network_->named_parameters())
+      item.value().set_requires_grad(part == Part::whole || part == part_of(item.key()));
   if (batch_norm_ == BatchNormMode::frozen)
     for (const Layer& layer : layers_) {
       if (layer.kind != LayerKind::batch_norm) continue;
@@ -201,6 +241,11 @@ void Classifier::set_trainable(Part part) {
       layer.bias.set_requires_grad(false);
     }
   set_training(training_);
+}
+
+void Classifier::set_precision(Precision precision) {
+  precision_ = precision;
+  compute_.bfloat16 = precision == Precision::run && run_bfloat16_;
 }
 
 void Classifier::set_batch_norm(BatchNormMode mode) {

@@ -29,7 +29,8 @@ class Classifier final : public Model {
   at::Tensor features(const at::Tensor& images) override;
   at::Tensor classify(const at::Tensor& features) override;
   std::span<const std::string_view> stages() const override { return network_->stages(); }
-  std::span<const Layer> layers() override { return layers_; }
+  std::int64_t layer_count() override { return std::ssize(layers_); }
+  void read_layer(std::int64_t index, Layer& layer) override;
   std::int64_t classes() const noexcept override { return architecture_.classes; }
   std::int64_t feature_size() const noexcept override { return feature_size_; }
   void set_training(bool training) override;
@@ -40,6 +41,8 @@ class Classifier final : public Model {
   void replace_head(std::int64_t classes, at::Generator& generator) override;
   void mask_channels(std::string_view layer, const at::Tensor& keep) override;
   void copy_from(const Model& other) override;
+  void set_precision(Precision precision) override;
+  Precision precision() const noexcept override { return precision_; }
   void* query(std::string_view) noexcept override { return nullptr; }
 
   /// Normalizes images in [0, 1] for the network: (image - mean) / deviation, in channels-last.
@@ -68,6 +71,9 @@ class Classifier final : public Model {
  private:
   void settle();  ///< sets memory format, device and layers after tensors were replaced
   void find_layers();
+  [[nodiscard]] Part part_of(const std::string& parameter) const;
+  /// Whether a parameter of the body is trained.
+  [[nodiscard]] bool body_learns() const;
   at::Tensor body_normalized(const at::Tensor& images, ActivationSink* sink);
   at::Tensor logits_normalized(const at::Tensor& images, ActivationSink* sink);
   /// Throws Error if the network has no head; `wish` is what needs one.
@@ -81,6 +87,8 @@ class Classifier final : public Model {
   std::int64_t feature_size_ = 0;
   bool training_ = false;
   Part trainable_ = Part::whole;
+  Precision precision_ = Precision::run;
+  bool run_bfloat16_;  ///< the run's precision
   BatchNormMode batch_norm_ = BatchNormMode::normal;
   std::vector<std::string> layer_names_;
   std::vector<Layer> layers_;

@@ -34,7 +34,7 @@ bool has(const Classifier& model, const std::string& name) {
   return std::find(all.begin(), all.end(), name) != all.end();
 }
 
-const Layer& layer(Classifier& model, std::string_view name) {
+Layer layer(Classifier& model, std::string_view name) {
   for (const Layer& l : model.layers())
     if (l.name == name) return l;
   throw std::out_of_range(std::string(name));
@@ -82,9 +82,10 @@ TEST_P(EveryArchitecture, GivesLogitsFeaturesAndStages) {
   EXPECT_EQ(model.features(images).sizes(), (std::vector<std::int64_t>{5, model.feature_size()}));
   EXPECT_TRUE(model.classify(model.features(images)).equal(model.forward(images)));
   struct Sink final : ActivationSink {
-    void activation(std::string_view stage, const at::Tensor& map) override {
+    at::Tensor activation(std::string_view stage, const at::Tensor& map) override {
       seen.emplace_back(stage);
       channels.push_back(map.size(1));
+      return map;
     }
     std::vector<std::string_view> seen;
     std::vector<std::int64_t> channels;
@@ -94,6 +95,63 @@ TEST_P(EveryArchitecture, GivesLogitsFeaturesAndStages) {
   if (!sink.channels.empty()) {
     EXPECT_EQ(sink.channels.back(), model.feature_size());
   }
+}
+
+TEST_P(EveryArchitecture, GoesOnWithWhatReplacesAStage) {
+  Classifier model = make(GetParam());
+  if (model.stages().empty()) GTEST_SKIP() << "it has no stages";
+  const at::Tensor images = at::rand({3, 3, 16, 16});
+  struct Silence final : ActivationSink {
+    explicit Silence(std::string_view stage) : stage(stage) {}
+    at::Tensor activation(std::string_view at, const at::Tensor& map) override {
+      return at == stage ? map * factor : map;
+    }
+    std::string_view stage;
+    at::Tensor factor = at::zeros({1}).set_requires_grad(true);
+  } silence(model.stages().back());
+  const at::Tensor logits = model.observe(images, silence);
+  const Layer head = model.layers().back();
+  EXPECT_TRUE(logits.allclose(head.bias.expand_as(logits)));  // no feature is left
+  logits.select(1, 0).sum().backward();
+  EXPECT_NE(silence.factor.grad().item<float>(), 0);  // gradients pass through
+}
+
+TEST(Classifier, RefusesAReplacementOfAnotherShape) {
+  Classifier model = make("small-cnn");
+  struct Shrink final : ActivationSink {
+    at::Tensor activation(std::string_view, const at::Tensor& map) override {
+      return map.narrow(0, 0, 1);
+    }
+  } shrink;
+  EXPECT_THROW(model.observe(at::rand({3, 3, 16, 16}), shrink), Error);
+}
+
+TEST(Classifier, TellsWhatPruningNeedsOfALayer) {
+  Classifier model = make("resnet18");
+  const Layer norm = layer(model, "bn1"), convolution = layer(model, "layer2.0.conv1"),
+              one_by_one = layer(model, "layer2.0.downsample.0");
+  EXPECT_EQ(norm.epsilon, 1e-5);
+  EXPECT_EQ(convolution.stride, 2);
+  EXPECT_EQ(convolution.padding, 1);
+  EXPECT_EQ(convolution.groups, 1);
+  EXPECT_EQ(convolution.dilation, 1);
+  EXPECT_EQ(convolution.epsilon, 0);
+  EXPECT_EQ(one_by_one.padding, 0);
+  EXPECT_THROW(static_cast<void>(model.layers()[model.layers().size()]), Error);
+}
+
+TEST(Classifier, ComputesInFloat32WhileAScopeSaysSo) {
+  Classifier model = make("small-cnn", 16, /*bfloat16=*/true), exact = make("small-cnn", 16);
+  exact.copy_from(model);
+  const at::Tensor images = at::rand({2, 3, 16, 16});
+  const at::Tensor coarse = model.forward(images);
+  {
+    const PrecisionScope scope(model, Precision::float32);
+    EXPECT_TRUE(model.forward(images).equal(exact.forward(images)));
+    EXPECT_TRUE(Classifier(model).forward(images).equal(exact.forward(images)));
+  }
+  EXPECT_TRUE(model.forward(images).equal(coarse));
+  EXPECT_FALSE(coarse.equal(exact.forward(images)));
 }
 
 TEST_P(EveryArchitecture, GivesGradientsOfImagesInPixelUnits) {
@@ -128,8 +186,9 @@ TEST_P(EveryArchitecture, CopiesAreIndependent) {
 TEST_P(EveryArchitecture, KeepsBfloat16FromStageToStage) {
   Classifier model = make(GetParam(), 16, /*bfloat16=*/true);
   struct Sink final : ActivationSink {
-    void activation(std::string_view, const at::Tensor& map) override {
+    at::Tensor activation(std::string_view, const at::Tensor& map) override {
       EXPECT_EQ(map.scalar_type(), at::kBFloat16);
+      return map;
     }
   } sink;
   EXPECT_EQ(model.observe(at::rand({2, 3, 16, 16}), sink).scalar_type(), at::kFloat);

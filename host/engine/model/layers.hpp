@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <string_view>
 
+#include <fmt/format.h>
+
+#include "backstop/error.hpp"
 #include "backstop/model.hpp"
 #include "host/engine/kernels/batch_norm_relu.hpp"
 #include "host/engine/kernels/convolution.hpp"
@@ -26,8 +29,17 @@ inline at::Tensor norm_relu(torch::nn::BatchNorm2d& norm, const at::Tensor& x) {
   return batch_norm_relu(*norm, x);
 }
 
-inline void report_stage(ActivationSink* sink, std::string_view stage, const at::Tensor& map) {
-  if (sink != nullptr) sink->activation(stage, map);
+/// What goes on after `stage`, whose output is `map`.
+inline at::Tensor after_stage(ActivationSink* sink, std::string_view stage, const at::Tensor& map) {
+  if (sink == nullptr) return map;
+  at::Tensor next = sink->activation(stage, map);
+  if (next.is_same(map)) return map;
+  if (!next.defined() || next.sizes() != map.sizes() || next.scalar_type() != map.scalar_type())
+    throw Error(fmt::format("ActivationSink::activation returned, for stage `{}`, not a tensor of "
+                            "the shape and type that it was given",
+                            stage),
+                "return the map itself to leave it as it is");
+  return next;
 }
 
 /// The mean of every feature map.

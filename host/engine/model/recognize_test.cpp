@@ -36,11 +36,6 @@ Shapes shapes_in(const Architecture& architecture) {
 
 using Rename = std::function<std::string(std::string)>;
 
-Shapes renamed(Shapes shapes, const Rename& rename) {
-  for (TensorShape& tensor : shapes) tensor.name = rename(tensor.name);
-  return shapes;
-}
-
 std::string replaced(std::string text, const std::string& from, const std::string& to) {
   if (const auto at = text.find(from); at != std::string::npos) text.replace(at, from.size(), to);
   return text;

@@ -31,8 +31,9 @@ TEST(Registry, BuildsNetworksThatOfferWhatTheListSays) {
     EXPECT_EQ(has_batch_norm, info.batch_norm) << info.name;
 
     struct Counter final : ActivationSink {
-      void activation(std::string_view, const at::Tensor& map) override {
+      at::Tensor activation(std::string_view, const at::Tensor& map) override {
         if (map.dim() == 4) ++maps;
+        return map;
       }
       std::size_t maps = 0;
     } counter;

@@ -39,7 +39,7 @@ inline at::Tensor run_stages(std::vector<torch::nn::Sequential>& stages, at::Ten
                              ActivationSink* sink) {
   for (std::size_t i = 0; i < stages.size(); ++i) {
     x = stages[i]->forward(x);
-    report_stage(sink, kResNetStages[i], x);
+    x = after_stage(sink, kResNetStages[i], x);
   }
   return x;
 }

@@ -26,11 +26,11 @@ class SmallCnn final : public Network {
 
   at::Tensor body(at::Tensor x, ActivationSink* sink) override {
     x = norm_relu(bn1_, convolve(conv1_, x));
-    report_stage(sink, "conv1", x);
+    x = after_stage(sink, "conv1", x);
     x = norm_relu(bn2_, convolve(conv2_, x));
-    report_stage(sink, "conv2", x);
+    x = after_stage(sink, "conv2", x);
     x = norm_relu(bn3_, convolve(conv3_, x));
-    report_stage(sink, "conv3", x);
+    x = after_stage(sink, "conv3", x);
     return pool(x);
   }
 

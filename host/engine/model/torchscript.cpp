@@ -19,6 +19,7 @@
 #include <torch/csrc/jit/runtime/interpreter.h>
 #include <torch/csrc/jit/serialization/import.h>
 
+#include "backstop/error.hpp"
 #include "host/base/error.hpp"
 #include "host/base/hash.hpp"
 #include "host/base/text.hpp"
@@ -486,8 +487,14 @@ class ScriptNetwork final : public Network {
     }
     if (forward().sets_attributes) adopt_buffers();
     if (sink != nullptr)
-      for (std::size_t i = 0; i < stages_.size(); ++i)
-        sink->activation(stages_[i], outputs[outputs_[i]]);
+      for (std::size_t i = 0; i < stages_.size(); ++i) {
+        const at::Tensor& map = outputs[outputs_[i]];
+        if (!sink->activation(stages_[i], map).is_same(map))
+          throw Error(fmt::format("the output of stage `{}` cannot be replaced: the network is a "
+                                  "TorchScript archive",
+                                  stages_[i]),
+                      "use a built-in network, or return what the sink is given");
+      }
     // The logarithms of probabilities are logits.
     return probabilities_ ? outputs[0].to(at::kFloat).clamp_min(kSmallest).log() : outputs[0];
   }

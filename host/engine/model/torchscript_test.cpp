@@ -155,7 +155,7 @@ at::Tensor some_images(std::int64_t n = 6) {
   return at::rand({n, 3, 16, 16}, generator);
 }
 
-const Layer& layer(Classifier& model, std::string_view name) {
+Layer layer(Classifier& model, std::string_view name) {
   for (const Layer& l : model.layers())
     if (l.name == name) return l;
   throw std::out_of_range(std::string(name));
@@ -257,8 +257,9 @@ TEST_F(TorchScript, OffersItsLayersAndStages) {
   EXPECT_THAT(std::vector<std::string_view>(model.stages().begin(), model.stages().end()),
               ElementsAre("conv1", "conv2", "conv3"));
   struct Sink final : ActivationSink {
-    void activation(std::string_view, const at::Tensor& map) override {
+    at::Tensor activation(std::string_view, const at::Tensor& map) override {
       channels.push_back(map.size(1));
+      return map;
     }
     std::vector<std::int64_t> channels;
   } sink;

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <optional>
 #include <thread>
 
 #include <ATen/ATen.h>
@@ -14,8 +15,8 @@
 #include "backstop/attack.hpp"
 #include "backstop/dataset.hpp"
 #include "backstop/defense.hpp"
-#include "backstop/draft/input_detector.hpp"
-#include "backstop/draft/model_detector.hpp"
+#include "backstop/input_detector.hpp"
+#include "backstop/model_detector.hpp"
 #include "host/engine/data/load_data.hpp"
 #include "host/engine/plugins/process_state.hpp"
 #include "host/engine/plugins/stage_context.hpp"
@@ -54,7 +55,8 @@ class BrokenModel final : public Model {
   at::Tensor features(const at::Tensor&) override { always_fail(); }
   at::Tensor classify(const at::Tensor&) override { always_fail(); }
   std::span<const std::string_view> stages() const override { return model_.stages(); }
-  std::span<const Layer> layers() override { return model_.layers(); }
+  std::int64_t layer_count() override { return model_.layer_count(); }
+  void read_layer(std::int64_t index, Layer& layer) override { model_.read_layer(index, layer); }
   std::int64_t classes() const noexcept override { return model_.classes(); }
   std::int64_t feature_size() const noexcept override { return model_.feature_size(); }
   void set_training(bool training) override { model_.set_training(training); }
@@ -65,6 +67,8 @@ class BrokenModel final : public Model {
   void replace_head(std::int64_t, at::Generator&) override { always_fail(); }
   void mask_channels(std::string_view, const at::Tensor&) override { always_fail(); }
   void copy_from(const Model&) override { always_fail(); }
+  void set_precision(Precision) override { always_fail(); }
+  Precision precision() const noexcept override { return model_.precision(); }
   void* query(std::string_view) noexcept override { return nullptr; }
 
  private:
@@ -149,6 +153,10 @@ class Exercise {
       keep("metric " + key, at::scalar_tensor(value.get<double>(), at::kDouble));
     for (const auto& [name, tensor] : context_.artifacts()) keep("artifact " + name, tensor);
     if (context_.flagged().defined()) keep("flagged images", context_.flagged());
+    if (const auto& scored = context_.poison_scores(); scored.scores.defined()) {
+      keep("scored images", scored.indices);
+      keep("scores", scored.scores);
+    }
     return std::move(result_);
   }
 
@@ -370,10 +378,6 @@ class Exercise {
   void load(const PluginObject& plugin) {
     auto& dataset = plugin.as<Dataset>();
     std::int64_t channels = 0;
-    call(plugin, "describe", context_, [&] {
-      for (std::int64_t label = 0; label < dataset.classes(); ++label)
-        if (dataset.class_name(label).empty()) fail(fmt::format("class {} has no name", label));
-    });
     for (const Split split : {Split::train, Split::test}) {
       const Samples samples = load_split(plugin, split, context_);
       channels = samples.images.size(1);
@@ -381,12 +385,11 @@ class Exercise {
       keep(name + " images", samples.images);
       keep(name + " labels", samples.labels);
     }
-    call(plugin, "statistics", context_, [&] {
-      const ChannelStatistics statistics = dataset.statistics();
-      for (std::int64_t c = 0; c < channels; ++c)
-        if (!(statistics.deviation[c] > 0))
-          fail("statistics() returns a deviation that is not positive");
+    call(plugin, "describe", context_, [&] {
+      for (std::int64_t label = 0; label < dataset.classes(); ++label)
+        if (dataset.class_name(label).empty()) fail(fmt::format("class {} has no name", label));
     });
+    statistics_of(plugin, channels, context_);
   }
 
   const ConformanceRequest& request_;
@@ -432,6 +435,18 @@ std::string difference(const NamedTensors& a, const NamedTensors& b) {
 
 ConformanceOutcome passed() {
   return {true, "", ""};
+}
+
+/// Why the plugin refuses its parameters, if it does: it may need one of two paths, for example.
+std::optional<ConformanceOutcome> refusal(const ConformanceRequest& request) {
+  WarningCollector collector;
+  try {
+    Exercise(request, {}, collector).make(request.recipes->front());
+    return std::nullopt;
+  } catch (const base::HostError& e) {
+    if (e.code() != base::ExitCode::usage && e.code() != base::ExitCode::environment) throw;
+    return ConformanceOutcome{false, e.what(), "give others with --set KEY=VALUE", false};
+  }
 }
 
 ConformanceOutcome ranges(const ConformanceRequest& request) {
@@ -586,8 +601,11 @@ ConformanceOutcome check_conformance(const ConformanceRequest& request) {
   static constexpr Test kTests[] = {{"ranges", ranges}, {"deterministic", deterministic},
                                     {"state", state},   {"cancellation", cancellation},
                                     {"images", images}, {"failures", failures}};
-  for (const Test& test : kTests)
-    if (test.name == request.test) return test.run(request);
+  for (const Test& test : kTests) {
+    if (test.name != request.test) continue;
+    const auto refused = refusal(request);
+    return refused ? *refused : test.run(request);
+  }
   throw base::HostError(base::ExitCode::bug, "there is no conformance test `" + request.test + "`");
 }
 

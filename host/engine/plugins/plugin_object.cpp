@@ -1,5 +1,6 @@
 #include "host/engine/plugins/plugin_object.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
@@ -34,10 +35,13 @@ std::string name_of(const catalog::PluginEntry& plugin) {
 
 [[noreturn]] void plugin_failed(const catalog::PluginEntry& plugin, std::string_view call,
                                 const std::string& message, const std::string& hint = {}) {
-  throw_error(
-      base::ExitCode::plugin, fmt::format("{} failed in {}: {}", name_of(plugin), call, message),
-      hint.empty() ? fmt::format("report it to the author of the plugin, {}", plugin.path.string())
-                   : hint);
+  throw_error(base::ExitCode::plugin,
+              fmt::format("{} failed in {}: {}", name_of(plugin), call, message),
+              !hint.empty() ? hint
+              : plugin.manifest.authors.empty()
+                  ? fmt::format("report it to the author of the plugin, {}", plugin.path.string())
+                  : fmt::format("report it to {}; the plugin is {}",
+                                fmt::join(plugin.manifest.authors, ", "), plugin.path.string()));
 }
 
 /// Throws HostError(environment) if the message says that there was not enough memory.
@@ -49,6 +53,13 @@ void throw_if_out_of_memory(const catalog::PluginEntry& plugin, std::string_view
                         fmt::format("{} ran out of memory in {}{}", name_of(plugin), call,
                                     asked ? ": " + *asked : ""),
                         "a smaller batch_size, width or dataset needs less memory");
+}
+
+/// What to do about an error of LibTorch that does not say it; empty where there is nothing to add.
+std::string hint_for(std::string_view message) {
+  if (message.find("a leaf Variable that requires grad") != std::string_view::npos)
+    return "write to weights under an at::NoGradGuard";
+  return {};
 }
 
 /// "defense `probe` in run"; null outside of all plugins.
@@ -74,8 +85,9 @@ void rethrow_as_host_error(const catalog::PluginEntry& plugin, std::string_view 
   } catch (const Error& e) {
     plugin_failed(plugin, call, e.what(), e.hint());
   } catch (const c10::Error& e) {
-    throw_if_out_of_memory(plugin, call, e.what_without_backtrace());
-    plugin_failed(plugin, call, e.what_without_backtrace());
+    const std::string message = e.what_without_backtrace();
+    throw_if_out_of_memory(plugin, call, message);
+    plugin_failed(plugin, call, message, hint_for(message));
   } catch (const std::exception& e) {
     throw_if_out_of_memory(plugin, call, e.what());
     plugin_failed(plugin, call, e.what());
@@ -160,7 +172,7 @@ PluginObject::PluginObject(PluginObject&& other) noexcept
       object_(std::exchange(other.object_, nullptr)) {}
 
 RecipeParams::RecipeParams(const recipe::PluginUse& use, const WarningSink& warnings)
-    : table_(use.parameters), plugin_(use.name()) {
+    : table_(use.parameters), manifest_(&use.plugin->manifest) {
   for (const auto& scheduler : use.schedulers)
     schedulers_.try_emplace(scheduler.key, PluginObject(scheduler, warnings), warnings);
   for (const schema::Parameter& parameter : use.plugin->manifest.parameters) {
@@ -174,27 +186,60 @@ RecipeParams::RecipeParams(const recipe::PluginUse& use, const WarningSink& warn
   }
 }
 
+const schema::Parameter& RecipeParams::described(std::string_view key) const {
+  std::vector<std::string> keys;
+  for (const schema::Parameter& parameter : manifest_->parameters) {
+    if (parameter.key == key) return parameter;
+    keys.push_back(parameter.key);
+  }
+  const auto near = base::nearest(key, keys);
+  throw Error(fmt::format("`{}` asks for a parameter `{}`, which its manifest does not have",
+                          manifest_->name, key),
+              near ? fmt::format("did you mean `{}`?", *near) : "");
+}
+
+void RecipeParams::require(std::string_view key, schema::ParameterType type, bool list) const {
+  const schema::Parameter& found = described(key);
+  const auto name_of_type = [](schema::ParameterType a_type, bool a_list) {
+    const auto& names = schema::parameter_type_names();
+    return fmt::format("{}{}", a_list ? "list of " : "", names[static_cast<std::size_t>(a_type)]);
+  };
+  using enum schema::ParameterType;
+  const bool text = found.type == choice || found.type == path;
+  if ((found.type != type && !(type == string && text)) || found.list != list)
+    throw Error(fmt::format("`{}` asks for its parameter `{}` as {}, but its manifest says {}",
+                            manifest_->name, key, name_of_type(type, list),
+                            name_of_type(found.type, found.list)));
+}
+
+void RecipeParams::left_out(std::string_view key) const {
+  throw Error(fmt::format("`{}` asks for the parameter `{}`, which the recipe leaves out",
+                          manifest_->name, key),
+              "ask Params::has() first");
+}
+
 template <typename T>
-T RecipeParams::value(std::string_view key, const char* type) const {
+T RecipeParams::value(std::string_view key, schema::ParameterType type) const {
+  require(key, type);
   if (const auto value = table_[key].value<T>()) return *value;
-  throw Error(fmt::format("`{}` asks for a parameter `{}` of type {}, which {}", plugin_, key, type,
-                          has(key) ? "has another type" : "the recipe does not give"));
+  left_out(key);
 }
 
 bool RecipeParams::has(std::string_view key) const {
+  described(key);
   return table_.contains(key);
 }
 bool RecipeParams::boolean(std::string_view key) const {
-  return value<bool>(key, "boolean");
+  return value<bool>(key, schema::ParameterType::boolean);
 }
 std::int64_t RecipeParams::integer(std::string_view key) const {
-  return value<std::int64_t>(key, "integer");
+  return value<std::int64_t>(key, schema::ParameterType::integer);
 }
 double RecipeParams::number(std::string_view key) const {
-  return value<double>(key, "float");
+  return value<double>(key, schema::ParameterType::floating);
 }
 std::string_view RecipeParams::string(std::string_view key) const {
-  return value<std::string_view>(key, "string");
+  return value<std::string_view>(key, schema::ParameterType::string);
 }
 
 namespace {
@@ -209,33 +254,33 @@ auto find_list(const Map& lists, std::string_view key) {
 }  // namespace
 
 std::span<const std::int64_t> RecipeParams::integers(std::string_view key) const {
+  require(key, schema::ParameterType::integer, /*list=*/true);
   return find_list(integers_, key);
 }
 std::span<const double> RecipeParams::numbers(std::string_view key) const {
+  require(key, schema::ParameterType::floating, /*list=*/true);
   return find_list(numbers_, key);
 }
 std::span<const std::string_view> RecipeParams::strings(std::string_view key) const {
+  require(key, schema::ParameterType::string, /*list=*/true);
   return find_list(strings_, key);
 }
 
 const Scheduler& RecipeParams::scheduler(std::string_view key) const {
+  require(key, schema::ParameterType::scheduler);
   const auto found = schedulers_.find(key);
-  if (found == schedulers_.end())
-    throw Error(fmt::format("`{}` asks for a scheduler `{}`, which the recipe does not give",
-                            plugin_, key));
+  if (found == schedulers_.end()) left_out(key);
   return found->second;
 }
 
-OptimizerOptions RecipeParams::optimizer(std::string_view key) const {
+void RecipeParams::read_optimizer(std::string_view key, OptimizerOptions& options) const {
+  require(key, schema::ParameterType::optimizer);
   const auto* table = table_[key].as_table();
-  if (table == nullptr)
-    throw Error(fmt::format("`{}` asks for an optimizer `{}`, which the recipe does not give",
-                            plugin_, key));
-  return optimizer_options(recipe::optimizer_use(*table));
+  if (table == nullptr) left_out(key);
+  set_optimizer(recipe::optimizer_use(*table), options);
 }
 
-OptimizerOptions optimizer_options(const recipe::OptimizerUse& optimizer) {
-  OptimizerOptions options;
+void set_optimizer(const recipe::OptimizerUse& optimizer, OptimizerOptions& options) {
   options.kind = optimizer.name == "adam"    ? OptimizerKind::adam
                  : optimizer.name == "adamw" ? OptimizerKind::adamw
                                              : OptimizerKind::sgd;
@@ -244,8 +289,7 @@ OptimizerOptions optimizer_options(const recipe::OptimizerUse& optimizer) {
   options.beta1 = optimizer.beta1;
   options.beta2 = optimizer.beta2;
   options.epsilon = optimizer.epsilon;
-  options.nesterov = optimizer.nesterov;
-  return options;
+  options.nesterov = optimizer.nesterov ? 1 : 0;
 }
 
 }  // namespace backstop::engine

@@ -130,20 +130,26 @@ class RecipeParams final : public Params {
   std::span<const double> numbers(std::string_view key) const override;
   std::span<const std::string_view> strings(std::string_view key) const override;
   const Scheduler& scheduler(std::string_view key) const override;
-  OptimizerOptions optimizer(std::string_view key) const override;
+  void read_optimizer(std::string_view key, OptimizerOptions& options) const override;
 
  private:
+  /// The manifest's parameter; throws Error if there is none.
+  const schema::Parameter& described(std::string_view key) const;
+  /// Throws Error unless the manifest has a parameter `key` of this type.
+  void require(std::string_view key, schema::ParameterType type, bool list = false) const;
+  [[noreturn]] void left_out(std::string_view key) const;
   template <typename T>
-  T value(std::string_view key, const char* type) const;
+  T value(std::string_view key, schema::ParameterType type) const;
 
   toml::table table_;
-  std::string plugin_;
+  const catalog::Manifest* manifest_;
   std::map<std::string, std::vector<std::int64_t>, std::less<>> integers_;
   std::map<std::string, std::vector<double>, std::less<>> numbers_;
   std::map<std::string, std::vector<std::string_view>, std::less<>> strings_;
   std::map<std::string, GuardedScheduler, std::less<>> schedulers_;
 };
 
-OptimizerOptions optimizer_options(const recipe::OptimizerUse& optimizer);
+/// Fills in the fields of `options` that its struct_size has.
+void set_optimizer(const recipe::OptimizerUse& optimizer, OptimizerOptions& options);
 
 }  // namespace backstop::engine

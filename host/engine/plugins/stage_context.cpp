@@ -97,6 +97,16 @@ void StageContext::flag_poison(const at::Tensor& indices) {
   flagged_ = indices.detach().to(at::kCPU, at::kLong).flatten().clone();
 }
 
+void StageContext::score_poison(const at::Tensor& indices, const at::Tensor& scores) {
+  if (poison_scores_.scores.defined()) throw Error("score_poison was called twice");
+  if (indices.dim() != 1 || scores.sizes() != indices.sizes())
+    throw Error("score_poison needs as many scores as indices, each [k]");
+  poison_scores_ = {indices.detach().to(at::kCPU, at::kLong).clone(),
+                    scores.detach().to(at::kCPU, at::kDouble).clone()};
+  if (!at::isfinite(poison_scores_.scores).all().item<bool>())
+    throw Error("score_poison got a score that is not finite");
+}
+
 const ImageSet& StageContext::subset(const ImageSet& set, const at::Tensor& positions) {
   return sets_.emplace_back(host_set(set).subset(positions));
 }

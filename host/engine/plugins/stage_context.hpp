@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "backstop/abi.h"
 #include "backstop/attack.hpp"
 #include "backstop/context.hpp"
 #include "backstop/defense.hpp"
@@ -36,6 +37,7 @@ class StageContext final : public Context {
 
   at::Generator& generator() noexcept override { return generator_; }
   HostTrainer& trainer() noexcept override { return trainer_; }
+  std::uint32_t abi_minor() const noexcept override { return BACKSTOP_ABI_MINOR; }
   bool cancelled() const noexcept override { return trainer_.cancelled(); }
   void log(LogLevel level, std::string_view message) noexcept override;
   void progress(std::int64_t done, std::int64_t total, std::string_view what) noexcept override;
@@ -43,6 +45,7 @@ class StageContext final : public Context {
   void metric(std::string_view key, double value) override;
   void artifact(std::string_view name, const at::Tensor& tensor) override;
   void flag_poison(const at::Tensor& indices) override;
+  void score_poison(const at::Tensor& indices, const at::Tensor& scores) override;
   const ImageSet& subset(const ImageSet& set, const at::Tensor& positions) override;
   const ImageSet& image_set(const at::Tensor& images, const at::Tensor& labels) override;
   Model& clone(const Model& model) override;
@@ -60,6 +63,11 @@ class StageContext final : public Context {
   [[nodiscard]] const NamedTensors& pictures() const { return pictures_; }
   /// What flag_poison got; undefined when it was not called.
   [[nodiscard]] const at::Tensor& flagged() const { return flagged_; }
+  /// What score_poison got: indices int64 [k] and scores float64 [k]; undefined without a call.
+  struct PoisonScores {
+    at::Tensor indices, scores;
+  };
+  [[nodiscard]] const PoisonScores& poison_scores() const { return poison_scores_; }
   /// Says them as warnings of the stage; valid as long as the context.
   [[nodiscard]] WarningSink warnings();
   /// What the plugin's own models, and the classes of its own image sets, are like.
@@ -81,6 +89,7 @@ class StageContext final : public Context {
   NamedTensors artifacts_;
   NamedTensors pictures_;
   at::Tensor flagged_;
+  PoisonScores poison_scores_;
   std::list<ImageStore> sets_;
   std::list<Classifier> models_;
 };

@@ -90,11 +90,7 @@ void train(const PluginObject& attack, const AttackInputs& inputs, StageContext&
            Classifier& model, const ImageStore& poisoned, TrainingSetCopy& editor) {
   const GuardedScheduler scheduler(PluginObject(inputs.scheduler.use, ctx.warnings()),
                                    ctx.warnings());
-  TrainingOptions options;
-  options.epochs = inputs.training.epochs;
-  options.batch_size = inputs.training.batch_size;
-  options.scheduler = &scheduler;
-  options.optimizer = optimizer_options(inputs.training.optimizer);
+  const TrainingOptions options = options_from(inputs.training, scheduler);
   call(attack, "train", ctx,
        [&] { attack.as<Attack>().train(ctx, inputs.threat, model, poisoned, editor, options); });
 }
@@ -107,6 +103,15 @@ std::int64_t images_with(const NamedTensors& poison, Role role) {
 }
 
 }  // namespace
+
+TrainingOptions options_from(const recipe::TrainingUse& training, const Scheduler& scheduler) {
+  TrainingOptions options;
+  options.epochs = training.epochs;
+  options.batch_size = training.batch_size;
+  options.scheduler = &scheduler;
+  set_optimizer(training.optimizer, options.optimizer);
+  return options;
+}
 
 Stage train_attack(const AttackInputs& inputs, const StageServices& services) {
   const DatasetInput& source = *inputs.source;

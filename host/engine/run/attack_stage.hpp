@@ -5,6 +5,9 @@
 
 namespace backstop::engine {
 
+/// The options of a recipe's `[attack.training]`; `scheduler` must outlive them.
+TrainingOptions options_from(const recipe::TrainingUse& training, const Scheduler& scheduler);
+
 /// Poisons the training set, trains the model or takes it from a file, and measures it.
 Stage train_attack(const AttackInputs& inputs, const StageServices& services);
 

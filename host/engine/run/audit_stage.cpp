@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 
 #include "host/engine/plugins/torch_state.hpp"
+#include "host/engine/run/attack_stage.hpp"
 #include "host/engine/run/measurements.hpp"
 #include "host/engine/run/model_path.hpp"
 #include "host/engine/run/perturbation.hpp"
@@ -37,7 +38,7 @@ void fine_tune(StageContext& ctx, Classifier& model, const ImageStore& images, d
   options.batch_size = batch_size;
   options.scheduler = &scheduler;
   options.optimizer.weight_decay = 0;
-  options.augment = false;
+  options.augment = 0;
   ctx.trainer().fit(model, images, options);
 }
 
@@ -278,11 +279,7 @@ Stage train_clean_model(const CleanModelInputs& inputs, const StageServices& ser
   Classifier model(inputs.architecture, inputs.normalization, inputs.compute, generator);
   const GuardedScheduler scheduler(PluginObject(inputs.scheduler.use, ctx.warnings()),
                                    ctx.warnings());
-  TrainingOptions options;
-  options.epochs = inputs.training.epochs;
-  options.batch_size = inputs.training.batch_size;
-  options.scheduler = &scheduler;
-  options.optimizer = optimizer_options(inputs.training.optimizer);
+  const TrainingOptions options = options_from(inputs.training, scheduler);
   // Nobody's trigger: all attacks share the model.
   Measurements measurements(ctx, services.observer, &inputs.source->data.test,
                             [] { return nullptr; });

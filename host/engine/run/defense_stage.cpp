@@ -6,7 +6,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
-#include "backstop/draft/model_detector.hpp"
+#include "backstop/model_detector.hpp"
 #include "host/base/text.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/run/input_detection.hpp"
@@ -163,9 +163,16 @@ Stage defend(const DefenseInputs& inputs, const StageServices& services) {
                {"given", given.counts()}};
   stage.row.update(measurements.after_training(model));
   stage.row["extra"] = ctx.metrics();
-  if (given.training && ctx.flagged().defined())  // else it knows other images than the poisoned
-    stage.row["detection"] =
-        detection(ctx.flagged(), inputs.undefended->poison, given.training->size());
+  if (given.training) {  // else it knows other images than the poisoned
+    const NamedTensors& poison = inputs.undefended->poison;
+    const auto& scored = ctx.poison_scores();
+    if (ctx.flagged().defined())
+      stage.row["detection"] = detection(ctx.flagged(), poison, given.training->size());
+    if (scored.scores.defined())
+      stage.row["detection"].update(call(defense, "score_poison", ctx, [&] {
+        return detection_by_score(scored.indices, scored.scores, poison, given.training->size());
+      }));
+  }
   stage.row["cost"] = ctx.cost().stop();
   stage.epochs = measurements.events();
   stage.model = {model.state(), record_of(model)};

@@ -4,7 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "backstop/draft/input_detector.hpp"
+#include "backstop/input_detector.hpp"
 #include "host/engine/run/inputs.hpp"
 
 namespace backstop::engine {

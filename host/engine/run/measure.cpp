@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "backstop/attack.hpp"
+#include "host/report/roc.hpp"
 
 namespace backstop::engine {
 
@@ -94,20 +95,46 @@ void mark_weights(json& measured, std::int64_t numbers) {
   set_to_null(measured["metrics"]);
 }
 
+namespace {
+
+/// bool [all]: the images with Role::poison.
+at::Tensor poison_among(const NamedTensors& poison_record, std::int64_t all) {
+  const at::Tensor& roles = tensor_named(poison_record, "roles");
+  return at::zeros({all}, at::kBool)
+      .index_fill_(0,
+                   tensor_named(poison_record, "positions")
+                       .index({roles.eq(static_cast<std::int64_t>(Role::poison))}),
+                   1);
+}
+
+}  // namespace
+
 json detection(const at::Tensor& flagged, const NamedTensors& poison_record, std::int64_t all) {
   const at::Tensor inside = flagged.index({flagged.ge(0) & flagged.lt(all)});
   at::Tensor is_flagged = at::zeros({all}, at::kBool);
   is_flagged.index_fill_(0, inside, 1);
-  at::Tensor is_poison = at::zeros({all}, at::kBool);
-  const at::Tensor& roles = tensor_named(poison_record, "roles");
-  is_poison.index_fill_(0,
-                        tensor_named(poison_record, "positions")
-                            .index({roles.eq(static_cast<std::int64_t>(Role::poison))}),
-                        1);
+  const at::Tensor is_poison = poison_among(poison_record, all);
   const std::int64_t poison = count(is_poison);
   return {{"true_positive_rate", share(count(is_flagged & is_poison), poison)},
           {"false_positive_rate", share(count(is_flagged & is_poison.logical_not()), all - poison)},
           {"flagged", count(is_flagged)}};
+}
+
+json detection_by_score(const at::Tensor& positions, const at::Tensor& scores,
+                        const NamedTensors& poison_record, std::int64_t all) {
+  if (!(positions.ge(0) & positions.lt(all)).all().item<bool>())
+    throw Error("score_poison got an index that is not in the training set",
+                "give entries of ImageSet::indices");
+  if (positions.bincount({}, all).gt(1).any().item<bool>())
+    throw Error("score_poison got an index twice");
+  const at::Tensor is_poison = poison_among(poison_record, all).index_select(0, positions);
+  const auto numbers = [&](const at::Tensor& chosen) {
+    const at::Tensor values = scores.index({chosen}).contiguous();
+    return std::vector<double>(values.data_ptr<double>(),
+                               values.data_ptr<double>() + values.numel());
+  };
+  return report::separation(
+      report::roc_curve(numbers(is_poison.logical_not()), numbers(is_poison)));
 }
 
 }  // namespace backstop::engine

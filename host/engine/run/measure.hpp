@@ -57,5 +57,10 @@ void mark_weights(nlohmann::json& measured, std::int64_t numbers);
 /// "false_positive_rate", "flagged"}; a rate is null where there is no image to flag.
 nlohmann::json detection(const at::Tensor& flagged, const NamedTensors& poison_record,
                          std::int64_t all);
+/// The same for its scores (float64 [k]) of the images at `positions` (int64 [k]). Returns
+/// {"auroc", "tpr_at_1_fpr", "tpr_at_5_fpr"}; see report::separation. Throws Error for a position
+/// that is not in the training set or stands twice.
+nlohmann::json detection_by_score(const at::Tensor& positions, const at::Tensor& scores,
+                                  const NamedTensors& poison_record, std::int64_t all);
 
 }  // namespace backstop::engine

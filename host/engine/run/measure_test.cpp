@@ -187,5 +187,21 @@ TEST(Detection, MissesNothingWhereNothingIsPoisoned) {
   EXPECT_EQ(result["false_positive_rate"], 0.1);
 }
 
+TEST(Detection, ScoresAreComparedWithPoison) {
+  const NamedTensors record = {{"positions", at::tensor({1, 3, 5}, at::kLong)},
+                               {"roles", at::tensor({1, 1, 2}, at::kByte)}};
+  const auto scored = [&](std::vector<std::int64_t> positions, std::vector<double> scores) {
+    return detection_by_score(at::tensor(positions), at::tensor(scores), record, 10);
+  };
+  // Poison 1 and 3 against 0, 5 and 9: five of six pairs are in order.
+  const auto result = scored({9, 1, 0, 3, 5}, {0.1, 0.4, 0.2, 0.9, 0.5});
+  EXPECT_DOUBLE_EQ(result["auroc"], 5.0 / 6);
+  EXPECT_EQ(result["tpr_at_1_fpr"], 0.5);
+  EXPECT_TRUE(scored({0, 9}, {1, 2})["auroc"].is_null()) << "there is no poison among them";
+  EXPECT_THROW(scored({0, 10}, {1, 2}), Error);
+  EXPECT_THROW(scored({0, -1}, {1, 2}), Error);
+  EXPECT_THROW(scored({1, 1}, {1, 2}), Error);
+}
+
 }  // namespace
 }  // namespace backstop::engine

@@ -69,7 +69,7 @@ class Sgd final : public Optimizer {
         buffers_(parameters_.size()),
         momentum_(options.momentum),
         weight_decay_(options.weight_decay),
-        nesterov_(options.nesterov) {
+        nesterov_(options.nesterov != 0) {
     if (!parameters_.empty()) rate_ = at::zeros({}, parameters_[0].options().requires_grad(false));
   }
 

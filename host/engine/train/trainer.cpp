@@ -8,6 +8,7 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "backstop/error.hpp"
 #include "host/base/interrupt.hpp"
@@ -108,14 +109,53 @@ at::Tensor prepared(const Classifier& model, const ImageStore& set, const at::Te
   return model.normalize(apply_augmentation(set.images(positions), draws));
 }
 
+/// Throws Error unless `loss` is what TrainingStep::loss must return.
+void require_loss(const at::Tensor& loss) {
+  const auto refuse = [](const std::string& what, const char* hint) {
+    throw Error("TrainingStep::loss returned " + what, hint);
+  };
+  if (!loss.defined()) refuse("no tensor", "return the loss of the batch, a float scalar");
+  if (loss.numel() != 1 || !loss.is_floating_point())
+    refuse(fmt::format("a tensor of shape [{}] and type {}, not a float scalar",
+                       fmt::join(loss.sizes(), ", "), c10::toString(loss.scalar_type())),
+           "return one number for the batch, such as the mean over its images");
+  if (!loss.requires_grad())
+    refuse("a loss without a graph",
+           "compute it from what Model::forward returns, without detach() or an at::NoGradGuard");
+}
+
 at::Tensor batch_loss(Classifier& model, const ImageStore& set, const at::Tensor& positions,
-                      const Draws& draws, std::int64_t epoch, TrainingStep* step) {
+                      const Draws& draws, const TrainingPosition& at, double rate,
+                      TrainingStep* step) {
   const at::Tensor labels = set.labels().index_select(0, send(positions, set.labels().device()));
-  if (step != nullptr)
-    return step->loss(model,
-                      {apply_augmentation(set.images(positions), draws), labels, positions, epoch});
+  if (step != nullptr) {
+    Batch batch;
+    batch.images = apply_augmentation(set.images(positions), draws);
+    batch.labels = labels;
+    batch.positions = positions;
+    batch.epoch = at.epoch();
+    batch.iteration = at.iteration;
+    batch.rate = rate;
+    const at::Tensor loss = step->loss(model, batch);
+    require_loss(loss);
+    return loss;
+  }
   return at::cross_entropy_loss(model.forward_normalized(prepared(model, set, positions, draws)),
                                 labels);
+}
+
+/// Adds the tensors that the step wants trained to `parameters`.
+void add_own_parameters(TrainingStep& step, const Classifier& model,
+                        std::vector<at::Tensor>& parameters) {
+  for (const at::Tensor& own : step.parameters()) {
+    if (!own.defined() || !own.is_leaf() || !own.requires_grad() ||
+        own.scalar_type() != at::kFloat || own.device() != model.compute().device)
+      throw Error(
+          "TrainingStep::parameters returned a tensor that cannot be trained: it must be a float32 "
+          "leaf that requires gradients, on the run's device",
+          "make it with Context::to_device and at::Tensor::requires_grad_");
+    parameters.push_back(own);
+  }
 }
 
 }  // namespace
@@ -129,9 +169,10 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
   require_finite(classifier);
 
   const c10::AutoGradMode gradients(true);
-  classifier.set_batch_norm(options.batch_norm);
   classifier.set_trainable(options.trainable);
+  classifier.set_batch_norm(options.batch_norm);
   std::vector<at::Tensor> parameters = classifier.trainable_parameters();
+  if (options.step != nullptr) add_own_parameters(*options.step, classifier, parameters);
   const auto optimizer = make_optimizer(parameters, options.optimizer);
 
   TrainingPosition position;
@@ -144,7 +185,7 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
 
   const auto learn = [&](const at::Tensor& positions, const Draws& draws) {
     const at::Tensor loss =
-        batch_loss(classifier, set, positions, draws, position.epoch(), options.step);
+        batch_loss(classifier, set, positions, draws, position, rate, options.step);
     if (device.is_cpu()) require_finite(loss, position, rate);  // elsewhere reading it would wait
     for (at::Tensor& parameter : parameters) parameter.mutable_grad().reset();
     loss.backward();
@@ -166,8 +207,10 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
     return alone && t.defined() ? send(t, device) : t;  // plugins get positions on the CPU
   };
 
-  for (std::int64_t epoch = 0; epoch < options.epochs; ++epoch) {
+  std::int64_t epoch = 0;
+  for (Next next = Next::epoch; epoch < options.epochs && next != Next::stop; ++epoch) {
     classifier.set_training(true);
+    if (!alone) options.step->before_epoch(model, epoch);
     const at::Tensor order = at::randperm(set.size(), generator_, at::kLong);
     loss_sum.zero_();
     for (std::int64_t first = 0; first < set.size(); first += options.batch_size) {
@@ -186,12 +229,12 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
                             options.epochs * set.size(), "images trained");
     }
     require_finite(loss_sum, position, rate);
-    if (!alone) options.step->after_epoch(model, epoch);
+    if (!alone) next = options.step->after_epoch(model, epoch);
     if (&model == subject_)
       hook_(classifier, subject_epochs_ + epoch + 1, subject_epochs_ + options.epochs,
             loss_sum.item<double>() / static_cast<double>(set.size()));
   }
-  if (&model == subject_) subject_epochs_ += options.epochs;
+  if (&model == subject_) subject_epochs_ += epoch;
   classifier.set_batch_norm(BatchNormMode::normal);
   classifier.set_trainable(Part::whole);
   classifier.set_training(false);

@@ -116,6 +116,79 @@ TEST(Trainer, HoldsMasksWhileItTrains) {
   EXPECT_EQ(f.model->layers()[0].weight[1].abs().sum().item<double>(), 0);
 }
 
+TEST(Trainer, TellsAStepWhereItIs) {
+  struct Step final : TrainingStep {
+    at::Tensor loss(Model& model, const Batch& batch) override {
+      EXPECT_TRUE(at::GradMode::is_enabled());
+      EXPECT_TRUE(model.training());
+      EXPECT_EQ(batch.struct_size, sizeof(Batch));
+      EXPECT_EQ(batch.rate, 0.05);
+      EXPECT_EQ(batch.epoch, begun.back());
+      iterations.push_back(batch.iteration);
+      return at::cross_entropy_loss(model.forward(batch.images), batch.labels);
+    }
+    void before_epoch(Model&, std::int64_t epoch) override { begun.push_back(epoch); }
+    Next after_epoch(Model&, std::int64_t epoch) override {
+      return epoch == 1 ? Next::stop : Next::epoch;
+    }
+    std::vector<std::int64_t> begun, iterations;
+  } step;
+  Fixture f;
+  const Constant scheduler(0.05);
+  TrainingOptions with_step = options(scheduler, 5);
+  with_step.step = &step;
+  std::vector<std::int64_t> measured;
+  f.context.trainer().measure(*f.model, [&](Classifier&, std::int64_t epoch, std::int64_t, double) {
+    measured.push_back(epoch);
+  });
+  f.context.trainer().fit(*f.model, bright_and_dark(48), with_step);
+  EXPECT_EQ(step.begun, (std::vector<std::int64_t>{0, 1}));  // stopped after the second
+  EXPECT_EQ(step.iterations, (std::vector<std::int64_t>{0, 1, 2, 3}));
+  EXPECT_EQ(measured, (std::vector<std::int64_t>{1, 2}));
+}
+
+TEST(Trainer, TrainsTheTensorsOfAStep) {
+  struct Step final : TrainingStep {
+    at::Tensor loss(Model& model, const Batch& batch) override {
+      return at::cross_entropy_loss(model.forward(batch.images), batch.labels) +
+             (own[0] - 3).square().sum();
+    }
+    std::span<const at::Tensor> parameters() override { return own; }
+    std::vector<at::Tensor> own = {at::zeros({2}).set_requires_grad(true)};
+  } step;
+  Fixture f;
+  const Constant scheduler(0.05);
+  TrainingOptions with_step = options(scheduler, 20);
+  with_step.step = &step;
+  with_step.optimizer.weight_decay = 0;
+  with_step.optimizer.momentum = 0;
+  f.context.trainer().fit(*f.model, bright_and_dark(48), with_step);
+  EXPECT_NEAR(step.own[0][0].item<double>(), 3, 0.2);
+  step.own = {at::zeros({2})};
+  EXPECT_THROW(f.context.trainer().fit(*f.model, bright_and_dark(48), with_step), Error);
+}
+
+TEST(Trainer, TrainsChosenLayersAlone) {
+  Fixture f;
+  const Constant scheduler(0.05);
+  TrainingOptions chosen = options(scheduler, 1);
+  chosen.trainable = Part::chosen;
+  f.model->set_trainable(Part::none);
+  Layer first = f.model->layers().front();
+  first.weight.set_requires_grad(true);
+  const Classifier before(*f.model);
+  f.context.trainer().fit(*f.model, bright_and_dark(48), chosen);
+  const auto was = before.state(), is = f.model->state();
+  for (std::size_t i = 0; i < is.size(); ++i) {
+    const std::string& name = is[i].first;
+    if (name.find("running") != std::string::npos || name.find("batches") != std::string::npos)
+      continue;  // the body learns, so its statistics follow
+    EXPECT_EQ(is[i].second.equal(was[i].second), name != std::string(first.name) + ".weight")
+        << name;
+  }
+  EXPECT_TRUE(f.model->layers().back().weight.requires_grad());  // as after every training
+}
+
 TEST(Trainer, GivesPluginsTheirStep) {
   struct Step final : TrainingStep {
     at::Tensor loss(Model& model, const Batch& batch) override {
@@ -129,7 +202,10 @@ TEST(Trainer, GivesPluginsTheirStep) {
       ++before;
     }
     void after_update(Model&) override { ++after; }
-    void after_epoch(Model&, std::int64_t epoch) override { last_epoch = epoch; }
+    Next after_epoch(Model&, std::int64_t epoch) override {
+      last_epoch = epoch;
+      return Next::epoch;
+    }
     int losses = 0, before = 0, after = 0;
     std::int64_t last_epoch = -1;
   } step;

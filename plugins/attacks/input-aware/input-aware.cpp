@@ -85,7 +85,10 @@ void drop_gradients(const Hourglass& network) {
 /// The type of the model's activations.
 at::ScalarType precision_of(backstop::Model& model, const backstop::ImageSet& set) {
   struct Sink final : backstop::ActivationSink {
-    void activation(std::string_view, const at::Tensor& map) override { type = map.scalar_type(); }
+    at::Tensor activation(std::string_view, const at::Tensor& map) override {
+      type = map.scalar_type();
+      return map;
+    }
     at::ScalarType type = at::kFloat;
   } sink;
   const at::NoGradGuard no_gradients;
@@ -283,9 +286,10 @@ class InputAware final : public backstop::Attack {
       ++position_.iteration;
     }
 
-    void after_epoch(backstop::Model&, std::int64_t) override {
+    backstop::Next after_epoch(backstop::Model&, std::int64_t) override {
       cross_accuracy_ = at::cat(correct_).to(at::kDouble).mean().item<double>();
       correct_.clear();
+      return backstop::Next::epoch;
     }
 
     /// Share of the cross images whose true label the classifier predicted in the last epoch.

@@ -104,7 +104,7 @@ class DeepFool : public ::testing::Test {
  protected:
   void weights(std::initializer_list<float> values, std::initializer_list<float> biases) {
     const at::NoGradGuard guard;
-    const auto& layer = model_.layers()[0];
+    const auto layer = model_.layers()[0];
     layer.weight.copy_(at::tensor(values).view_as(layer.weight));
     layer.bias.copy_(at::tensor(biases));
   }

@@ -61,7 +61,10 @@ class Recorder final : public backstop::Model {
   at::Tensor features(const at::Tensor& x) override { return x; }
   at::Tensor classify(const at::Tensor& x) override { return x; }
   std::span<const std::string_view> stages() const override { return {}; }
-  std::span<const backstop::Layer> layers() override { return {}; }
+  std::int64_t layer_count() override { return 0; }
+  void read_layer(std::int64_t, backstop::Layer&) override {}
+  void set_precision(backstop::Precision) override {}
+  backstop::Precision precision() const noexcept override { return backstop::Precision::run; }
   std::int64_t classes() const noexcept override { return kClasses; }
   std::int64_t feature_size() const noexcept override { return 0; }
   void set_training(bool) override {}

@@ -68,13 +68,19 @@ constexpr Description kCifar10 = {"cifar-10-binary.tar.gz",
                                   kFiles,
                                   {1, 0, "labels", 10}};
 
+/// BackdoorBench's values. The exact deviations of the 50,000 training images are 0.2470, 0.2435
+/// and 0.2616.
+constexpr double kMeans[] = {0.4914, 0.4822, 0.4465};
+constexpr double kDeviations[] = {0.247, 0.243, 0.261};
+
 class Cifar10 final : public backstop::Dataset {
  public:
   explicit Cifar10(const backstop::Params& params) : reader_(params.string("root"), kCifar10) {}
 
-  backstop::Samples load(backstop::Context& context, Split split) override {
+  void load(backstop::Services& services, Split split, backstop::SampleSink& sink) override {
     backstop::files::check_split(*this, "cifar10", split);
-    return reader_.load(context, split);
+    const auto samples = reader_.load(services, split);
+    sink.add(samples.images, samples.labels);
   }
 
   std::int64_t classes() const override { return std::ssize(kNames); }
@@ -82,13 +88,10 @@ class Cifar10 final : public backstop::Dataset {
     return kNames.at(static_cast<std::size_t>(label));
   }
 
-  /// BackdoorBench's values. The exact deviations of the 50,000 training images are 0.2470, 0.2435
-  /// and 0.2616.
-  backstop::ChannelStatistics statistics() const override {
-    return {{0.4914, 0.4822, 0.4465}, {0.247, 0.243, 0.261}};
-  }
-  std::span<const backstop::DataFile> files(Split split) const override {
-    return reader_.files(split);
+  std::span<const double> means() const override { return kMeans; }
+  std::span<const double> deviations() const override { return kDeviations; }
+  void files(Split split, backstop::FileSink& sink) const override {
+    reader_.name_files(split, sink);
   }
 
  private:

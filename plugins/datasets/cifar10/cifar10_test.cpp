@@ -15,13 +15,13 @@
 
 using backstop::Dataset;
 using backstop::EnvironmentError;
-using backstop::Samples;
 using backstop::Split;
 using backstop::cifar::pickled_batch;
 using backstop::files::write;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeParams;
 using backstop::testing::make;
+using backstop::testing::Samples;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -65,7 +65,7 @@ class Cifar10 : public ::testing::Test {
 
   Samples load(Split split) {
     const FakeParams params{"root = '" + folder.path().string() + "'"};
-    return make<Dataset>(params)->load(context, split);
+    return backstop::testing::load(*make<Dataset>(params), context, split);
   }
 
   /// Expects a refusal that names the file and states this problem.
@@ -194,7 +194,7 @@ TEST_F(Cifar10, ListsTheFilesOfASplit) {
     const FakeParams params{"root = '" + folder.path().string() + "'"};
     const auto dataset = make<Dataset>(params);
     std::vector<std::pair<std::string, std::string>> found;
-    for (const auto& file : dataset->files(split))
+    for (const auto& file : backstop::testing::files(*dataset, split))
       found.emplace_back(fs::path(file.path).filename(), file.md5);
     return found;
   };
@@ -335,21 +335,21 @@ TEST_F(RealCifar10, HasTheOfficialImages) {
   const auto dataset = make<Dataset>(*params);
   EXPECT_EQ(dataset->classes(), 10);
   for (const auto& [split, count] : {std::pair{Split::train, 50000}, {Split::test, 10000}}) {
-    const Samples samples = dataset->load(context, split);
+    const Samples samples = backstop::testing::load(*dataset, context, split);
     EXPECT_EQ(samples.images.sizes(), at::IntArrayRef({count, 3, 32, 32}));
     EXPECT_TRUE(samples.labels.bincount().equal(at::full({10}, count / 10, at::kLong)));
   }
-  const Samples test = dataset->load(context, Split::test);
+  const Samples test = backstop::testing::load(*dataset, context, Split::test);
   EXPECT_EQ(dataset->class_name(test.labels[0].item<std::int64_t>()), "cat");
 }
 
 TEST_F(RealCifar10, StatisticsAreThoseOfTheTrainingImages) {
   const auto dataset = make<Dataset>(*params);
-  const at::Tensor images = dataset->load(context, Split::train).images;
+  const at::Tensor images = backstop::testing::load(*dataset, context, Split::train).images;
   for (std::int64_t channel = 0; channel < 3; ++channel) {
     const at::Tensor pixels = images.select(1, channel).to(at::kFloat).div(255);
-    EXPECT_NEAR(dataset->statistics().mean[channel], pixels.mean().item<double>(), 6e-5);
-    EXPECT_NEAR(dataset->statistics().deviation[channel], pixels.std().item<double>(), 7e-4);
+    EXPECT_NEAR(dataset->means()[channel], pixels.mean().item<double>(), 6e-5);
+    EXPECT_NEAR(dataset->deviations()[channel], pixels.std().item<double>(), 7e-4);
   }
 }
 
@@ -360,7 +360,7 @@ TEST_F(RealCifar10, ReadsTheSameDataFromAPickle) {
   }
   const auto dataset = make<Dataset>(*params);
   for (const Split split : {Split::train, Split::test}) {
-    const Samples binary = dataset->load(context, split), python = load(split);
+    const Samples binary = backstop::testing::load(*dataset, context, split), python = load(split);
     EXPECT_TRUE(python.images.equal(binary.images));
     EXPECT_TRUE(python.labels.equal(binary.labels));
   }

@@ -81,15 +81,20 @@ constexpr Description kFine = describe(kFineFiles, {2, 1, "fine_labels", kFineNa
 constexpr Description kCoarse =
     describe(kCoarseFiles, {2, 0, "coarse_labels", kCoarseNames.size()});
 
+/// BackdoorBench's values, computed from the 50,000 training images.
+constexpr double kMeans[] = {0.5071, 0.4865, 0.4409};
+constexpr double kDeviations[] = {0.2673, 0.2564, 0.2762};
+
 class Cifar100 final : public backstop::Dataset {
  public:
   explicit Cifar100(const backstop::Params& params)
       : fine_(params.string("label_level") == "fine"),
         reader_(params.string("root"), fine_ ? kFine : kCoarse) {}
 
-  backstop::Samples load(backstop::Context& context, Split split) override {
+  void load(backstop::Services& services, Split split, backstop::SampleSink& sink) override {
     backstop::files::check_split(*this, "cifar100", split);
-    return reader_.load(context, split);
+    const auto samples = reader_.load(services, split);
+    sink.add(samples.images, samples.labels);
   }
 
   std::int64_t classes() const override {
@@ -100,12 +105,10 @@ class Cifar100 final : public backstop::Dataset {
     return fine_ ? kFineNames.at(index) : kCoarseNames.at(index);
   }
 
-  /// BackdoorBench's values, computed from the 50,000 training images.
-  backstop::ChannelStatistics statistics() const override {
-    return {{0.5071, 0.4865, 0.4409}, {0.2673, 0.2564, 0.2762}};
-  }
-  std::span<const backstop::DataFile> files(Split split) const override {
-    return reader_.files(split);
+  std::span<const double> means() const override { return kMeans; }
+  std::span<const double> deviations() const override { return kDeviations; }
+  void files(Split split, backstop::FileSink& sink) const override {
+    reader_.name_files(split, sink);
   }
 
  private:

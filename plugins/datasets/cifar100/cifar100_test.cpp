@@ -13,13 +13,13 @@
 
 using backstop::Dataset;
 using backstop::EnvironmentError;
-using backstop::Samples;
 using backstop::Split;
 using backstop::cifar::pickled_batch;
 using backstop::files::write;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeParams;
 using backstop::testing::make;
+using backstop::testing::Samples;
 using ::testing::ElementsAre;
 
 namespace {
@@ -65,7 +65,7 @@ class Cifar100 : public ::testing::Test {
   Samples load(Split split, const std::string& level = "fine") {
     const FakeParams params{"root = '" + folder.path().string() + "'\nlabel_level = '" + level +
                             "'"};
-    return make<Dataset>(params)->load(context, split);
+    return backstop::testing::load(*make<Dataset>(params), context, split);
   }
   void expect_refused(const std::string& file, const std::string& problem,
                       const std::string& level = "fine") {
@@ -147,8 +147,9 @@ TEST_F(Cifar100, DescribesItself) {
   EXPECT_EQ(make<Dataset>(coarse)->class_name(0), "aquatic_mammals");
   const FakeParams here{"root = '" + folder.path().string() + "'"};
   const auto dataset = make<Dataset>(here);
-  ASSERT_EQ(dataset->files(Split::test).size(), 1U);
-  EXPECT_EQ(dataset->files(Split::test)[0].path, (folder / "test.bin").string());
+  ASSERT_EQ(backstop::testing::files(*dataset, Split::test).size(), 1U);
+  EXPECT_EQ(backstop::testing::files(*dataset, Split::test)[0].path,
+            (folder / "test.bin").string());
 }
 
 /// Reads the real files, or the first of their images, where the recipes look for them.
@@ -158,16 +159,18 @@ TEST_F(Cifar100, ReadsTheOfficialImages) {
   if (!fs::exists(root)) GTEST_SKIP() << "no " << root << ": unpack cifar-100-binary.tar.gz there";
   const FakeParams params{"root = '" + root.string() + "'"};
   const auto dataset = make<Dataset>(params);
-  const Samples train = dataset->load(context, Split::train);
+  const Samples train = backstop::testing::load(*dataset, context, Split::train);
   EXPECT_EQ(dataset->class_name(train.labels[0].item<std::int64_t>()), "cattle");
   EXPECT_EQ(dataset->class_name(train.labels[1].item<std::int64_t>()), "dinosaur");
   for (std::int64_t channel = 0; channel < 3; ++channel) {
     const at::Tensor values = train.images.select(1, channel).to(at::kFloat) / 255;
-    EXPECT_NEAR(dataset->statistics().mean[channel], values.mean().item<double>(), 3e-3);
-    EXPECT_NEAR(dataset->statistics().deviation[channel], values.std().item<double>(), 3e-3);
+    EXPECT_NEAR(dataset->means()[channel], values.mean().item<double>(), 3e-3);
+    EXPECT_NEAR(dataset->deviations()[channel], values.std().item<double>(), 3e-3);
   }
-  EXPECT_EQ(dataset->class_name(dataset->load(context, Split::test).labels[0].item<std::int64_t>()),
-            "mountain");
+  EXPECT_EQ(
+      dataset->class_name(
+          backstop::testing::load(*dataset, context, Split::test).labels[0].item<std::int64_t>()),
+      "mountain");
 }
 
 }  // namespace

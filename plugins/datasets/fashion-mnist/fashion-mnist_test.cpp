@@ -9,11 +9,11 @@
 #include "shared/idx/testing.hpp"
 
 using backstop::Dataset;
-using backstop::Samples;
 using backstop::Split;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeParams;
 using backstop::testing::make;
+using backstop::testing::Samples;
 
 namespace {
 
@@ -32,19 +32,20 @@ class RealFashionMnist : public ::testing::Test {
 TEST_F(RealFashionMnist, HasTheOfficialImages) {
   const auto dataset = make<Dataset>(params);
   for (const auto& [split, count] : {std::pair{Split::train, 60000}, {Split::test, 10000}}) {
-    const Samples samples = dataset->load(context, split);
+    const Samples samples = backstop::testing::load(*dataset, context, split);
     EXPECT_EQ(samples.images.sizes(), at::IntArrayRef({count, 1, 28, 28}));
     EXPECT_TRUE(samples.labels.bincount().equal(at::full({10}, count / 10, at::kLong)));
   }
-  const Samples train = dataset->load(context, Split::train);
+  const Samples train = backstop::testing::load(*dataset, context, Split::train);
   EXPECT_EQ(dataset->class_name(train.labels[0].item<std::int64_t>()), "Ankle boot");
 }
 
 TEST_F(RealFashionMnist, StatisticsAreThoseOfTheTrainingImages) {
   const auto dataset = make<Dataset>(params);
-  const at::Tensor pixels = dataset->load(context, Split::train).images.to(at::kFloat).div(255);
-  EXPECT_NEAR(dataset->statistics().mean[0], pixels.mean().item<double>(), 5e-5);
-  EXPECT_NEAR(dataset->statistics().deviation[0], pixels.std().item<double>(), 5e-5);
+  const at::Tensor pixels =
+      backstop::testing::load(*dataset, context, Split::train).images.to(at::kFloat).div(255);
+  EXPECT_NEAR(dataset->means()[0], pixels.mean().item<double>(), 5e-5);
+  EXPECT_NEAR(dataset->deviations()[0], pixels.std().item<double>(), 5e-5);
 }
 
 }  // namespace
@@ -62,7 +63,7 @@ TEST(FashionMnist, HintsWhereToGetMissingFiles) {
   const FakeParams params{"root = '" + folder.path().string() + "'"};
   FakeContext context;
   try {
-    make<Dataset>(params)->load(context, Split::test);
+    backstop::testing::load(*make<Dataset>(params), context, Split::test);
     FAIL();
   } catch (const backstop::EnvironmentError& error) {
     EXPECT_EQ(error.what(), (folder / "t10k-images-idx3-ubyte").string() +

@@ -21,7 +21,6 @@ namespace {
 namespace fs = std::filesystem;
 using backstop::Dataset;
 using backstop::EnvironmentError;
-using backstop::Samples;
 using backstop::Split;
 using backstop::files::TemporaryFolder;
 using backstop::gtsrb::parse_annotations;
@@ -32,6 +31,7 @@ using backstop::images::ppm;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeParams;
 using backstop::testing::make;
+using backstop::testing::Samples;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
@@ -143,7 +143,7 @@ class Gtsrb : public ::testing::Test {
 
   Samples load(Split split, const std::string& more = "") {
     const auto given = params(more);
-    return make<Dataset>(*given)->load(context, split);
+    return backstop::testing::load(*make<Dataset>(*given), context, split);
   }
 
   void expect_refused(const fs::path& path, const std::string& problem) {
@@ -184,19 +184,20 @@ TEST_F(Gtsrb, ReadsTheLayoutOfTheBenchmark) {
   ASSERT_EQ(dataset->classes(), 43);
   EXPECT_EQ(dataset->class_name(14), "Stop");
   EXPECT_EQ(dataset->class_name(42), "End of no passing by vehicles over 3.5 metric tons");
-  const Samples train = dataset->load(context, Split::train);
+  const Samples train = backstop::testing::load(*dataset, context, Split::train);
   EXPECT_EQ(train.images.sizes(), at::IntArrayRef({43, 3, 32, 32}));
   EXPECT_TRUE(train.labels.equal(at::arange(43, at::kLong)));
   EXPECT_TRUE(train.images[5].equal(expected(5, 10, 9, 0, 0, 10, 9)));
-  const Samples test = dataset->load(context, Split::test);
+  const Samples test = backstop::testing::load(*dataset, context, Split::test);
   EXPECT_TRUE(test.labels.equal(at::tensor({7, 41}, at::kLong)));  // in the order of the list
   EXPECT_TRUE(test.images[0].equal(expected(101, 8, 12, 0, 0, 8, 12)));
   EXPECT_THAT(
       context.messages,
       Contains(HasSubstr("has 43 training and 2 test images; the whole of GTSRB has 39209 and "
                          "12630")));
-  EXPECT_EQ(dataset->files(Split::train).size(), 43U);
-  EXPECT_EQ(dataset->files(Split::test)[0].path, (root / "GT-final_test.csv").string());
+  EXPECT_EQ(backstop::testing::files(*dataset, Split::train).size(), 43U);
+  EXPECT_EQ(backstop::testing::files(*dataset, Split::test)[0].path,
+            (root / "GT-final_test.csv").string());
 }
 
 TEST_F(Gtsrb, CropsToTheSign) {

@@ -28,7 +28,6 @@ namespace {
 namespace fs = std::filesystem;
 using backstop::Dataset;
 using backstop::EnvironmentError;
-using backstop::Samples;
 using backstop::Split;
 using backstop::files::TemporaryFolder;
 using backstop::images::jpeg;
@@ -38,6 +37,7 @@ using backstop::images::ppm;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeParams;
 using backstop::testing::make;
+using backstop::testing::Samples;
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::Each;
@@ -71,7 +71,7 @@ class ImageFolder : public ::testing::Test {
   Samples load(Split split, const std::string& more = "image_size = 8") {
     const FakeParams given = params(more);
     const auto dataset = make<Dataset>(given);
-    return dataset->load(context, split);
+    return backstop::testing::load(*dataset, context, split);
   }
 
   void expect_refused(const std::string& path, const std::string& problem,
@@ -113,17 +113,17 @@ TEST_F(ImageFolder, ReadsTrainAndTest) {
   ASSERT_EQ(dataset->classes(), 2);
   EXPECT_EQ(dataset->class_name(0), "cat");
   EXPECT_EQ(dataset->class_name(1), "dog");
-  const Samples train = dataset->load(context, Split::train);
+  const Samples train = backstop::testing::load(*dataset, context, Split::train);
   EXPECT_EQ(train.images.sizes(), at::IntArrayRef({4, 3, 8, 8}));
   EXPECT_EQ(train.images.scalar_type(), at::kByte);
   EXPECT_TRUE(train.images.is_contiguous());
   EXPECT_TRUE(train.labels.equal(at::tensor({0, 0, 1, 1}, at::kLong)));
   for (unsigned i = 0; i < 4; ++i)
     EXPECT_TRUE(train.images[i].equal(planar(pixels(8, 8, i + 1), 8, 8))) << i;
-  const Samples test = dataset->load(context, Split::test);
+  const Samples test = backstop::testing::load(*dataset, context, Split::test);
   EXPECT_TRUE(test.labels.equal(at::tensor({0, 1}, at::kLong)));
   EXPECT_TRUE(test.images[1].equal(planar(pixels(8, 8, 6), 8, 8)));
-  EXPECT_THROW(dataset->load(context, Split::extra), backstop::ParameterError);
+  EXPECT_THROW(backstop::testing::load(*dataset, context, Split::extra), backstop::ParameterError);
 }
 
 TEST_F(ImageFolder, ResizesImagesOfAnyFormatAndSize) {
@@ -164,32 +164,36 @@ TEST_F(ImageFolder, ReturnsTheSameFromMemoryAndFromTheCache) {
       FakeParams("root = '" + root.string() + "'\ncache = ''\nimage_size = 8");
   const auto a = make<Dataset>(cached), b = make<Dataset>(in_memory);
   for (const Split split : {Split::train, Split::test}) {
-    EXPECT_TRUE(a->load(context, split).images.equal(b->load(context, split).images));
+    EXPECT_TRUE(backstop::testing::load(*a, context, split)
+                    .images.equal(backstop::testing::load(*b, context, split).images));
     EXPECT_EQ(a->fingerprint(split), b->fingerprint(split));
     EXPECT_EQ(a->fingerprint(split).size(), 64U);
   }
   EXPECT_NE(a->fingerprint(Split::train), a->fingerprint(Split::test));
-  EXPECT_EQ(a->statistics().mean[1], b->statistics().mean[1]);
-  EXPECT_EQ(a->statistics().deviation[2], b->statistics().deviation[2]);
+  EXPECT_EQ(a->means()[1], b->means()[1]);
+  EXPECT_EQ(a->deviations()[2], b->deviations()[2]);
 }
 
 TEST_F(ImageFolder, StatisticsAreThoseOfTheTrainingImages) {
   write_small();
   const FakeParams given = params();
   const auto dataset = make<Dataset>(given);
-  const auto before = dataset->statistics();  // decodes, as load() does
-  const at::Tensor images = dataset->load(context, Split::train).images.to(at::kDouble) / 255;
+  // Both decode, as load() does.
+  const std::span<const double> means = dataset->means(), deviations = dataset->deviations();
+  const at::Tensor images =
+      backstop::testing::load(*dataset, context, Split::train).images.to(at::kDouble) / 255;
   for (std::int64_t channel = 0; channel < 3; ++channel) {
     const at::Tensor values = images.select(1, channel);
-    EXPECT_NEAR(before.mean[channel], values.mean().item<double>(), 1e-9);
-    EXPECT_NEAR(before.deviation[channel], values.std(false).item<double>(), 1e-9);
+    EXPECT_NEAR(means[static_cast<std::size_t>(channel)], values.mean().item<double>(), 1e-9);
+    EXPECT_NEAR(deviations[static_cast<std::size_t>(channel)], values.std(false).item<double>(),
+                1e-9);
   }
 }
 
 TEST_F(ImageFolder, DeviationOfConstantImagesIsOneGrayLevel) {
   for (const char* path : {"train/a/1", "train/b/1", "test/a/1"}) write(path, "P5 1 1 255\nx");
   const FakeParams given = params();
-  EXPECT_EQ(make<Dataset>(given)->statistics().deviation[0], 1 / 255.0);
+  EXPECT_EQ(make<Dataset>(given)->deviations()[0], 1 / 255.0);
 }
 
 TEST_F(ImageFolder, FingerprintDependsOnTheContentAndNotOnTheFolder) {
@@ -198,7 +202,7 @@ TEST_F(ImageFolder, FingerprintDependsOnTheContentAndNotOnTheFolder) {
     const FakeParams given("image_size = 8\nroot = '" + where.string() + "'\ncache = '" +
                            cache.string() + "'");
     const auto dataset = make<Dataset>(given);
-    dataset->load(context, Split::train);
+    backstop::testing::load(*dataset, context, Split::train);
     return std::string(dataset->fingerprint(Split::train));
   };
   const std::string original = fingerprint(root);
@@ -299,7 +303,7 @@ TEST_F(ImageFolder, NeedsLessMemoryThanItsImages) {
   }
   try {
     const FakeParams given("root = '" + root.string() + "'\ncache = ''\nimage_size = 256");
-    make<Dataset>(given)->load(context, Split::train);
+    backstop::testing::load(*make<Dataset>(given), context, Split::train);
   } catch (const std::exception&) {
     in_memory = false;
   }
@@ -378,10 +382,13 @@ TEST_F(ImageFolder, ReadsTinyImageNet) {
   const auto dataset = make<Dataset>(given);
   EXPECT_EQ(dataset->class_name(0), "goldfish");
   EXPECT_EQ(dataset->class_name(1), "crane");
-  EXPECT_TRUE(dataset->load(context, Split::train).labels.equal(at::tensor({0, 1}, at::kLong)));
-  EXPECT_TRUE(dataset->load(context, Split::test).labels.equal(at::tensor({1, 0}, at::kLong)));
-  EXPECT_EQ(dataset->files(Split::train).size(), 2U);
-  EXPECT_EQ(dataset->files(Split::test)[0].path, (root / "val/val_annotations.txt").string());
+  EXPECT_TRUE(backstop::testing::load(*dataset, context, Split::train)
+                  .labels.equal(at::tensor({0, 1}, at::kLong)));
+  EXPECT_TRUE(backstop::testing::load(*dataset, context, Split::test)
+                  .labels.equal(at::tensor({1, 0}, at::kLong)));
+  EXPECT_EQ(backstop::testing::files(*dataset, Split::train).size(), 2U);
+  EXPECT_EQ(backstop::testing::files(*dataset, Split::test)[0].path,
+            (root / "val/val_annotations.txt").string());
   EXPECT_THAT(context.messages, Contains(HasSubstr("test/ has no labels and is not used")));
 
   write("val/images/val_2.JPEG", jpeg(64, 64, 3));

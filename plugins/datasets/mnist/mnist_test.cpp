@@ -8,13 +8,13 @@
 #include "shared/idx/testing.hpp"
 
 using backstop::Dataset;
-using backstop::Samples;
 using backstop::Split;
 using backstop::idx::header;
 using backstop::idx::write;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeParams;
 using backstop::testing::make;
+using backstop::testing::Samples;
 
 namespace {
 
@@ -41,10 +41,10 @@ class Mnist : public ::testing::Test {
 
 TEST_F(Mnist, ReadsBothSplits) {
   const auto dataset = make<Dataset>(params);
-  const Samples train = dataset->load(context, Split::train);
+  const Samples train = backstop::testing::load(*dataset, context, Split::train);
   EXPECT_EQ(train.images.sizes(), at::IntArrayRef({60000, 1, 28, 28}));
   EXPECT_TRUE(train.labels.eq(4).all().item<bool>());
-  const Samples test = dataset->load(context, Split::test);
+  const Samples test = backstop::testing::load(*dataset, context, Split::test);
   EXPECT_EQ(test.images.sizes(), at::IntArrayRef({10000, 1, 28, 28}));
   EXPECT_TRUE(test.labels.eq(7).all().item<bool>());
 }
@@ -52,7 +52,7 @@ TEST_F(Mnist, ReadsBothSplits) {
 TEST_F(Mnist, RefusesTestFilesInPlaceOfTrainingFiles) {
   write_split("train", 10000, 7);
   try {
-    make<Dataset>(params)->load(context, Split::train);
+    backstop::testing::load(*make<Dataset>(params), context, Split::train);
     FAIL();
   } catch (const backstop::EnvironmentError& error) {
     EXPECT_EQ(error.what(), (folder / "train-images-idx3-ubyte").string() +
@@ -69,31 +69,32 @@ TEST_F(Mnist, FindsTheFilesWhereTorchvisionPutsThem) {
     std::filesystem::remove(folder / ("train" + std::string(name).substr(4)));
   }
   const auto dataset = make<Dataset>(params);
-  EXPECT_EQ(dataset->load(context, Split::test).images.size(0), 10000);
-  ASSERT_EQ(dataset->files(Split::test).size(), 2U);
-  EXPECT_EQ(dataset->files(Split::test)[0].path,
+  EXPECT_EQ(backstop::testing::load(*dataset, context, Split::test).images.size(0), 10000);
+  ASSERT_EQ(backstop::testing::files(*dataset, Split::test).size(), 2U);
+  EXPECT_EQ(backstop::testing::files(*dataset, Split::test)[0].path,
             (folder / "MNIST" / "raw" / "t10k-images-idx3-ubyte").string());
 }
 
 TEST_F(Mnist, GivesTheMd5OfTheCompressedFiles) {
   write(folder / "t10k-labels-idx1-ubyte.gz", "x");
   const auto dataset = make<Dataset>(params);
-  const auto files = dataset->files(Split::test);
+  const auto files = backstop::testing::files(*dataset, Split::test);
   ASSERT_EQ(files.size(), 3U);
   EXPECT_EQ(files[0].md5, "");
   EXPECT_EQ(files[2].md5, "ec29112dd5afa0611ce80d1b7f02629c");
 }
 
 TEST_F(Mnist, RefusesUnknownSplits) {
-  EXPECT_THROW(make<Dataset>(params)->load(context, Split::extra), backstop::ParameterError);
+  EXPECT_THROW(backstop::testing::load(*make<Dataset>(params), context, Split::extra),
+               backstop::ParameterError);
 }
 
 TEST_F(Mnist, DescribesItself) {
   const auto dataset = make<Dataset>(params);
   EXPECT_EQ(dataset->classes(), 10);
   EXPECT_EQ(dataset->class_name(7), "7");
-  EXPECT_EQ(dataset->statistics().mean[0], 0.1307);
-  EXPECT_EQ(dataset->statistics().deviation[0], 0.3081);
+  EXPECT_EQ(dataset->means()[0], 0.1307);
+  EXPECT_EQ(dataset->deviations()[0], 0.3081);
 }
 
 }  // namespace

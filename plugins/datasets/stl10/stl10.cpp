@@ -43,6 +43,10 @@ constexpr std::array<OfficialSplit, 3> kOfficial = {
      {Split::unlabeled, kUnlabeledImages, "unlabeled_X.bin", "5242ba1fed5e4be9e1e742405eb56ca4", "",
       ""}}};
 
+/// Of the 5,000 training images, as public code states them for torchvision's split `train`.
+constexpr double kMeans[] = {0.4467, 0.4398, 0.4066};
+constexpr double kDeviations[] = {0.2603, 0.2566, 0.2713};
+
 class Stl10 final : public backstop::Dataset {
  public:
   explicit Stl10(const backstop::Params& params)
@@ -56,7 +60,7 @@ class Stl10 final : public backstop::Dataset {
     }
   }
 
-  backstop::Samples load(backstop::Context& context, Split split) override {
+  void load(backstop::Services& services, Split split, backstop::SampleSink& sink) override {
     files::check_split(*this, "stl10", split);
     const OfficialSplit& official = *std::ranges::find(kOfficial, split, &OfficialSplit::split);
     const files::Kind kind{"a file of STL-10",
@@ -64,7 +68,7 @@ class Stl10 final : public backstop::Dataset {
                            "unpack stl10_binary.tar.gz again"};
     const files::File images(folder_ / official.images_file, kind);
     const std::int64_t count = count_images(images, official.images);
-    files::warn_if_partial(context, images.path(), count, official.images);
+    files::warn_if_partial(services, images.path(), count, official.images);
 
     at::Tensor labels;
     if (official.labels_file.empty()) {
@@ -77,11 +81,11 @@ class Stl10 final : public backstop::Dataset {
     // Small enough to stay in the cache between being read and being transposed.
     constexpr std::int64_t kChunk = 16;
     for (std::int64_t first = 0; first < count; first += kChunk) {
-      context.stop_if_cancelled();
+      services.stop_if_cancelled();
       read_images(images, first, std::min(kChunk, count - first),
                   pixels.data_ptr<std::uint8_t>() + first * kImageSize);
     }
-    return {pixels, labels};
+    sink.add(pixels, labels);
   }
 
   std::int64_t classes() const override { return kClasses; }
@@ -89,12 +93,10 @@ class Stl10 final : public backstop::Dataset {
     return kNames.at(static_cast<std::size_t>(label));
   }
 
-  /// Of the 5,000 training images, as public code states them for torchvision's split `train`.
-  backstop::ChannelStatistics statistics() const override {
-    return {{0.4467, 0.4398, 0.4066}, {0.2603, 0.2566, 0.2713}};
-  }
+  std::span<const double> means() const override { return kMeans; }
+  std::span<const double> deviations() const override { return kDeviations; }
   std::span<const Split> splits() const override { return kSplits; }
-  std::span<const backstop::DataFile> files(Split split) const override { return files_.of(split); }
+  void files(Split split, backstop::FileSink& sink) const override { files_.name(split, sink); }
 
  private:
   fs::path folder_;

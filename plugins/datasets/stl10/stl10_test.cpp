@@ -12,13 +12,13 @@
 
 using backstop::Dataset;
 using backstop::EnvironmentError;
-using backstop::Samples;
 using backstop::Split;
 using backstop::files::write;
 using backstop::stl10::kImageSize;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeParams;
 using backstop::testing::make;
+using backstop::testing::Samples;
 using ::testing::ElementsAre;
 
 namespace {
@@ -51,7 +51,7 @@ class Stl10 : public ::testing::Test {
 
   Samples load(Split split) {
     const FakeParams params{"root = '" + folder.path().string() + "'"};
-    return make<Dataset>(params)->load(context, split);
+    return backstop::testing::load(*make<Dataset>(params), context, split);
   }
   void expect_refused(const std::string& file, const std::string& problem,
                       Split split = Split::train) {
@@ -159,10 +159,12 @@ TEST_F(Stl10, DescribesItself) {
   EXPECT_THAT(dataset->splits(), ElementsAre(Split::train, Split::test, Split::unlabeled));
   EXPECT_EQ(dataset->class_name(0), "airplane");
   EXPECT_EQ(dataset->class_name(7), "monkey");
-  ASSERT_EQ(dataset->files(Split::train).size(), 2U);
-  EXPECT_EQ(dataset->files(Split::train)[1].path, (folder / "train_y.bin").string());
-  EXPECT_EQ(dataset->files(Split::train)[1].md5, "5a34089d4802c674881badbb80307741");
-  EXPECT_EQ(dataset->files(Split::unlabeled).size(), 1U);
+  ASSERT_EQ(backstop::testing::files(*dataset, Split::train).size(), 2U);
+  EXPECT_EQ(backstop::testing::files(*dataset, Split::train)[1].path,
+            (folder / "train_y.bin").string());
+  EXPECT_EQ(backstop::testing::files(*dataset, Split::train)[1].md5,
+            "5a34089d4802c674881badbb80307741");
+  EXPECT_EQ(backstop::testing::files(*dataset, Split::unlabeled).size(), 1U);
 }
 
 /// Reads the real files, or some of their images, where the recipes look for them.
@@ -172,12 +174,12 @@ TEST_F(Stl10, ReadsTheOfficialImages) {
   if (!fs::exists(root)) GTEST_SKIP() << "no " << root << ": unpack stl10_binary.tar.gz there";
   const FakeParams params{"root = '" + root.string() + "'"};
   const auto dataset = make<Dataset>(params);
-  const Samples train = dataset->load(context, Split::train);
+  const Samples train = backstop::testing::load(*dataset, context, Split::train);
   EXPECT_EQ(train.labels.bincount().min().item<std::int64_t>(), train.labels.size(0) / 10);
   for (std::int64_t channel = 0; channel < 3; ++channel) {
     const at::Tensor values = train.images.select(1, channel).to(at::kFloat) / 255;
-    EXPECT_NEAR(dataset->statistics().mean[channel], values.mean().item<double>(), 1e-2);
-    EXPECT_NEAR(dataset->statistics().deviation[channel], values.std().item<double>(), 1e-2);
+    EXPECT_NEAR(dataset->means()[channel], values.mean().item<double>(), 1e-2);
+    EXPECT_NEAR(dataset->deviations()[channel], values.std().item<double>(), 1e-2);
   }
 }
 

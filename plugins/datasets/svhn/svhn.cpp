@@ -33,6 +33,10 @@ constexpr std::array<OfficialFile, 3> kOfficial = {
      {Split::test, "test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3", 26032},
      {Split::extra, "extra_32x32.mat", "a93ce644f1a588dc4d68dda5feec44a7", 531131}}};
 
+/// Of the 73,257 training images, as public code states them.
+constexpr double kMeans[] = {0.4377, 0.4438, 0.4728};
+constexpr double kDeviations[] = {0.1980, 0.2010, 0.1970};
+
 class Svhn final : public backstop::Dataset {
  public:
   explicit Svhn(const backstop::Params& params)
@@ -43,7 +47,7 @@ class Svhn final : public backstop::Dataset {
       files_.add(official.split, folder_ / official.name, official.md5);
   }
 
-  backstop::Samples load(backstop::Context& context, Split split) override {
+  void load(backstop::Services& services, Split split, backstop::SampleSink& sink) override {
     files::check_split(*this, "svhn", split);
     const OfficialFile& official = *std::ranges::find(kOfficial, split, &OfficialFile::split);
     const std::string name(official.name);
@@ -56,13 +60,13 @@ class Svhn final : public backstop::Dataset {
       if (other.split != split && other.images == mat.images())
         file.refuse("has " + std::to_string(mat.images()) + " images like the official " +
                     std::string(other.name) + ", expected " + std::to_string(official.images));
-    files::warn_if_partial(context, file.path(), mat.images(), official.images);
-    context.stop_if_cancelled();
-    backstop::Samples samples{files::empty_images(mat.images(), kSide),
-                              at::empty({mat.images()}, at::kLong)};
+    files::warn_if_partial(services, file.path(), mat.images(), official.images);
+    services.stop_if_cancelled();
+    const files::Samples samples{files::empty_images(mat.images(), kSide),
+                                 at::empty({mat.images()}, at::kLong)};
     mat.read_labels(samples.labels.data_ptr<std::int64_t>());
     mat.read_images(samples.images.data_ptr<std::uint8_t>());
-    return samples;
+    sink.add(samples.images, samples.labels);
   }
 
   std::int64_t classes() const override { return kClasses; }
@@ -70,12 +74,10 @@ class Svhn final : public backstop::Dataset {
     return kNames.at(static_cast<std::size_t>(label));
   }
 
-  /// Of the 73,257 training images, as public code states them.
-  backstop::ChannelStatistics statistics() const override {
-    return {{0.4377, 0.4438, 0.4728}, {0.1980, 0.2010, 0.1970}};
-  }
+  std::span<const double> means() const override { return kMeans; }
+  std::span<const double> deviations() const override { return kDeviations; }
   std::span<const Split> splits() const override { return kSplits; }
-  std::span<const backstop::DataFile> files(Split split) const override { return files_.of(split); }
+  void files(Split split, backstop::FileSink& sink) const override { files_.name(split, sink); }
 
  private:
   std::filesystem::path folder_;

@@ -18,12 +18,12 @@
 
 using backstop::Dataset;
 using backstop::EnvironmentError;
-using backstop::Samples;
 using backstop::Split;
 using backstop::files::write;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeParams;
 using backstop::testing::make;
+using backstop::testing::Samples;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -113,7 +113,7 @@ class Svhn : public ::testing::Test {
   Samples load(const std::string& bytes, Split split = Split::train) {
     write(folder / "train_32x32.mat", bytes);
     const FakeParams params{"root = '" + folder.path().string() + "'"};
-    return make<Dataset>(params)->load(context, split);
+    return backstop::testing::load(*make<Dataset>(params), context, split);
   }
   std::string refusal(const std::string& bytes) {
     try {
@@ -161,15 +161,16 @@ TEST_F(Svhn, FindsTheFilesOneFolderDeeper) {
   write(folder / "SVHN" / "extra_32x32.mat", good());
   const FakeParams params{"root = '" + folder.path().string() + "'"};
   const auto dataset = make<Dataset>(params);
-  EXPECT_EQ(dataset->load(context, Split::extra).images.size(0), 3);
-  ASSERT_EQ(dataset->files(Split::extra).size(), 1U);
-  EXPECT_EQ(dataset->files(Split::extra)[0].md5, "a93ce644f1a588dc4d68dda5feec44a7");
+  EXPECT_EQ(backstop::testing::load(*dataset, context, Split::extra).images.size(0), 3);
+  ASSERT_EQ(backstop::testing::files(*dataset, Split::extra).size(), 1U);
+  EXPECT_EQ(backstop::testing::files(*dataset, Split::extra)[0].md5,
+            "a93ce644f1a588dc4d68dda5feec44a7");
 }
 
 TEST_F(Svhn, RefusesMissingFile) {
   const FakeParams params{"root = '" + folder.path().string() + "'"};
   try {
-    make<Dataset>(params)->load(context, Split::test);
+    backstop::testing::load(*make<Dataset>(params), context, Split::test);
     FAIL();
   } catch (const EnvironmentError& error) {
     EXPECT_EQ(error.what(), (folder / "test_32x32.mat").string() + ": is missing");
@@ -318,7 +319,7 @@ TEST_F(Svhn, RefusesFileWithoutPermission) {
   const FakeParams params{"root = '" + folder.path().string() + "'"};
   const backstop::files::Unreadable unreadable(folder / "test_32x32.mat");
   try {
-    make<Dataset>(params)->load(context, Split::test);
+    backstop::testing::load(*make<Dataset>(params), context, Split::test);
     FAIL();
   } catch (const EnvironmentError& error) {
     EXPECT_EQ(error.what(),
@@ -371,14 +372,14 @@ TEST_F(Svhn, ReadsTheOfficialImages) {
   const FakeParams params{"root = '" + root.string() + "'"};
   const auto dataset = make<Dataset>(params);
   for (const Split split : {Split::train, Split::test}) {
-    const Samples samples = dataset->load(context, split);
+    const Samples samples = backstop::testing::load(*dataset, context, split);
     const at::Tensor counts = samples.labels.bincount();
     EXPECT_EQ(counts.size(0), 10);
     EXPECT_EQ(counts.argmax().item<std::int64_t>(),
               1);  // the most frequent first digit of house numbers
     // The test images are slightly brighter than the training images.
     for (std::int64_t channel = 0; channel < 3; ++channel)
-      EXPECT_NEAR(dataset->statistics().mean[channel],
+      EXPECT_NEAR(dataset->means()[channel],
                   samples.images.select(1, channel).to(at::kFloat).mean().item<double>() / 255,
                   4e-2);
   }

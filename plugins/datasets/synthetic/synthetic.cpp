@@ -58,25 +58,41 @@ class Synthetic final : public backstop::Dataset {
       names_.push_back("pattern " + std::to_string(label));
   }
 
-  backstop::Samples load(backstop::Context&, Split split) override { return make(split); }
+  void load(backstop::Services&, Split split, backstop::SampleSink& sink) override {
+    const Samples samples = make(split);
+    if (split == Split::train) measure(samples.images);
+    sink.add(samples.images, samples.labels);
+  }
   std::int64_t classes() const override { return classes_; }
   std::string_view class_name(std::int64_t label) const override {
     return names_.at(static_cast<std::size_t>(label));
   }
 
-  /// The exact values of these images.
-  backstop::ChannelStatistics statistics() const override {
-    const at::Tensor images = make(Split::train).images;
-    backstop::ChannelStatistics result;
-    for (std::int64_t channel = 0; channel < channels_; ++channel) {
-      const at::Tensor pixels = images.select(1, channel).to(at::kDouble).div(255);
-      result.mean[channel] = pixels.mean().item<double>();
-      result.deviation[channel] = pixels.std(/*unbiased=*/false).item<double>();
-    }
-    return result;
+  // The exact values of the training images, which are made for this if they were not loaded.
+  std::span<const double> means() const override {
+    if (means_.empty()) measure(make(Split::train).images);
+    return means_;
+  }
+  std::span<const double> deviations() const override {
+    if (means_.empty()) measure(make(Split::train).images);
+    return deviations_;
   }
 
  private:
+  struct Samples {
+    at::Tensor images, labels;
+  };
+
+  void measure(const at::Tensor& images) const {
+    means_.clear();
+    deviations_.clear();
+    for (std::int64_t channel = 0; channel < channels_; ++channel) {
+      const at::Tensor pixels = images.select(1, channel).to(at::kDouble).div(255);
+      means_.push_back(pixels.mean().item<double>());
+      deviations_.push_back(pixels.std(/*unbiased=*/false).item<double>());
+    }
+  }
+
   /// The patterns of all classes, [classes, channels, size, size] in 0.2 .. 0.8: random values at
   /// the knots of a coarse periodic grid, with linear interpolation between them.
   std::vector<double> patterns() const {
@@ -104,13 +120,13 @@ class Synthetic final : public backstop::Dataset {
     return result;
   }
 
-  backstop::Samples make(Split split) const {
+  Samples make(Split split) const {
     const bool train = split == Split::train;
     const std::int64_t count = train ? train_images_ : test_images_;
     const std::vector<double> pattern = patterns();
     Draws draws(seed_, train ? Stream::train : Stream::test);
 
-    backstop::Samples samples;
+    Samples samples;
     samples.labels = at::arange(count, at::kLong).remainder(classes_);
     samples.images = at::empty({count, channels_, size_, size_}, at::kByte);
     auto* pixel = samples.images.data_ptr<std::uint8_t>();
@@ -137,6 +153,7 @@ class Synthetic final : public backstop::Dataset {
   double noise_;
   std::uint64_t seed_;
   std::vector<std::string> names_;
+  mutable std::vector<double> means_, deviations_;
 };
 
 }  // namespace

@@ -9,18 +9,18 @@
 #include "backstop/testing/fakes.hpp"
 
 using backstop::Dataset;
-using backstop::Samples;
 using backstop::Split;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeParams;
 using backstop::testing::make;
+using backstop::testing::Samples;
 
 namespace {
 
 Samples load(const std::string& recipe, Split split = Split::train, std::uint64_t run_seed = 0) {
   const FakeParams params{recipe};
   FakeContext context(run_seed);
-  return make<Dataset>(params)->load(context, split);
+  return backstop::testing::load(*make<Dataset>(params), context, split);
 }
 
 /// The test accuracy of two convolutions and a linear layer, trained for `epochs`.
@@ -28,9 +28,9 @@ double accuracy_of_small_cnn(const std::string& recipe, int epochs) {
   const FakeParams params{recipe};
   FakeContext context;
   const auto dataset = make<Dataset>(params);
-  const Samples train = dataset->load(context, Split::train);
-  const Samples test = dataset->load(context, Split::test);
-  const auto mean = dataset->statistics().mean[0], deviation = dataset->statistics().deviation[0];
+  const Samples train = backstop::testing::load(*dataset, context, Split::train);
+  const Samples test = backstop::testing::load(*dataset, context, Split::test);
+  const auto mean = dataset->means()[0], deviation = dataset->deviations()[0];
   const auto to_input = [&](const at::Tensor& images) {
     return (images.to(at::kFloat) / 255 - mean) / deviation;
   };
@@ -118,12 +118,14 @@ TEST(Synthetic, SmallCnnLearnsIt) {
 TEST(Synthetic, StatisticsAreThoseOfTheTrainingImages) {
   for (const char* recipe : {"channels = 1", "channels = 3"}) {
     const FakeParams params{recipe};
-    const auto statistics = make<Dataset>(params)->statistics();
+    const auto dataset = make<Dataset>(params);
     const at::Tensor images = load(recipe).images.to(at::kDouble) / 255;
     for (std::int64_t channel = 0; channel < images.size(1); ++channel) {
       const at::Tensor pixels = images.select(1, channel);
-      EXPECT_NEAR(statistics.mean[channel], pixels.mean().item<double>(), 1e-12);
-      EXPECT_NEAR(statistics.deviation[channel], pixels.std(false).item<double>(), 1e-12);
+      EXPECT_NEAR(dataset->means()[static_cast<std::size_t>(channel)], pixels.mean().item<double>(),
+                  1e-12);
+      EXPECT_NEAR(dataset->deviations()[static_cast<std::size_t>(channel)],
+                  pixels.std(false).item<double>(), 1e-12);
     }
   }
 }

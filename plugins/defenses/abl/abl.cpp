@@ -90,8 +90,9 @@ class UnlearningStep final : public backstop::TrainingStep {
     if (forgotten_) model.layers().back().weight.mutable_grad().reset();
   }
 
-  void after_epoch(backstop::Model& model, std::int64_t) override {
+  backstop::Next after_epoch(backstop::Model& model, std::int64_t) override {
     forgotten_ = forgotten_ || ctx_.trainer().accuracy(model, isolated_) == 0;
+    return backstop::Next::epoch;
   }
 
  private:
@@ -155,6 +156,7 @@ class AntiBackdoorLearning final : public backstop::Defense {
     const at::Tensor order = losses.argsort(/*stable=*/true, /*dim=*/0, /*descending=*/false);
     const at::Tensor isolated = order.narrow(0, 0, count);
     ctx.flag_poison(training.indices().index_select(0, isolated));
+    ctx.score_poison(training.indices(), losses.neg());
     ctx.artifact("losses", losses);
     ctx.metric("isolated_images", static_cast<double>(count));
 

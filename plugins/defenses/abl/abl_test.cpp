@@ -190,6 +190,7 @@ TEST(Abl, IsolatesTheImagesWithTheSmallestLosses) {
   const auto losses = losses_by_hand(run.weight(), all_images(set), set.labels());
   const at::Tensor expected = at::tensor(losses, at::kDouble);
   EXPECT_TRUE(run.context.artifacts.at("losses").allclose(expected, 1e-5, 1e-6));
+  EXPECT_TRUE(run.context.poison_scores.equal(run.context.artifacts.at("losses").neg()));
   EXPECT_TRUE(run.context.flagged.equal(expected.argsort(0, false).narrow(0, 0, 8)));
   EXPECT_EQ(run.context.metrics.at("isolated_images"), 8);
 }

@@ -40,7 +40,7 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
-#include "../../shared/training/training.hpp"
+#include "../../shared/retraining/retraining.hpp"
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
 
@@ -140,13 +140,13 @@ class ActivationClustering final : public backstop::Defense {
         by_silhouette_(params.string("analysis") == "silhouette"),
         size_threshold_(params.number("size_threshold")),
         silhouette_threshold_(params.number("silhouette_threshold")),
-        options_(backstop::training::options_from(params)) {}
+        options_(backstop::training_options(params)) {}
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {
     const backstop::ImageSet& training = data.training();
     const at::Tensor suspicious = find_poison(ctx, model, training);
-    backstop::training::remove_and_retrain(ctx, model, training, suspicious, options_);
+    backstop::retraining::remove_and_retrain(ctx, model, training, suspicious, options_);
   }
 
  private:
@@ -160,6 +160,8 @@ class ActivationClustering final : public backstop::Defense {
     at::Tensor suspicious = at::zeros({training.size()}, at::kBool);
     at::Tensor shares = at::zeros({classes}, at::kDouble);
     at::Tensor silhouettes = at::zeros({classes}, at::kDouble);
+    // How unlike its class an image's cluster is: what the analysis compares with its threshold.
+    at::Tensor scores = at::zeros({training.size()}, at::kDouble);
     std::int64_t flagged_classes = 0;
     for (std::int64_t label = 0; label < classes; ++label) {
       ctx.stop_if_cancelled();
@@ -172,6 +174,8 @@ class ActivationClustering final : public backstop::Defense {
         const double silhouette = mean_silhouette(ctx, rows, smaller);
         shares.select(0, label).fill_(share);
         silhouettes.select(0, label).fill_(silhouette);
+        scores.index_copy_(0, members,
+                           smaller.to(at::kDouble).mul(by_silhouette_ ? silhouette : 1 - share));
         const bool poisoned =
             by_silhouette_ ? silhouette > silhouette_threshold_ : share < size_threshold_;
         if (poisoned && share > 0) {
@@ -181,6 +185,7 @@ class ActivationClustering final : public backstop::Defense {
       }
       ctx.progress(label + 1, classes, "classes clustered");
     }
+    ctx.score_poison(training.indices(), scores);
     ctx.artifact("smaller_cluster_share", shares);
     ctx.artifact("silhouette", silhouettes);
     ctx.metric("flagged_classes", static_cast<double>(flagged_classes));

@@ -90,6 +90,17 @@ TEST(ActivationClustering, FlagsByIndexInTheDatasetNotByPositionInTheSet) {
   EXPECT_EQ(flagged(after("", backwards)), (std::vector<std::int64_t>{33, 23, 13, 3}));
 }
 
+TEST(ActivationClustering, ScoresTheImagesOfSmallClusters) {
+  const FakeContext sizes = after("", poisoned_set());
+  EXPECT_TRUE(sizes.scored.equal(at::arange(40, at::kLong)));
+  for (const std::int64_t image : kPoison)
+    EXPECT_NEAR(sizes.poison_scores[image].item<double>(), 0.8, 1e-12);  // 4 of 20 images
+  EXPECT_EQ(sizes.poison_scores[1].item<double>(), 0);  // in the large cluster of its class
+  EXPECT_EQ(sizes.poison_scores.gt(0.5).sum().item<std::int64_t>(), 4);
+  const FakeContext shapes = after("analysis = \"silhouette\"", poisoned_set());
+  EXPECT_EQ(shapes.poison_scores[3].item<double>(), of_class(shapes, "silhouette", 1));
+}
+
 TEST(ActivationClustering, TrainsFromScratchOnTheRest) {
   FakeContext context{1}, again{1};
   FakeModel model{3, 2}, other{3, 2};

@@ -16,6 +16,7 @@
 using backstop::Defense;
 using backstop::Layer;
 using backstop::LayerKind;
+using backstop::Precision;
 using backstop::anp::Neurons;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeData;
@@ -31,14 +32,14 @@ class Small final : public backstop::Model {
  public:
   Small(const at::Tensor& weight, const at::Tensor& bias, at::Tensor head, at::Tensor head_bias)
       : head_(std::move(head)), head_bias_(std::move(head_bias)) {
-    layers_.push_back({.name = "bn1",
-                       .kind = LayerKind::batch_norm,
+    layers_.push_back({.kind = LayerKind::batch_norm,
+                       .name = "bn1",
                        .weight = weight.clone().set_requires_grad(true),
                        .bias = bias.clone().set_requires_grad(true),
                        .running_mean = at::zeros_like(weight),
                        .running_var = at::ones_like(weight)});
-    layers_.push_back({.name = "bn2",
-                       .kind = LayerKind::batch_norm,
+    layers_.push_back({.kind = LayerKind::batch_norm,
+                       .name = "bn2",
                        .weight = at::ones_like(weight).set_requires_grad(true),
                        .bias = at::zeros_like(bias).set_requires_grad(true),
                        .running_mean = at::zeros_like(weight),
@@ -52,7 +53,12 @@ class Small final : public backstop::Model {
   at::Tensor classify(const at::Tensor& features) override {
     return features.matmul(head_).add(head_bias_);
   }
-  std::span<const Layer> layers() override { return layers_; }
+  std::int64_t layer_count() override { return std::ssize(layers_); }
+  void read_layer(std::int64_t index, Layer& layer) override {
+    layer = layers_.at(static_cast<std::size_t>(index));
+  }
+  void set_precision(Precision) override {}
+  Precision precision() const noexcept override { return Precision::run; }
   std::int64_t classes() const noexcept override { return head_.size(1); }
   std::int64_t feature_size() const noexcept override { return head_.size(0); }
   void set_training(bool training) override { training_ = training; }

@@ -72,7 +72,7 @@ class Scripted : public ::testing::Test {
 
   static void set_skill(Model& model, double skill) {
     const at::NoGradGuard no_gradients;
-    const backstop::Layer& layer = model.layers()[0];
+    const backstop::Layer layer = model.layers()[0];
     layer.weight.zero_();
     layer.weight[1][0] = skill;
     layer.weight[1][1] = -1;

@@ -18,13 +18,8 @@
 // that was registered last. In a preact-resnet18 this pairs a block's bn1 with a convolution of the
 // block before, although it reads that block's sum. Here eps counts as well, which keeps the bound
 // of a channel without variance finite.
-//
-// eps is assumed to be 1e-5, as in all networks of the host: the SDK's Layer does not report
-// it. For a model with another eps the bounds are slightly off, most so for channels of small
-// variance.
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <string>
 #include <string_view>
 
@@ -36,8 +31,6 @@
 #include "backstop/plugin.hpp"
 
 namespace {
-
-constexpr double kEpsilon = 1e-5;  // of the batch norms; an assumption, see above
 
 /// "layer1.0" for "layer1.0.conv1"; empty for a layer at the top.
 std::string_view module_of(std::string_view layer) {
@@ -56,7 +49,8 @@ bool reads(const backstop::Layer& norm, const backstop::Layer& convolution) {
 at::Tensor channel_bounds(const backstop::Layer& convolution, const backstop::Layer& norm) {
   const auto exact = [](const at::Tensor& t) { return t.detach().to(at::kCPU, at::kDouble); };
   const at::Tensor largest = at::linalg_svdvals(exact(convolution.weight).flatten(2)).amax(1);
-  return largest.mul(exact(norm.weight).abs()).div(exact(norm.running_var).add(kEpsilon).sqrt());
+  return largest.mul(exact(norm.weight).abs())
+      .div(exact(norm.running_var).add(norm.epsilon).sqrt());
 }
 
 class ChannelLipschitzPruning final : public backstop::Defense {
@@ -65,12 +59,12 @@ class ChannelLipschitzPruning final : public backstop::Defense {
 
   void run(backstop::Context& ctx, backstop::Model& model, const backstop::DefenderData&) override {
     const at::NoGradGuard no_gradients;
-    const std::span<const backstop::Layer> layers = model.layers();
+    const backstop::Layers layers = model.layers();
     std::int64_t pairs = 0, channels = 0, pruned = 0;
     for (std::size_t i = 1; i < layers.size(); ++i) {
       ctx.stop_if_cancelled();
-      const backstop::Layer& convolution = layers[i - 1];
-      const backstop::Layer& norm = layers[i];
+      const backstop::Layer convolution = layers[i - 1];
+      const backstop::Layer norm = layers[i];
       if (!reads(norm, convolution)) continue;
       const at::Tensor bounds = channel_bounds(convolution, norm);
       const at::Tensor over = bounds.gt(bounds.mean().add(bounds.std(/*unbiased=*/true), u_));

@@ -35,7 +35,6 @@
 #include <ATen/ops/randperm.h>
 #include <ATen/ops/tensor.h>
 
-#include "../../shared/training/training.hpp"
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
 
@@ -44,11 +43,10 @@ namespace {
 using backstop::Layer;
 using backstop::LayerKind;
 
-const Layer& last_layer(backstop::Model& model, LayerKind kind) {
+Layer last_layer(backstop::Model& model, LayerKind kind) {
   const auto layers = model.layers();
-  const auto last = std::find_if(layers.rbegin(), layers.rend(),
-                                 [kind](const Layer& layer) { return layer.kind == kind; });
-  if (last != layers.rend()) return *last;
+  for (std::size_t i = layers.size(); i-- > 0;)
+    if (Layer layer = layers[i]; layer.kind == kind) return layer;
   throw backstop::ParameterError(
       "the model has no convolution to prune",
       "set `layer` to \"features\", or choose another [model] architecture");
@@ -59,10 +57,11 @@ class LastStage final : public backstop::ActivationSink {
  public:
   explicit LastStage(std::string_view name) : name_(name) {}
 
-  void activation(std::string_view stage, const at::Tensor& map) override {
-    if (stage != name_) return;
+  at::Tensor activation(std::string_view stage, const at::Tensor& map) override {
+    if (stage != name_) return map;
     const at::Tensor sum = map.to(at::kFloat).mean({2, 3}).to(at::kDouble).sum(0);
     sum_ = sum_.defined() ? sum_.add(sum) : sum;
+    return map;
   }
   [[nodiscard]] const at::Tensor& sum() const { return sum_; }
 
@@ -101,7 +100,7 @@ class FinePruning final : public backstop::Defense {
         step_(params.number("step")),
         accuracy_drop_(params.number("accuracy_drop")),
         holdout_(params.number("holdout")),
-        options_(backstop::training::options_from(params)) {}
+        options_(backstop::training_options(params)) {}
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {

@@ -1,3 +1,5 @@
+#include <array>
+
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/randperm.h>
 #include <gtest/gtest.h>
@@ -9,6 +11,7 @@ using backstop::Defense;
 using backstop::Layer;
 using backstop::LayerKind;
 using backstop::Model;
+using backstop::Precision;
 using backstop::TrainingOptions;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeData;
@@ -47,11 +50,12 @@ std::vector<bool> kept_columns(Model& model) {
 class ConvModel final : public Model {
  public:
   explicit ConvModel(std::int64_t channels, bool with_stages = true) : with_stages_(with_stages) {
-    layers_[0] = {"conv1", LayerKind::convolution, at::ones({channels, channels, 1, 1}), {}, {},
-                  {}};
-    layers_[1] = {"conv2", LayerKind::convolution, at::ones({channels, channels, 1, 1}), {}, {},
-                  {}};
-    layers_[2] = {"head", LayerKind::linear, at::ones({2, channels}), at::zeros({2}), {}, {}};
+    layers_[0] = {.name = "conv1", .weight = at::ones({channels, channels, 1, 1})};
+    layers_[1] = {.name = "conv2", .weight = at::ones({channels, channels, 1, 1})};
+    layers_[2] = {.kind = LayerKind::linear,
+                  .name = "head",
+                  .weight = at::ones({2, channels}),
+                  .bias = at::zeros({2})};
   }
 
   at::Tensor forward(const at::Tensor& images) override { return classify(features(images)); }
@@ -74,7 +78,12 @@ class ConvModel final : public Model {
     return with_stages_ ? std::span<const std::string_view>(kStages)
                         : std::span<const std::string_view>();
   }
-  std::span<const Layer> layers() override { return layers_; }
+  std::int64_t layer_count() override { return std::ssize(layers_); }
+  void read_layer(std::int64_t index, Layer& layer) override {
+    layer = layers_.at(static_cast<std::size_t>(index));
+  }
+  void set_precision(Precision) override {}
+  Precision precision() const noexcept override { return Precision::run; }
   std::int64_t classes() const noexcept override { return 2; }
   std::int64_t feature_size() const noexcept override { return layers_[2].weight.size(1); }
   void set_training(bool training) override { training_ = training; }
@@ -98,7 +107,7 @@ class ConvModel final : public Model {
 
  private:
   static constexpr std::string_view kStages[] = {"first", "second"};
-  Layer layers_[3];
+  std::array<Layer, 3> layers_;
   bool with_stages_;
   bool training_ = false;
 };

@@ -12,7 +12,6 @@
 // `optimizer = { name = "sgd", momentum = 0.0, weight_decay = 0.0 }`.
 #include <string_view>
 
-#include "../../shared/training/training.hpp"
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
 
@@ -27,7 +26,7 @@ backstop::BatchNormMode batch_norm_mode(std::string_view choice) {
 class FineTuning final : public backstop::Defense {
  public:
   explicit FineTuning(const backstop::Params& params)
-      : options_(backstop::training::options_from(params)) {
+      : options_(backstop::training_options(params)) {
     options_.trainable =
         params.string("trainable") == "head" ? backstop::Part::head : backstop::Part::whole;
     options_.batch_norm = batch_norm_mode(params.string("batch_norm"));

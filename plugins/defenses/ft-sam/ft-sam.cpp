@@ -37,7 +37,6 @@
 #include <ATen/ops/stack.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include "../../shared/training/training.hpp"
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
 
@@ -113,7 +112,7 @@ class FtSam final : public backstop::Defense {
       : rho_(params.number("rho")),
         eta_(params.number("eta")),
         label_smoothing_(params.number("label_smoothing")),
-        options_(backstop::training::options_from(params)) {}
+        options_(backstop::training_options(params)) {}
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {

@@ -1,3 +1,4 @@
+#include <array>
 #include <cmath>
 
 #include <ATen/ops/cat.h>
@@ -11,6 +12,7 @@ using backstop::Defense;
 using backstop::Layer;
 using backstop::LayerKind;
 using backstop::Model;
+using backstop::Precision;
 using backstop::TrainingOptions;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeData;
@@ -32,12 +34,18 @@ void defend(const std::string& recipe, FakeContext& context, Model& model,
 class Quadratic final : public Model {
  public:
   Quadratic(double w, double b) {
-    layers_[0] = {"first", LayerKind::linear, at::full({1}, w).set_requires_grad(true), {}, {}, {}};
-    layers_[1] = {"norm", LayerKind::batch_norm, at::ones({1}),  // not trainable
-                  {},     at::zeros({1}),        at::ones({1})};
-    layers_[2] = {
-        "last", LayerKind::linear, at::zeros({1}), at::full({1}, b).set_requires_grad(true), {},
-        {}};
+    layers_[0] = {.kind = LayerKind::linear,
+                  .name = "first",
+                  .weight = at::full({1}, w).set_requires_grad(true)};
+    layers_[1] = {.kind = LayerKind::batch_norm,
+                  .name = "norm",
+                  .weight = at::ones({1}),  // not trainable
+                  .running_mean = at::zeros({1}),
+                  .running_var = at::ones({1})};
+    layers_[2] = {.kind = LayerKind::linear,
+                  .name = "last",
+                  .weight = at::zeros({1}),
+                  .bias = at::full({1}, b).set_requires_grad(true)};
   }
 
   at::Tensor forward(const at::Tensor& images) override {
@@ -56,7 +64,12 @@ class Quadratic final : public Model {
   at::Tensor features(const at::Tensor&) override { return {}; }
   at::Tensor classify(const at::Tensor&) override { return {}; }
   std::span<const std::string_view> stages() const override { return {}; }
-  std::span<const Layer> layers() override { return layers_; }
+  std::int64_t layer_count() override { return std::ssize(layers_); }
+  void read_layer(std::int64_t index, Layer& layer) override {
+    layer = layers_.at(static_cast<std::size_t>(index));
+  }
+  void set_precision(Precision) override {}
+  Precision precision() const noexcept override { return Precision::run; }
   std::int64_t classes() const noexcept override { return 2; }
   std::int64_t feature_size() const noexcept override { return 1; }
   void set_training(bool training) override { training_ = training; }
@@ -73,7 +86,7 @@ class Quadratic final : public Model {
   bool was_training = false;
 
  private:
-  Layer layers_[3];
+  std::array<Layer, 3> layers_;
   bool training_ = true;
 };
 

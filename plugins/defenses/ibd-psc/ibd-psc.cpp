@@ -23,8 +23,8 @@
 #include <ATen/ops/zeros.h>
 
 #include "backstop/defense.hpp"
-#include "backstop/draft/input_detector.hpp"
 #include "backstop/error.hpp"
+#include "backstop/input_detector.hpp"
 #include "backstop/plugin.hpp"
 
 namespace {
@@ -88,10 +88,11 @@ class IbdPsc final : public backstop::Defense, public backstop::InputDetector {
   void amplify(backstop::Model& model, std::int64_t last) const {
     const at::NoGradGuard no_gradients;
     const auto layers = model.layers();
-    for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
-      if (layer->kind != backstop::LayerKind::batch_norm || --last > 0) continue;
-      layer->weight.detach().mul_(scale_);
-      layer->bias.detach().mul_(scale_);
+    for (std::size_t i = layers.size(); i-- > 0;) {
+      const backstop::Layer layer = layers[i];
+      if (layer.kind != backstop::LayerKind::batch_norm || --last > 0) continue;
+      layer.weight.detach().mul_(scale_);
+      layer.bias.detach().mul_(scale_);
       return;
     }
   }

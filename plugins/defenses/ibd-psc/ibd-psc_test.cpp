@@ -16,6 +16,7 @@ using backstop::Layer;
 using backstop::LayerKind;
 using backstop::Model;
 using backstop::Part;
+using backstop::Precision;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeData;
 using backstop::testing::FakeImageSet;
@@ -50,7 +51,12 @@ class NormModel final : public Model {
   at::Tensor features(const at::Tensor& images) override { return images; }
   at::Tensor classify(const at::Tensor& features) override { return features; }
   std::span<const std::string_view> stages() const override { return {}; }
-  std::span<const Layer> layers() override { return layers_; }
+  std::int64_t layer_count() override { return std::ssize(layers_); }
+  void read_layer(std::int64_t index, Layer& layer) override {
+    layer = layers_.at(static_cast<std::size_t>(index));
+  }
+  void set_precision(Precision) override {}
+  Precision precision() const noexcept override { return Precision::run; }
   std::int64_t classes() const noexcept override { return 2; }
   std::int64_t feature_size() const noexcept override { return 1; }
   void set_training(bool training) override { training_ = training; }

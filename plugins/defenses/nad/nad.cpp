@@ -28,7 +28,6 @@
 #include <ATen/ops/mse_loss.h>
 #include <ATen/ops/zeros.h>
 
-#include "../../shared/training/training.hpp"
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
 
@@ -39,11 +38,12 @@ class Attention final : public backstop::ActivationSink {
  public:
   Attention(std::size_t skipped, double power) : skipped_(skipped), power_(power) {}
 
-  void activation(std::string_view, const at::Tensor& map) override {
-    if (seen_++ < skipped_) return;
+  at::Tensor activation(std::string_view, const at::Tensor& map) override {
+    if (seen_++ < skipped_) return map;
     const at::Tensor sum = map.to(at::kFloat).abs().pow(power_).sum(1);
     const at::Tensor length = sum.norm(2, {1, 2}, /*keepdim=*/true);
     maps_.push_back(sum.div(length.add(1e-6)));
+    return map;
   }
   [[nodiscard]] const std::vector<at::Tensor>& maps() const { return maps_; }
 
@@ -89,7 +89,7 @@ class Nad final : public backstop::Defense {
       : betas_(params.numbers("betas").begin(), params.numbers("betas").end()),
         power_(params.number("power")),
         teacher_epochs_(params.integer("teacher_epochs")),
-        options_(backstop::training::options_from(params)) {}
+        options_(backstop::training_options(params)) {}
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {

@@ -11,6 +11,7 @@ using backstop::Defense;
 using backstop::Layer;
 using backstop::LayerKind;
 using backstop::Model;
+using backstop::Precision;
 using backstop::TrainingOptions;
 using backstop::testing::FakeContext;
 using backstop::testing::FakeData;
@@ -25,8 +26,9 @@ class ScalingModel final : public Model {
  public:
   ScalingModel(std::int64_t channels, std::size_t stages) : names_(kNames, kNames + stages) {
     for (const std::string_view name : names_)
-      layers_.push_back({name, LayerKind::convolution, at::ones({channels}), {}, {}, {}});
-    layers_.push_back({"head", LayerKind::linear, at::zeros({2, channels}), {}, {}, {}});
+      layers_.push_back({.name = name, .weight = at::ones({channels})});
+    layers_.push_back(
+        {.kind = LayerKind::linear, .name = "head", .weight = at::zeros({2, channels})});
     for (const Layer& layer : layers_) at::Tensor(layer.weight).set_requires_grad(true);
   }
 
@@ -48,7 +50,12 @@ class ScalingModel final : public Model {
     return features.matmul(layers_.back().weight.t());
   }
   std::span<const std::string_view> stages() const override { return names_; }
-  std::span<const Layer> layers() override { return layers_; }
+  std::int64_t layer_count() override { return std::ssize(layers_); }
+  void read_layer(std::int64_t index, Layer& layer) override {
+    layer = layers_.at(static_cast<std::size_t>(index));
+  }
+  void set_precision(Precision) override {}
+  Precision precision() const noexcept override { return Precision::run; }
   std::int64_t classes() const noexcept override { return 2; }
   std::int64_t feature_size() const noexcept override { return layers_.back().weight.size(1); }
   void set_training(bool training) override { training_ = training; }

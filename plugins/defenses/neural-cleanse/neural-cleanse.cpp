@@ -55,7 +55,7 @@
 #include <ATen/ops/tensor.h>
 
 #include "backstop/defense.hpp"
-#include "backstop/draft/model_detector.hpp"
+#include "backstop/model_detector.hpp"
 #include "backstop/plugin.hpp"
 #include "masks.hpp"
 #include "outliers.hpp"

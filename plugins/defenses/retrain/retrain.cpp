@@ -7,7 +7,6 @@
 //
 // Defaults: the training of BackdoorBench, which is SGD with a cosine learning rate from 0.01,
 // momentum 0.9, weight decay 5e-4, batches of 128, 100 epochs.
-#include "../../shared/training/training.hpp"
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
 
@@ -15,8 +14,7 @@ namespace {
 
 class Retrain final : public backstop::Defense {
  public:
-  explicit Retrain(const backstop::Params& params)
-      : options_(backstop::training::options_from(params)) {}
+  explicit Retrain(const backstop::Params& params) : options_(backstop::training_options(params)) {}
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {

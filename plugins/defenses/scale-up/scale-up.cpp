@@ -26,8 +26,8 @@
 #include <ATen/ops/zeros.h>
 
 #include "backstop/defense.hpp"
-#include "backstop/draft/input_detector.hpp"
 #include "backstop/error.hpp"
+#include "backstop/input_detector.hpp"
 #include "backstop/plugin.hpp"
 
 namespace {

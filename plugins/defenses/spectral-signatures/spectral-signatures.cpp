@@ -30,7 +30,7 @@
 #include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/zeros.h>
 
-#include "../../shared/training/training.hpp"
+#include "../../shared/retraining/retraining.hpp"
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
 
@@ -49,7 +49,7 @@ class SpectralSignatures final : public backstop::Defense {
  public:
   explicit SpectralSignatures(const backstop::Params& params)
       : removed_share_(params.number("removal_factor") * params.number("expected_poison")),
-        options_(backstop::training::options_from(params)) {
+        options_(backstop::training_options(params)) {
     if (removed_share_ >= 1)
       throw backstop::ParameterError(
           (std::ostringstream() << "`removal_factor` times `expected_poison` must be below 1, got "
@@ -62,7 +62,7 @@ class SpectralSignatures final : public backstop::Defense {
            const backstop::DefenderData& data) override {
     const backstop::ImageSet& training = data.training();
     const at::Tensor suspicious = find_poison(ctx, model, training);
-    backstop::training::remove_and_retrain(ctx, model, training, suspicious, options_);
+    backstop::retraining::remove_and_retrain(ctx, model, training, suspicious, options_);
   }
 
  private:
@@ -92,6 +92,7 @@ class SpectralSignatures final : public backstop::Defense {
       ctx.progress(label + 1, classes, "classes scored");
     }
     ctx.artifact("scores", scores);
+    ctx.score_poison(training.indices(), scores);
     return suspicious;
   }
 

@@ -87,6 +87,15 @@ TEST(SpectralSignatures, ScoresFollowTheTopSingularVectorOfEachClass) {
   }
 }
 
+TEST(SpectralSignatures, ReportsTheScoreOfEveryImage) {
+  FakeContext owner;
+  const auto& backwards =
+      owner.subset(poisoned_set(), at::arange(20, at::kLong).flip(0).contiguous());
+  const FakeContext context = after("", backwards);
+  EXPECT_TRUE(context.scored.equal(backwards.indices()));
+  EXPECT_TRUE(context.poison_scores.equal(context.artifacts.at("scores")));
+}
+
 TEST(SpectralSignatures, RemovesTheLargestScoresOfEveryClass) {
   const FakeImageSet set = random_set();
   const FakeContext context = after("expected_poison = 0.2\nremoval_factor = 2.0", set);

@@ -29,8 +29,8 @@
 #include <ATen/ops/special_ndtri.h>
 
 #include "backstop/defense.hpp"
-#include "backstop/draft/input_detector.hpp"
 #include "backstop/error.hpp"
+#include "backstop/input_detector.hpp"
 #include "backstop/plugin.hpp"
 
 namespace {

@@ -37,8 +37,8 @@
 #include <ATen/ops/zeros.h>
 
 #include "backstop/defense.hpp"
-#include "backstop/draft/model_detector.hpp"
 #include "backstop/error.hpp"
+#include "backstop/model_detector.hpp"
 #include "backstop/plugin.hpp"
 #include "perturbation.hpp"
 #include "search.hpp"

@@ -81,8 +81,8 @@ std::string_view Reader::name(const OfficialFile& file) const {
   return version_ == Version::binary ? file.binary_name : file.python_name;
 }
 
-std::span<const DataFile> Reader::files(Split split) const {
-  return files_.of(split);
+void Reader::name_files(Split split, FileSink& sink) const {
+  files_.name(split, sink);
 }
 
 std::vector<Batch> Reader::open() const {
@@ -120,21 +120,21 @@ void Reader::check_identities(const std::vector<Batch>& batches) const {
                                  ", expected different images");
 }
 
-Samples Reader::load(Context& context, Split split) const {
+files::Samples Reader::load(Services& services, Split split) const {
   const std::vector<Batch> batches = open();
   check_identities(batches);
 
   std::int64_t count = 0;
   for (std::size_t i = 0; i < batches.size(); ++i)
     if (description_.files[i].split == split) count += batches[i].images();
-  Samples samples{files::empty_images(count, 32), at::empty({count}, at::kLong)};
+  files::Samples samples{files::empty_images(count, 32), at::empty({count}, at::kLong)};
   auto* images = samples.images.data_ptr<std::uint8_t>();
   auto* labels = samples.labels.data_ptr<std::int64_t>();
   for (std::size_t i = 0; i < batches.size(); ++i) {
     if (description_.files[i].split != split) continue;
-    context.stop_if_cancelled();
+    services.stop_if_cancelled();
     const Batch& batch = batches[i];
-    files::warn_if_partial(context, batch.file().path(), batch.images(),
+    files::warn_if_partial(services, batch.file().path(), batch.images(),
                            description_.files[i].images);
     batch.read(0, batch.images(), images, labels);
     images += batch.images() * kImageSize;

@@ -42,8 +42,9 @@ class Reader {
 
   /// Reads the files of a split. Those of the other split are checked too: each file must exist,
   /// differ from the others and not be a different official file. Throws EnvironmentError.
-  Samples load(Context& context, Split split) const;
-  [[nodiscard]] std::span<const DataFile> files(Split split) const;
+  files::Samples load(Services& services, Split split) const;
+  /// What Dataset::files does.
+  void name_files(Split split, FileSink& sink) const;
 
  private:
   [[nodiscard]] std::vector<Batch> open() const;

@@ -4,11 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -23,22 +21,31 @@
 
 namespace backstop::files {
 
-/// The files of a dataset that exist on disk, as Dataset::files() returns them.
+/// All images of a split, uint8 [N, C, H, W], and their labels, int64 [N].
+struct Samples {
+  at::Tensor images, labels;
+};
+
+/// The files of a dataset that exist on disk.
 class DataFiles {
  public:
   /// Adds `path` to the files of `split` if it exists.
   void add(Split split, const std::filesystem::path& path, std::string_view md5) {
     std::error_code ignored;
     if (!std::filesystem::is_regular_file(path, ignored)) return;
-    files_[split].push_back({paths_.emplace_back(path.string()), md5});
+    files_[split].push_back({path.string(), std::string(md5)});
   }
-  [[nodiscard]] std::span<const DataFile> of(Split split) const {
+  /// What Dataset::files does.
+  void name(Split split, FileSink& sink) const {
     const auto found = files_.find(split);
-    return found == files_.end() ? std::span<const DataFile>() : found->second;
+    if (found == files_.end()) return;
+    for (const auto& file : found->second) sink.file(file.path, file.md5);
   }
 
  private:
-  std::deque<std::string> paths_;  ///< a deque never moves its elements, so views stay valid
+  struct DataFile {
+    std::string path, md5;
+  };
   std::map<Split, std::vector<DataFile>> files_;
 };
 
@@ -56,12 +63,12 @@ inline at::Tensor empty_images(std::int64_t count, std::int64_t side) {
 
 /// Warns when a file has fewer images than the official one: part of a dataset is useful, but
 /// nobody should mistake it for the whole.
-inline void warn_if_partial(Context& context, const std::filesystem::path& file, std::int64_t found,
-                            std::int64_t official) {
+inline void warn_if_partial(Services& services, const std::filesystem::path& file,
+                            std::int64_t found, std::int64_t official) {
   if (found == official) return;
-  context.log(LogLevel::warning, file.string() + ": has " + std::to_string(found) +
-                                     (found == 1 ? " image" : " images") +
-                                     "; the official file has " + std::to_string(official));
+  services.log(LogLevel::warning, file.string() + ": has " + std::to_string(found) +
+                                      (found == 1 ? " image" : " images") +
+                                      "; the official file has " + std::to_string(official));
 }
 
 /// Throws ParameterError when `dataset` has no such split.

@@ -46,11 +46,11 @@ at::Tensor read(const files::File& file, at::IntArrayRef shape) {
 
 }  // namespace
 
-Samples read_files(const fs::path& folder, const std::string& prefix, const Expected& expected,
-                   const std::string& source) {
+files::Samples read_files(const fs::path& folder, const std::string& prefix,
+                          const Expected& expected, const std::string& source) {
   const files::File images = open(folder, images_name(prefix), source);
   const files::File labels = open(folder, labels_name(prefix), source);
-  Samples samples;
+  files::Samples samples;
   samples.images = read(images, {expected.images, expected.height, expected.width}).unsqueeze(1);
   samples.labels = read(labels, {expected.images}).to(at::kLong);
 
@@ -86,11 +86,12 @@ IdxDataset::IdxDataset(const Params& params, const Description& description)
   }
 }
 
-Samples IdxDataset::load(Context&, Split split) {
+void IdxDataset::load(Services&, Split split, SampleSink& sink) {
   files::check_split(*this, description_.name, split);
-  return read_files(folder_, prefix_of(split),
-                    {split == Split::train ? 60000 : 10000, 28, 28, classes()},
-                    std::string(description_.source));
+  const files::Samples samples = read_files(
+      folder_, prefix_of(split), {split == Split::train ? 60000 : 10000, 28, 28, classes()},
+      std::string(description_.source));
+  sink.add(samples.images, samples.labels);
 }
 
 std::int64_t IdxDataset::classes() const {
@@ -99,14 +100,6 @@ std::int64_t IdxDataset::classes() const {
 
 std::string_view IdxDataset::class_name(std::int64_t label) const {
   return description_.class_names.at(static_cast<std::size_t>(label));
-}
-
-ChannelStatistics IdxDataset::statistics() const {
-  return {{description_.mean}, {description_.deviation}};
-}
-
-std::span<const DataFile> IdxDataset::files(Split split) const {
-  return files_.of(split);
 }
 
 }  // namespace backstop::idx

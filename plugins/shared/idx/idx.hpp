@@ -24,8 +24,8 @@ struct Expected {
 /// The images, uint8 [images, 1, height, width], and labels of `<prefix>-images-idx3-ubyte[.gz]`
 /// and `<prefix>-labels-idx1-ubyte[.gz]`. `source` is the hint for a user who lacks the files.
 /// Throws EnvironmentError when anything is missing or not as expected.
-Samples read_files(const std::filesystem::path& folder, const std::string& prefix,
-                   const Expected& expected, const std::string& source);
+files::Samples read_files(const std::filesystem::path& folder, const std::string& prefix,
+                          const Expected& expected, const std::string& source);
 
 /// MD5 of the two compressed files of a split, as their makers published them.
 struct Checksums {
@@ -47,11 +47,14 @@ struct Description {
 /// where torchvision puts them.
 class IdxDataset : public Dataset {
  public:
-  Samples load(Context& ctx, Split split) final;
+  void load(Services& services, Split split, SampleSink& sink) final;
   [[nodiscard]] std::int64_t classes() const final;
   [[nodiscard]] std::string_view class_name(std::int64_t label) const final;
-  [[nodiscard]] ChannelStatistics statistics() const final;
-  [[nodiscard]] std::span<const DataFile> files(Split split) const final;
+  [[nodiscard]] std::span<const double> means() const final { return {&description_.mean, 1}; }
+  [[nodiscard]] std::span<const double> deviations() const final {
+    return {&description_.deviation, 1};
+  }
+  void files(Split split, FileSink& sink) const final { files_.name(split, sink); }
 
  protected:
   IdxDataset(const Params& params, const Description& description);

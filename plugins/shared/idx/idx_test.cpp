@@ -54,7 +54,7 @@ class Idx : public ::testing::Test {
 };
 
 TEST_F(Idx, ReadsImagesAndLabels) {
-  const Samples samples = read_files(folder.path(), "train", kSmall, "");
+  const files::Samples samples = read_files(folder.path(), "train", kSmall, "");
   EXPECT_EQ(samples.images.sizes(), at::IntArrayRef({5, 1, 4, 3}));
   EXPECT_EQ(samples.images.scalar_type(), at::kByte);
   EXPECT_TRUE(samples.images.is_contiguous());
@@ -64,11 +64,11 @@ TEST_F(Idx, ReadsImagesAndLabels) {
 }
 
 TEST_F(Idx, ReadsTheSameDataFromGzip) {
-  const Samples plain = read_files(folder.path(), "train", kSmall, "");
+  const backstop::files::Samples plain = read_files(folder.path(), "train", kSmall, "");
   for (const char* name : {kImages, kLabels}) fs::remove(folder / name);
   write(folder / (std::string(kImages) + ".gz"), gzip(image_bytes()));
   write(folder / (std::string(kLabels) + ".gz"), gzip(label_bytes()));
-  const Samples packed = read_files(folder.path(), "train", kSmall, "");
+  const backstop::files::Samples packed = read_files(folder.path(), "train", kSmall, "");
   EXPECT_TRUE(packed.images.equal(plain.images));
   EXPECT_TRUE(packed.labels.equal(plain.labels));
 }
@@ -262,7 +262,7 @@ TEST_F(Idx, SurvivesMutatedFiles) {
     const std::string file = packed ? name + ".gz" : name;
     write(folder / file, mutate(packed ? gzip(bytes) : bytes, random));
     try {
-      const Samples samples = read_files(folder.path(), "train", kSmall, "");
+      const files::Samples samples = read_files(folder.path(), "train", kSmall, "");
       ASSERT_EQ(samples.images.sizes(), at::IntArrayRef({5, 1, 4, 3}));
       ASSERT_LT(samples.labels.max().item<std::int64_t>(), 10);
     } catch (const EnvironmentError& error) {

@@ -3,6 +3,7 @@
 #include <ATen/core/ivalue.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -54,7 +55,7 @@ std::vector<std::uint8_t> decode_item(const fs::path& root, const Item& item, st
 
 /// Starts work(0) .. work(count - 1) in this order on all cores and reports progress with `what` to
 /// `ctx`. When several fail, the exception of the first is thrown.
-void for_each(std::size_t count, Context* ctx, const char* what,
+void for_each(std::size_t count, Services* services, const char* what,
               const std::function<void(std::size_t)>& work) {
   std::atomic<std::size_t> next = 0, done = 0;
   std::mutex mutex;
@@ -94,10 +95,10 @@ void for_each(std::size_t count, Context* ctx, const char* what,
   }
   while (running > 0) {
     ended.wait_for(lock, std::chrono::milliseconds(100));
-    if (!ctx) continue;
+    if (!services) continue;
     lock.unlock();
-    if (ctx->cancelled()) next = count;
-    ctx->progress(static_cast<std::int64_t>(done), static_cast<std::int64_t>(count), what);
+    if (services->cancelled()) next = count;
+    services->progress(static_cast<std::int64_t>(done), static_cast<std::int64_t>(count), what);
     lock.lock();
   }
   lock.unlock();
@@ -124,7 +125,7 @@ Digest digest_of(const std::vector<Item>& items, std::span<const Digest> images,
 }
 
 /// Decodes all images of a listing, passes each to `write`, and summarizes them.
-Summary decode_all(const Listing& listing, std::int64_t side, Context* ctx,
+Summary decode_all(const Listing& listing, std::int64_t side, Services* services,
                    const std::function<void(std::int64_t, std::span<const std::uint8_t>)>& write) {
   const std::size_t train = listing.train.size();
   std::vector<Digest> digests(train + listing.test.size());
@@ -132,7 +133,7 @@ Summary decode_all(const Listing& listing, std::int64_t side, Context* ctx,
   const auto item = [&](std::size_t i) -> const Item& {
     return i < train ? listing.train[i] : listing.test[i - train];
   };
-  for_each(digests.size(), ctx, "decoding images", [&](std::size_t i) {
+  for_each(digests.size(), services, "decoding images", [&](std::size_t i) {
     const std::vector<std::uint8_t> pixels = decode_item(listing.root, item(i), side);
     write(static_cast<std::int64_t>(i), pixels);
     digests[i] = digest_of(pixels);
@@ -160,11 +161,11 @@ Summary decode_all(const Listing& listing, std::int64_t side, Context* ctx,
 }
 
 /// Reads all images of a listing from a cache; false when they are not those that were decoded.
-bool read_all(Cache& cache, const Listing& listing, std::int64_t side, Context* ctx) {
+bool read_all(Cache& cache, const Listing& listing, std::int64_t side, Services* services) {
   const std::size_t train = listing.train.size();
   std::vector<Digest> digests(train + listing.test.size());
   std::atomic<bool> whole = true;
-  for_each(digests.size(), ctx, "reading decoded images", [&](std::size_t i) {
+  for_each(digests.size(), services, "reading decoded images", [&](std::size_t i) {
     const auto pixels = cache.read(static_cast<std::int64_t>(i));
     if (pixels.empty())
       whole = false;
@@ -220,8 +221,9 @@ at::Tensor labels_of(const std::vector<Item>& items) {
 }  // namespace
 
 struct ImageDataset::Loaded {
-  Samples train, test;
+  files::Samples train, test;
   Summary summary;
+  std::array<double, 3> means{}, deviations{};
   std::string train_fingerprint, test_fingerprint;
 };
 
@@ -264,13 +266,13 @@ std::int64_t ImageDataset::own_side() const {
   return image.width;
 }
 
-const ImageDataset::Loaded& ImageDataset::loaded(Context* ctx) const {
+const ImageDataset::Loaded& ImageDataset::loaded(Services* services) const {
   if (loaded_) return *loaded_;
   listing();
   if (side_ == 0) side_ = own_side();
   const CacheKey key = key_of(*listing_, side_);
   const auto log = [&](LogLevel level, const std::string& text) {
-    if (ctx) ctx->log(level, text);
+    if (services) services->log(level, text);
   };
   for (const std::string& note : listing_->notes) log(LogLevel::info, note);
 
@@ -283,7 +285,7 @@ const ImageDataset::Loaded& ImageDataset::loaded(Context* ctx) const {
     log(LogLevel::info, what + megabytes(key.file_bytes()) + " of memory");
     images = at::empty(shape, at::kByte);
     auto* bytes = images.data_ptr<std::uint8_t>();
-    loaded->summary = decode_all(*listing_, side_, ctx, [&](std::int64_t i, Bytes pixels) {
+    loaded->summary = decode_all(*listing_, side_, services, [&](std::int64_t i, Bytes pixels) {
       std::memcpy(bytes + i * key.image_bytes(), pixels.data(), pixels.size());
     });
   } else {
@@ -293,7 +295,7 @@ const ImageDataset::Loaded& ImageDataset::loaded(Context* ctx) const {
     std::string problem;
     const auto open = [&] {
       auto opened = Cache::open(file, key, problem);
-      if (!opened || read_all(*opened, *listing_, side_, ctx)) return opened;
+      if (!opened || read_all(*opened, *listing_, side_, services)) return opened;
       problem = "does not hold the pixels that were decoded, it is damaged";
       return std::shared_ptr<Cache>();
     };
@@ -303,7 +305,7 @@ const ImageDataset::Loaded& ImageDataset::loaded(Context* ctx) const {
     if (!cache) {
       log(LogLevel::info, what + file.string() + " (" + megabytes(key.file_bytes()) + ")");
       CacheWriter writer(file, key);
-      writer.finish(decode_all(*listing_, side_, ctx,
+      writer.finish(decode_all(*listing_, side_, services,
                                [&](std::int64_t i, Bytes pixels) { writer.write(i, pixels); }));
       cache = open();
       if (!cache)
@@ -318,15 +320,23 @@ const ImageDataset::Loaded& ImageDataset::loaded(Context* ctx) const {
   loaded->test = {images.narrow(0, key.train, key.test), labels_of(listing_->test)};
   loaded->train_fingerprint = hexadecimal(loaded->summary.train);
   loaded->test_fingerprint = hexadecimal(loaded->summary.test);
+  const double pixels = static_cast<double>(key.train * side_ * side_);
+  for (std::size_t channel = 0; channel < 3; ++channel) {
+    const double mean = static_cast<double>(loaded->summary.sum[channel]) / pixels;
+    const double square = static_cast<double>(loaded->summary.squares[channel]) / pixels;
+    loaded->means[channel] = mean / 255;
+    loaded->deviations[channel] = std::sqrt(std::max(1.0, square - mean * mean)) / 255;
+  }
   listing_->train = listing_->test = {};
   loaded_ = std::move(loaded);
   return *loaded_;
 }
 
-Samples ImageDataset::load(Context& ctx, Split split) {
+void ImageDataset::load(Services& services, Split split, SampleSink& sink) {
   files::check_split(*this, name_, split);
-  const Loaded& all = loaded(&ctx);
-  return split == Split::train ? all.train : all.test;
+  const Loaded& all = loaded(&services);
+  const files::Samples& samples = split == Split::train ? all.train : all.test;
+  sink.add(samples.images, samples.labels);
 }
 
 std::int64_t ImageDataset::classes() const {
@@ -337,22 +347,17 @@ std::string_view ImageDataset::class_name(std::int64_t label) const {
   return listing().class_names.at(static_cast<std::size_t>(label));
 }
 
-ChannelStatistics ImageDataset::statistics() const {
-  const Loaded& all = loaded(nullptr);
-  const double pixels = static_cast<double>(all.train.images.size(0) * side_ * side_);
-  ChannelStatistics statistics;
-  for (std::size_t channel = 0; channel < 3; ++channel) {
-    const double mean = static_cast<double>(all.summary.sum[channel]) / pixels;
-    const double square = static_cast<double>(all.summary.squares[channel]) / pixels;
-    statistics.mean[channel] = mean / 255;
-    statistics.deviation[channel] = std::sqrt(std::max(1.0, square - mean * mean)) / 255;
-  }
-  return statistics;
+std::span<const double> ImageDataset::means() const {
+  return loaded(nullptr).means;
 }
 
-std::span<const DataFile> ImageDataset::files(Split split) const {
+std::span<const double> ImageDataset::deviations() const {
+  return loaded(nullptr).deviations;
+}
+
+void ImageDataset::files(Split split, FileSink& sink) const {
   listing();
-  return files_.of(split);
+  files_.name(split, sink);
 }
 
 std::string_view ImageDataset::fingerprint(Split split) const {

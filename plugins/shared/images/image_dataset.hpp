@@ -45,13 +45,14 @@ struct Listing {
 /// (0: the side of the first training image) and `cache`.
 class ImageDataset : public Dataset {
  public:
-  Samples load(Context& ctx, Split split) final;
+  void load(Services& services, Split split, SampleSink& sink) final;
   [[nodiscard]] std::int64_t classes() const final;
   [[nodiscard]] std::string_view class_name(std::int64_t label) const final;
   /// Of the training images after cropping and resizing, computed while decoding. A deviation is at
   /// least one gray level. Decodes the images, without progress, if load() has not been called.
-  [[nodiscard]] ChannelStatistics statistics() const final;
-  [[nodiscard]] std::span<const DataFile> files(Split split) const final;
+  [[nodiscard]] std::span<const double> means() const final;
+  [[nodiscard]] std::span<const double> deviations() const final;
+  void files(Split split, FileSink& sink) const final;
   /// Of the decoded pixels and the labels; the same on every machine.
   [[nodiscard]] std::string_view fingerprint(Split split) const final;
 
@@ -71,7 +72,7 @@ class ImageDataset : public Dataset {
   const Listing& listing() const;
   /// The side of the first training image. Throws EnvironmentError if it is not a square.
   [[nodiscard]] std::int64_t own_side() const;
-  const Loaded& loaded(Context* ctx) const;
+  const Loaded& loaded(Services* services) const;
 
   std::filesystem::path root_;
   std::string name_;

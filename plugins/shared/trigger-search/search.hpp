@@ -11,7 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "backstop/context.hpp"
-#include "backstop/draft/model_detector.hpp"
+#include "backstop/model_detector.hpp"
 #include "outliers.hpp"
 #include "penalty.hpp"
 

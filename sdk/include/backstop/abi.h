@@ -12,10 +12,21 @@
 
 #include <stdint.h>
 
-/* 0.N is not stable: a host loads only plugins built for exactly its own 0.N. From 1.0 on, it loads
- * every 1.M whose M is not larger than its own minor version. */
-#define BACKSTOP_ABI_MAJOR 0
-#define BACKSTOP_ABI_MINOR 3
+/* A host loads every plugin of its own major version that asks for a minor version not larger than
+ * the host's. */
+#define BACKSTOP_ABI_MAJOR 1
+#define BACKSTOP_ABI_MINOR 0
+
+/* The oldest host that a plugin runs on: 1.BACKSTOP_TARGET_ABI_MINOR. What later minors added is
+ * hidden from a plugin that does not ask for it, so it runs on every 1.x by default. Define it
+ * before including any header of the SDK, for the whole plugin: backstop_add_plugin(...
+ * TARGET_ABI_MINOR 2). */
+#ifndef BACKSTOP_TARGET_ABI_MINOR
+#define BACKSTOP_TARGET_ABI_MINOR 0
+#endif
+#if BACKSTOP_TARGET_ABI_MINOR > BACKSTOP_ABI_MINOR
+#error "BACKSTOP_TARGET_ABI_MINOR is newer than this SDK; use a newer SDK, or a smaller number"
+#endif
 
 #define BACKSTOP_PLUGIN_MAGIC 0x504B4342u /* "BCKP" in memory */
 

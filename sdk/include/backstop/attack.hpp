@@ -15,7 +15,7 @@
 #include "backstop/error.hpp"
 
 namespace backstop {
-inline namespace v0 {
+inline namespace v1 {
 
 /// What the attacker wants, from the recipe's `[attack]` table.
 struct Threat {
@@ -53,15 +53,15 @@ enum class Role : std::uint32_t {
 /// The training set while the attacker can change it. Implemented by the host. [run thread]
 class TrainingSetEditor {
  public:
-  /// The clean training set, which write() does not change.
+  /// The clean training set, which write() does not change. [run thread]
   [[nodiscard]] virtual const ImageSet& images() const noexcept = 0;
   /// Replaces the images at `positions` (int64 [m]) by `images` (float [m, C, H, W] in [0, 1],
   /// which are rounded to 8 bits as in an image file) and their labels by `labels` (int64 [m]), and
   /// records their role. May be called several times, but only once for each position. Throws
-  /// Error for shapes that do not fit, or a position or label out of range.
+  /// Error for shapes that do not fit, or a position or label out of range. [run thread]
   virtual void write(const at::Tensor& positions, const at::Tensor& images,
                      const at::Tensor& labels, Role role) = 0;
-  // -- ABI 0.3 ends here: append below, never reorder --
+  // -- ABI 1.0 ends here: append below, never reorder --
 
  protected:
   ~TrainingSetEditor() = default;
@@ -73,15 +73,16 @@ class TrainingSetEditor {
 /// implement apply(). [run thread]: the host calls all members on one thread.
 class Attack {
  public:
-  /// Draws the trigger with ctx.generator(), or learns it from the clean training set.
+  /// Draws the trigger with ctx.generator(), or learns it from the clean training set. [run thread]
   virtual void prepare(Context&, const Threat&, const ImageSet& /*training_set*/) {}
 
   /// The images with their trigger: float32 [n, C, H, W] in [0, 1] to the same shape and range.
-  /// `images` must not change. An image gives the same result in every batch and every process.
+  /// `images` stays as it is. An image gives the same in every batch and process. [run thread]
   virtual at::Tensor apply(Context& ctx, const at::Tensor& images, Phase phase) = 0;
 
   /// Changes the training set. By default, round(poison_ratio * size) images, drawn from all
   /// classes, get the trigger and the target label. Throws ParameterError when that is no image.
+  /// [run thread]
   virtual void poison(Context& ctx, const Threat& threat, TrainingSetEditor& editor) {
     const ImageSet& set = editor.images();
     const std::int64_t count = threat.poisoned_of(set.size());
@@ -100,17 +101,19 @@ class Attack {
   /// of the recipe's `[attack.training]`. Attacks that control training override this; one that
   /// learns its trigger on the way writes nothing in poison() and writes to `editor` at the end, so
   /// that the set that a defender gets, and what is recorded of it, fit the final trigger.
+  /// [run thread]
   virtual void train(Context& ctx, const Threat&, Model& model, const ImageSet& training_set,
                      TrainingSetEditor& /*editor*/, const TrainingOptions& options) {
     ctx.trainer().fit(model, training_set, options);
   }
 
   /// Saves what apply() needs beyond the parameters; the host keeps it with the model's weights.
+  /// [run thread]
   virtual void save(StateWriter&) const {}
   /// Restores what save() saved, in an object with the same parameters; apply() and save() then do
-  /// the same as before. Throws EnvironmentError when the state is damaged or does not fit.
+  /// as before. Throws EnvironmentError if the state is damaged or does not fit. [run thread]
   virtual void load(Context&, const Threat&, const StateReader&) {}
-  /// Finds an additional interface by its identifier; null when there is none.
+  /// Finds an additional interface by its identifier; null when there is none. [run thread]
   virtual void* query(std::string_view) noexcept { return nullptr; }
 
  protected:
@@ -120,5 +123,5 @@ class Attack {
   ~Attack() = default;
 };
 
-}  // namespace v0
+}  // namespace v1
 }  // namespace backstop

@@ -34,7 +34,8 @@
 #endif
 
 #define BACKSTOP_BUILD_FACTS \
-  "abi = \"" BACKSTOP_TEXT(BACKSTOP_ABI_MAJOR) "." BACKSTOP_TEXT(BACKSTOP_ABI_MINOR) "\"\n" \
+  "abi = \"" BACKSTOP_TEXT(BACKSTOP_ABI_MAJOR) "." BACKSTOP_TEXT(BACKSTOP_TARGET_ABI_MINOR) "\"\n" \
+  "sdk = \"" BACKSTOP_TEXT(BACKSTOP_ABI_MAJOR) "." BACKSTOP_TEXT(BACKSTOP_ABI_MINOR) "\"\n" \
   "torch = \"" TORCH_VERSION "\"\n"                                                      \
   "cxx11_abi = " BACKSTOP_TEXT(_GLIBCXX_USE_CXX11_ABI) "\n"                              \
   "glibcxx_debug = " BACKSTOP_GLIBCXX_DEBUG "\n"                                         \

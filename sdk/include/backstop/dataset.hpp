@@ -10,7 +10,7 @@
 #include "backstop/context.hpp"
 
 namespace backstop {
-inline namespace v0 {
+inline namespace v1 {
 
 /// A part of a dataset.
 enum class Split : std::uint32_t {
@@ -34,51 +34,65 @@ enum class Split : std::uint32_t {
   return "unknown";
 }
 
-/// All images of a split.
-struct Samples {
-  /// uint8 [N, C, H, W], contiguous, on the CPU; C is 1 or 3. May be a read-only mapping of a file,
-  /// so nothing may write to it.
-  at::Tensor images;
-  at::Tensor labels;  ///< int64 [N] in 0 .. classes-1, on the CPU; -1 in Split::unlabeled
+/// Receives the images of a split. Implemented by the host; valid during Dataset::load.
+/// [run thread]
+class SampleSink {
+ public:
+  /// Appends images, uint8 [n, C, H, W], contiguous, on the CPU, with C 1 or 3, and their labels,
+  /// int64 [n] in 0 .. classes-1, on the CPU, or -1 in Split::unlabeled. A split may come in one
+  /// piece or in several of the same C, H and W, in the dataset's order. One piece is kept without a
+  /// copy, so it may be a read-only mapping of a file. The host never writes to the images. Throws
+  /// Error for other types or shapes. [run thread]
+  virtual void add(const at::Tensor& images, const at::Tensor& labels) = 0;
+  // -- ABI 1.0 ends here: append below, never reorder --
+
+ protected:
+  ~SampleSink() = default;
 };
 
-/// Mean and standard deviation of each channel over the training set, for pixels in [0, 1]. Gray
-/// images use the first entry.
-struct ChannelStatistics {
-  double mean[3] = {0, 0, 0};
-  double deviation[3] = {1, 1, 1};
-};
+/// Receives the names of a dataset's files. Implemented by the host; valid during Dataset::files.
+/// [run thread]
+class FileSink {
+ public:
+  /// A file, where it was found, and its MD5 as published with the dataset, in lower-case
+  /// hexadecimal; empty if unknown. [run thread]
+  virtual void file(std::string_view path, std::string_view md5) = 0;
+  // -- ABI 1.0 ends here: append below, never reorder --
 
-/// A file of a dataset. Its texts live as long as the dataset's object.
-struct DataFile {
-  std::string_view path;  ///< where it was found
-  std::string_view
-      md5;  ///< as published with the dataset, lower-case hexadecimal; empty if unknown
+ protected:
+  ~FileSink() = default;
 };
 
 /// Implemented by plugins. Files may be hostile: check everything that is read before using it.
 /// [run thread]
 class Dataset {
  public:
-  /// Reads one split. The same files give the same tensors. Throws EnvironmentError, with the file,
-  /// what was found and what was expected, when anything is missing or wrong.
-  virtual Samples load(Context& ctx, Split split) = 0;
+  /// Reads one split into `sink`. The same files give the same tensors. The host calls it for the
+  /// splits that it needs, in any order, perhaps for none, and perhaps twice; a constructor should
+  /// only look for files. Throws EnvironmentError, with the file, what was found and what was
+  /// expected, when anything is missing or wrong. [run thread]
+  virtual void load(Services& services, Split split, SampleSink& sink) = 0;
+  /// The number of classes. The host asks after load(), and so for class_name(). [run thread]
   [[nodiscard]] virtual std::int64_t classes() const = 0;
-  /// The official name of class `label` (0 .. classes-1).
+  /// The official name of class `label` (0 .. classes-1). [run thread]
   [[nodiscard]] virtual std::string_view class_name(std::int64_t label) const = 0;
-  [[nodiscard]] virtual ChannelStatistics statistics() const = 0;
-  /// The splits that load() can read, always including train and test.
+  /// Mean of each channel over the training set, for pixels in [0, 1]: one number a channel, valid
+  /// as long as the object. [run thread]
+  [[nodiscard]] virtual std::span<const double> means() const = 0;
+  /// Standard deviation of each channel, in the same way; greater than 0. [run thread]
+  [[nodiscard]] virtual std::span<const double> deviations() const = 0;
+  /// The splits that load() can read, always including train and test. [run thread]
   [[nodiscard]] virtual std::span<const Split> splits() const {
     static constexpr Split kSplits[] = {Split::train, Split::test};
     return kSplits;
   }
-  /// The official files of a split that are on disk, for `backstop data` to verify; empty if there
-  /// are none.
-  [[nodiscard]] virtual std::span<const DataFile> files(Split) const { return {}; }
+  /// Names the official files of a split that are on disk, for `backstop data` to verify.
+  /// [run thread]
+  virtual void files(Split, FileSink&) const {}
   /// Called after load(split). A text that differs whenever the tensors differ, if the plugin can
-  /// give one without reading all of them; empty: the host hashes the tensors.
+  /// give one without reading all of them; empty: the host hashes the tensors. [run thread]
   [[nodiscard]] virtual std::string_view fingerprint(Split) const { return {}; }
-  /// Finds an additional interface by its identifier; null when there is none.
+  /// Finds an additional interface by its identifier; null when there is none. [run thread]
   virtual void* query(std::string_view) noexcept { return nullptr; }
 
  protected:
@@ -88,5 +102,5 @@ class Dataset {
   ~Dataset() = default;
 };
 
-}  // namespace v0
+}  // namespace v1
 }  // namespace backstop

@@ -6,19 +6,19 @@
 #include "backstop/context.hpp"
 
 namespace backstop {
-inline namespace v0 {
+inline namespace v1 {
 
 /// The data that the defender has, none of it from the test set. Implemented by the host.
 /// [run thread]
 class DefenderData {
  public:
   /// Clean, correctly labeled images, as many as the recipe's `clean_images` or `clean_fraction`
-  /// says. Throws Error unless the manifest's `needs` names "clean-data".
+  /// says. Throws Error unless the manifest's `needs` names "clean-data". [run thread]
   [[nodiscard]] virtual const ImageSet& clean() const = 0;
   /// The training set as the attacker left it. Throws Error unless the manifest's `needs` names
-  /// "training-data".
+  /// "training-data". [run thread]
   [[nodiscard]] virtual const ImageSet& training() const = 0;
-  // -- ABI 0.3 ends here: append below, never reorder --
+  // -- ABI 1.0 ends here: append below, never reorder --
 
  protected:
   ~DefenderData() = default;
@@ -28,9 +28,9 @@ class DefenderData {
 class Defense {
  public:
   /// Repairs `model` in place; its state on return is the result of the defense. When
-  /// ctx.trainer() trains `model`, the host measures it after every epoch.
+  /// ctx.trainer() trains `model`, the host measures it after every epoch. [run thread]
   virtual void run(Context& ctx, Model& model, const DefenderData& data) = 0;
-  /// Finds an additional interface by its identifier; null when there is none.
+  /// Finds an additional interface by its identifier; null when there is none. [run thread]
   virtual void* query(std::string_view) noexcept { return nullptr; }
 
  protected:
@@ -40,5 +40,5 @@ class Defense {
   ~Defense() = default;
 };
 
-}  // namespace v0
+}  // namespace v1
 }  // namespace backstop

@@ -7,7 +7,7 @@
 #include <utility>
 
 namespace backstop {
-inline namespace v0 {
+inline namespace v1 {
 
 #define BACKSTOP_VISIBLE __attribute__((visibility("default")))
 
@@ -43,5 +43,5 @@ class BACKSTOP_VISIBLE Cancelled : public Error {
   Cancelled() : Error("interrupted") {}
 };
 
-}  // namespace v0
+}  // namespace v1
 }  // namespace backstop

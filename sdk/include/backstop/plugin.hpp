@@ -25,7 +25,7 @@
 #include "backstop/params.hpp"
 
 namespace backstop {
-inline namespace v0 {
+inline namespace v1 {
 
 class Attack;
 class Defense;
@@ -84,7 +84,7 @@ void destroy(void* object) noexcept {
 }
 
 }  // namespace detail
-}  // namespace v0
+}  // namespace v1
 }  // namespace backstop
 
 // NOLINTNEXTLINE(cppcoreguidelines-macro-usage): the one exported symbol needs a fixed name
@@ -95,7 +95,7 @@ void destroy(void* object) noexcept {
         sizeof(backstop_plugin_descriptor),                                           \
         BACKSTOP_PLUGIN_MAGIC,                                                        \
         BACKSTOP_ABI_MAJOR,                                                           \
-        BACKSTOP_ABI_MINOR,                                                           \
+        BACKSTOP_TARGET_ABI_MINOR,                                                    \
         ::backstop::detail::kKind<::backstop::Interface>,                             \
         &::backstop::detail::create<::backstop::Interface, Class>,                    \
         &::backstop::detail::destroy<::backstop::Interface, Class>};                  \

@@ -14,7 +14,7 @@
 #include <vector>
 
 namespace backstop {
-inline namespace v0 {
+inline namespace v1 {
 
 /// Resizes images from one size to another. A pixel of the result is the mean of the pixels around
 /// its center, weighted by a triangle as wide as two pixels of the coarser grid. The first pass
@@ -119,5 +119,5 @@ class Resizer {
   Axis rows_, columns_;
 };
 
-}  // namespace v0
+}  // namespace v1
 }  // namespace backstop

@@ -5,7 +5,7 @@
 #include <string_view>
 
 namespace backstop {
-inline namespace v0 {
+inline namespace v1 {
 
 /// The position in a training run, counted in optimizer steps.
 struct TrainingPosition {
@@ -26,7 +26,7 @@ class Scheduler {
   /// The learning rate of the step at `position`: finite and at least 0. [any thread]: may be
   /// called on any thread, and on several at once.
   [[nodiscard]] virtual double rate(const TrainingPosition& position) const = 0;
-  /// Finds an additional interface by its identifier; null when there is none.
+  /// Finds an additional interface by its identifier; null when there is none. [any thread]
   virtual void* query(std::string_view) noexcept { return nullptr; }
 
  protected:
@@ -36,5 +36,5 @@ class Scheduler {
   ~Scheduler() = default;
 };
 
-}  // namespace v0
+}  // namespace v1
 }  // namespace backstop

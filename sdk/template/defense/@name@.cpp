@@ -13,10 +13,8 @@ namespace {
 
 class @Class@ final : public backstop::Defense {
  public:
-  explicit @Class@(const backstop::Params& params) : share_(params.number("share")) {
-    options_.epochs = params.integer("epochs");
-    options_.scheduler = &params.scheduler("scheduler");
-  }
+  explicit @Class@(const backstop::Params& params)
+      : share_(params.number("share")), options_(backstop::training_options(params)) {}
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {

@@ -5,8 +5,8 @@
 #include <ATen/core/Tensor.h>
 
 #include "backstop/defense.hpp"
-#include "backstop/draft/input_detector.hpp"
 #include "backstop/error.hpp"
+#include "backstop/input_detector.hpp"
 #include "backstop/plugin.hpp"
 
 namespace {

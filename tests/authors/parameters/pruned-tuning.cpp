@@ -12,11 +12,8 @@ namespace {
 
 class PrunedTuning final : public backstop::Defense {
  public:
-  explicit PrunedTuning(const backstop::Params& params) : factor_(params.number("factor")) {
-    options_.epochs = params.integer("epochs");
-    options_.scheduler = &params.scheduler("scheduler");
-    options_.optimizer = params.optimizer("optimizer");
-  }
+  explicit PrunedTuning(const backstop::Params& params)
+      : factor_(params.number("factor")), options_(backstop::training_options(params)) {}
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {

@@ -40,11 +40,12 @@ class PrunedTuning : public ::testing::Test {
 BACKSTOP_TEST_DEFENSE(PrunedTuning, {}, {.recipe = "factor = 1.0"});
 
 TEST_F(PrunedTuning, SilencesCountsAndTrains) {
-  run("factor = 5.0\nepochs = 3");
+  run("factor = 5.0\nepochs = 3\nbatch_size = 4");
   EXPECT_TRUE(weight_.eq(at::tensor({1, 1, 0, 1})).all().item<bool>());
   EXPECT_EQ(context_.metrics.at("silenced_channels"), 1);
   ASSERT_EQ(context_.trainer().fits.size(), 1U);
   EXPECT_EQ(context_.trainer().fits[0].epochs, 3);
+  EXPECT_EQ(context_.trainer().fits[0].batch_size, 4);
   EXPECT_EQ(context_.trainer().fits[0].scheduler, &steady_);
 }
 

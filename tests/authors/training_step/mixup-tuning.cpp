@@ -37,10 +37,8 @@ class Mixup final : public backstop::TrainingStep {
 
 class MixupTuning final : public backstop::Defense {
  public:
-  explicit MixupTuning(const backstop::Params& params) {
-    options_.epochs = params.integer("epochs");
-    options_.scheduler = &params.scheduler("scheduler");
-  }
+  explicit MixupTuning(const backstop::Params& params)
+      : options_(backstop::training_options(params)) {}
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {

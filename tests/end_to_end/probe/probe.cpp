@@ -9,6 +9,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include <fcntl.h>
@@ -37,9 +38,27 @@ class Constant final : public backstop::Scheduler {
   double rate(const backstop::TrainingPosition&) const override { return 0.001; }
 };
 
+/// A training step whose loss is what it is told to be.
+class WrongLoss final : public backstop::TrainingStep {
+ public:
+  explicit WrongLoss(std::string_view action) : action_(action) {}
+  at::Tensor loss(backstop::Model& model, const backstop::Batch& batch) override {
+    const at::Tensor logits = model.forward(batch.images);
+    if (action_ == "no-loss") return {};
+    return action_ == "detached-loss" ? logits.detach().mean() : logits.mean(1);
+  }
+
+ private:
+  std::string_view action_;
+};
+
 class Probe final : public backstop::Defense {
  public:
-  explicit Probe(const backstop::Params& params) : action_(params.string("action")) {}
+  explicit Probe(const backstop::Params& params) : action_(params.string("action")) {
+    if (action_ == "ask-for-unknown") params.number("actoin");
+    if (action_ == "ask-for-number") params.number("action");
+    if (action_ == "refuse") throw backstop::ParameterError("it is told to refuse", "do not");
+  }
 
   void run(backstop::Context& ctx, backstop::Model& model,
            const backstop::DefenderData& data) override {
@@ -84,6 +103,8 @@ class Probe final : public backstop::Defense {
     if (action_ == "record") record(ctx, data);
     if (action_ == "spoil") spoil(ctx, model, data);
     if (action_ == "leave-nan") leave_nan(model);
+    if (action_ == "change-in-place") model.layers()[0].weight.mul_(2);
+    if (action_.ends_with("-loss")) train(ctx, model, data, action_);
   }
 
  private:
@@ -174,7 +195,19 @@ class Probe final : public backstop::Defense {
     ctx.artifact("three", at::ones({3}, at::kFloat));
     ctx.picture("an image", data.training().images(at::arange(1, at::kLong)));
     // The first half: half of the poison and half of the rest, more or less.
-    ctx.flag_poison(at::arange(data.training().size() / 2, at::kLong));
+    const std::int64_t size = data.training().size();
+    ctx.flag_poison(at::arange(size / 2, at::kLong));
+    ctx.score_poison(at::arange(size, at::kLong), at::arange(size, at::kDouble).neg());
+  }
+
+  static void train(backstop::Context& ctx, backstop::Model& model,
+                    const backstop::DefenderData& data, std::string_view action) {
+    const Constant scheduler;
+    WrongLoss step(action);
+    backstop::TrainingOptions options;
+    options.scheduler = &scheduler;
+    options.step = &step;
+    ctx.trainer().fit(model, data.clean(), options);
   }
 
   static void spoil(backstop::Context& ctx, backstop::Model& model,

@@ -3,7 +3,7 @@
 
 #include <ATen/ATen.h>
 
-#include "backstop/draft/model_detector.hpp"
+#include "backstop/model_detector.hpp"
 #include "backstop/plugin.hpp"
 
 namespace {

@@ -5,7 +5,6 @@
 #include <fstream>
 #include <iterator>
 #include <string>
-#include <vector>
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -21,7 +20,6 @@
 
 namespace {
 
-using backstop::Samples;
 using backstop::Split;
 
 constexpr std::array<std::string_view, 3> kNames = {"red", "green", "blue"};
@@ -29,6 +27,12 @@ constexpr std::array kSplits = {Split::train, Split::test, Split::extra};
 constexpr std::array kFiles = {"train.txt", "test.txt", "extra.txt"};
 /// Of "012", ten times.
 constexpr std::string_view kPublished = "5eaf2bdf0f3644db02c975b82703f2af";
+
+constexpr double kMeans[] = {0.25, 0.25, 0.25}, kDeviations[] = {0.5, 0.5, 0.5};
+
+struct Samples {
+  at::Tensor images, labels;
+};
 
 class Swatches final : public backstop::Dataset {
  public:
@@ -38,26 +42,28 @@ class Swatches final : public backstop::Dataset {
         width_(params.integer("width")),
         mapped_(params.integer("mapped")),
         fingerprint_(params.string("fingerprint")) {
-    for (std::size_t i = 0; i < kFiles.size(); ++i) {
-      paths_[i] = (root_ / kFiles[i]).string();
-      if (std::filesystem::exists(paths_[i]))
-        files_[i] = {{paths_[i], i == 0 ? kPublished : std::string_view()}};
-    }
+    for (std::size_t i = 0; i < kFiles.size(); ++i) paths_[i] = (root_ / kFiles[i]).string();
   }
 
-  Samples load(backstop::Context&, Split split) override {
-    return mapped_ > 0 && split == Split::train ? map() : read(split);
+  void load(backstop::Services&, Split split, backstop::SampleSink& sink) override {
+    const Samples samples = mapped_ > 0 && split == Split::train ? map() : read(split);
+    // In two pieces, as a large dataset may come.
+    const std::int64_t half = mapped_ > 0 ? samples.labels.numel() : samples.labels.numel() / 2;
+    sink.add(samples.images.slice(0, 0, half), samples.labels.slice(0, 0, half));
+    if (half < samples.labels.numel())
+      sink.add(samples.images.slice(0, half), samples.labels.slice(0, half));
   }
   std::int64_t classes() const override { return std::ssize(kNames); }
   std::string_view class_name(std::int64_t label) const override {
     return kNames.at(static_cast<std::size_t>(label));
   }
-  backstop::ChannelStatistics statistics() const override {
-    return {{0.25, 0.25, 0.25}, {0.5, 0.5, 0.5}};
-  }
+  std::span<const double> means() const override { return kMeans; }
+  std::span<const double> deviations() const override { return kDeviations; }
   std::span<const Split> splits() const override { return kSplits; }
-  std::span<const backstop::DataFile> files(Split split) const override {
-    return files_.at(static_cast<std::size_t>(split));
+  void files(Split split, backstop::FileSink& sink) const override {
+    const auto i = static_cast<std::size_t>(split);
+    if (std::filesystem::exists(paths_.at(i)))
+      sink.file(paths_.at(i), i == 0 ? kPublished : std::string_view());
   }
   std::string_view fingerprint(Split) const override { return fingerprint_; }
 
@@ -102,7 +108,6 @@ class Swatches final : public backstop::Dataset {
   std::int64_t height_, width_, mapped_;
   std::string fingerprint_;
   std::array<std::string, kFiles.size()> paths_;
-  std::array<std::vector<backstop::DataFile>, kFiles.size()> files_;
 };
 
 }  // namespace

@@ -37,7 +37,7 @@ class FakeNetwork final : public Model, public HoldsMasks {
     add_batch_norm("bn1");
     add_convolution("conv2", kWidth);
     add_batch_norm("bn2");
-    layers_.push_back({"head", LayerKind::linear, {}, {}, {}, {}});
+    layers_.push_back({.kind = LayerKind::linear, .name = "head"});
     replace_head(classes, generator);
     reset(Part::whole, generator);
   }
@@ -51,7 +51,12 @@ class FakeNetwork final : public Model, public HoldsMasks {
     return at::addmm(layers_[4].bias, features, layers_[4].weight.t());
   }
   std::span<const std::string_view> stages() const override { return kStages; }
-  std::span<const Layer> layers() override { return layers_; }
+  std::int64_t layer_count() override { return std::ssize(layers_); }
+  void read_layer(std::int64_t index, Layer& layer) override {
+    layer = layers_.at(static_cast<std::size_t>(index));
+  }
+  void set_precision(Precision) override {}
+  Precision precision() const noexcept override { return Precision::run; }
   std::int64_t classes() const noexcept override { return layers_[4].weight.size(0); }
   std::int64_t feature_size() const noexcept override { return kWidth; }
   void set_training(bool training) override { training_ = training; }
@@ -124,12 +129,11 @@ class FakeNetwork final : public Model, public HoldsMasks {
   static bool has_body(Part part) { return part == Part::body || part == Part::whole; }
 
   void add_convolution(std::string_view name, std::int64_t inputs) {
-    layers_.push_back(
-        {name, LayerKind::convolution, at::zeros({kWidth, inputs, 3, 3}), {}, {}, {}});
+    layers_.push_back({.name = name, .weight = at::zeros({kWidth, inputs, 3, 3}), .padding = 1});
   }
   void add_batch_norm(std::string_view name) {
-    layers_.push_back({.name = name,
-                       .kind = LayerKind::batch_norm,
+    layers_.push_back({.kind = LayerKind::batch_norm,
+                       .name = name,
                        .weight = at::ones({kWidth}),
                        .bias = at::zeros({kWidth}),
                        .running_mean = at::zeros({kWidth}),

@@ -35,6 +35,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
@@ -47,10 +48,11 @@
 #include "backstop/abi.h"
 #include "backstop/attack.hpp"
 #include "backstop/context.hpp"
+#include "backstop/dataset.hpp"
 #include "backstop/defense.hpp"
-#include "backstop/draft/input_detector.hpp"
-#include "backstop/draft/model_detector.hpp"
 #include "backstop/error.hpp"
+#include "backstop/input_detector.hpp"
+#include "backstop/model_detector.hpp"
 #include "backstop/params.hpp"
 
 extern "C" const backstop_plugin_descriptor* backstop_plugin_v1();
@@ -82,12 +84,10 @@ class FakeParams final : public Params {
     for (const auto& [key, node] : table_)
       if (!described(key.str()))
         throw Error("the manifest has no parameter `" + std::string(key.str()) + "`");
-    if (const auto* parameters = manifest()["parameters"].as_table()) {
-      for (const auto& [key, description] : *parameters) {
-        if (const auto* value = description.as_table()->get("default");
-            value && !table_.contains(key))
-          value->visit([&](const auto& v) { table_.insert(key, v); });
-      }
+    for (const auto& [key, description] : descriptions()) {
+      if (const auto* value = description.as_table()->get("default");
+          value && !table_.contains(key))
+        value->visit([this, &key = key](const auto& v) { table_.insert(key, v); });
     }
     for (const auto& [key, node] : table_) {
       const auto* list = node.as_array();
@@ -107,7 +107,10 @@ class FakeParams final : public Params {
     schedulers_[std::string(key)] = &scheduler;
   }
 
-  bool has(std::string_view key) const override { return table_.contains(key); }
+  bool has(std::string_view key) const override {
+    if (!described(key)) throw Error("the manifest has no parameter `" + std::string(key) + "`");
+    return table_.contains(key);
+  }
   bool boolean(std::string_view key) const override { return get<bool>(key); }
   std::int64_t integer(std::string_view key) const override { return get<std::int64_t>(key); }
   double number(std::string_view key) const override { return get<double>(key); }
@@ -115,13 +118,13 @@ class FakeParams final : public Params {
     return get<std::string_view>(key);
   }
   std::span<const std::int64_t> integers(std::string_view key) const override {
-    return integers_.at(std::string(key));
+    return list(integers_, key);
   }
   std::span<const double> numbers(std::string_view key) const override {
-    return numbers_.at(std::string(key));
+    return list(numbers_, key);
   }
   std::span<const std::string_view> strings(std::string_view key) const override {
-    return strings_.at(std::string(key));
+    return list(strings_, key);
   }
   const Scheduler& scheduler(std::string_view key) const override {
     if (const auto set = schedulers_.find(std::string(key)); set != schedulers_.end())
@@ -133,15 +136,15 @@ class FakeParams final : public Params {
   /// As in a recipe: what the recipe leaves out comes from the manifest's default, or, where the
   /// recipe names an optimizer, from OptimizerOptions. Throws Error for an unknown name, a key that
   /// the optimizer does not have, or a value of another type.
-  OptimizerOptions optimizer(std::string_view key) const override {
+  void read_optimizer(std::string_view key, OptimizerOptions& options) const override {
     toml::table values = require_table(key, "optimizer");
     const auto* defaults = (*described(key))["default"].as_table();
     if (defaults && !values.contains("name")) {
       for (const auto& [name, node] : *defaults)
-        if (!values.contains(name)) node.visit([&](const auto& v) { values.insert(name, v); });
+        if (!values.contains(name))
+          node.visit([&values, &name = name](const auto& v) { values.insert(name, v); });
     }
 
-    OptimizerOptions options;
     const auto name = values["name"].value_or<std::string>("sgd");
     std::map<std::string, double*> numbers = {{"weight_decay", &options.weight_decay}};
     if (name == "sgd") {
@@ -161,16 +164,43 @@ class FakeParams final : public Params {
       if (number != numbers.end() && node.is_number())
         *number->second = *node.value<double>();
       else if (text == "nesterov" && name == "sgd" && node.is_boolean())
-        options.nesterov = *node.value<bool>();
+        options.nesterov = *node.value<bool>() ? 1 : 0;
       else
         throw Error("optimizer `" + name + "` has no `" + text + "`, or it has another type");
     }
-    return options;
   }
 
  private:
+  /// The manifest's `[parameters]`, and those of `[training]` with their types.
+  static const toml::table& descriptions() {
+    static const toml::table kDescriptions = [] {
+      toml::table all;
+      if (const auto* parameters = manifest()["parameters"].as_table()) all = *parameters;
+      for (const auto& [key, type] :
+           std::map<std::string, std::string>{{"epochs", "integer"},
+                                              {"batch_size", "integer"},
+                                              {"optimizer", "optimizer"},
+                                              {"scheduler", "scheduler"}}) {
+        if (const auto* description = manifest()["training"][key].as_table()) {
+          toml::table typed = *description;
+          typed.insert("type", type);
+          all.insert(key, typed);
+        }
+      }
+      return all;
+    }();
+    return kDescriptions;
+  }
   static const toml::table* described(std::string_view key) {
-    return manifest()["parameters"][key].as_table();
+    return descriptions()[key].as_table();
+  }
+
+  template <typename T>
+  static std::span<const T> list(const std::map<std::string, std::vector<T>>& lists,
+                                 std::string_view key) {
+    const auto found = lists.find(std::string(key));
+    if (found == lists.end()) throw Error("no list " + std::string(key) + " of this type");
+    return found->second;
   }
 
   template <typename T>
@@ -276,21 +306,22 @@ class FakeModel final : public Model, public HoldsMasks {
 
   at::Tensor forward(const at::Tensor& images) override { return classify(features(images)); }
   at::Tensor observe(const at::Tensor& images, ActivationSink& sink) override {
-    sink.activation("input", images);
-    return forward(images);
+    return forward(sink.activation("input", images));
   }
   at::Tensor features(const at::Tensor& images) override { return images.mean({2, 3}); }
   at::Tensor classify(const at::Tensor& features) override {
     return at::addmm(layer_.bias, features, layer_.weight.t());
   }
   std::span<const std::string_view> stages() const override { return kStages; }
-  std::span<const Layer> layers() override { return {&layer_, 1}; }
+  std::int64_t layer_count() override { return 1; }
+  void read_layer(std::int64_t, Layer& layer) override { layer = layer_; }
   std::int64_t classes() const noexcept override { return layer_.weight.size(0); }
   std::int64_t feature_size() const noexcept override { return layer_.weight.size(1); }
   void set_training(bool training) override { training_ = training; }
   bool training() const noexcept override { return training_; }
   void set_trainable(Part part) override {
     trainable = part;
+    if (part == Part::chosen) return;
     layer_.weight.set_requires_grad(has_head(part));
     layer_.bias.set_requires_grad(has_head(part));
   }
@@ -321,6 +352,8 @@ class FakeModel final : public Model, public HoldsMasks {
     layer_.bias.copy_(from.layer_.bias);
     keep_ = from.keep_.clone();
   }
+  void set_precision(Precision precision) override { precision_ = precision; }
+  Precision precision() const noexcept override { return precision_; }
   void* query(std::string_view) noexcept override { return nullptr; }
 
   Part trainable = Part::whole;
@@ -339,6 +372,7 @@ class FakeModel final : public Model, public HoldsMasks {
   static constexpr std::string_view kStages[] = {"input"};
   Layer layer_;
   at::Tensor keep_;  ///< 0 for silenced inputs
+  Precision precision_ = Precision::run;
   bool training_ = false;
 };
 
@@ -410,31 +444,38 @@ class FakeTrainer final : public Trainer {
 
   void run(Model& model, const ImageSet& images, const TrainingOptions& options) {
     const c10::AutoGradMode gradients(true);
-    model.set_batch_norm(options.batch_norm);
     model.set_trainable(options.trainable);
+    model.set_batch_norm(options.batch_norm);
     std::vector<at::Tensor> weights, velocities;
     for (const Layer& layer : model.layers())
       for (const at::Tensor& tensor : {layer.weight, layer.bias})
         if (tensor.defined() && tensor.requires_grad()) weights.push_back(tensor);
+    if (options.step)
+      for (const at::Tensor& own : options.step->parameters()) weights.push_back(own);
     for (const at::Tensor& weight : weights) velocities.push_back(at::zeros(weight.sizes()));
 
     const std::int64_t size = images.size(), batch_size = options.batch_size;
     TrainingPosition position;
     position.epochs = options.epochs;
     position.iterations_per_epoch = (size + batch_size - 1) / batch_size;
-    for (std::int64_t epoch = 0; epoch < options.epochs; ++epoch) {
+    Next next = Next::epoch;
+    for (std::int64_t epoch = 0; epoch < options.epochs && next != Next::stop; ++epoch) {
       model.set_training(true);
+      if (options.step) options.step->before_epoch(model, epoch);
       const at::Tensor order = at::randperm(size, shuffling_, at::TensorOptions(at::kLong));
       for (std::int64_t first = 0; first < size; first += batch_size, ++position.iteration) {
         stop_if_cancelled();
         const at::Tensor positions = order.narrow(0, first, std::min(batch_size, size - first));
         batches.push_back(positions);
         const double rate = options.scheduler->rate(position);
-        const at::Tensor loss =
-            loss_of(model,
-                    {images.images(positions), images.labels().index_select(0, positions),
-                     positions, epoch},
-                    options.step);
+        Batch batch;
+        batch.images = images.images(positions);
+        batch.labels = images.labels().index_select(0, positions);
+        batch.positions = positions;
+        batch.epoch = epoch;
+        batch.iteration = position.iteration;
+        batch.rate = rate;
+        const at::Tensor loss = loss_of(model, batch, options.step);
         losses.push_back(loss.item<double>());
         if (!std::isfinite(losses.back())) throw Error("the loss is no longer finite");
         for (const at::Tensor& weight : weights) weight.mutable_grad().reset();
@@ -443,7 +484,7 @@ class FakeTrainer final : public Trainer {
         if (learns) descend(model, weights, velocities, options.optimizer.momentum, rate);
         if (options.step) options.step->after_update(model);
       }
-      if (options.step) options.step->after_epoch(model, epoch);
+      if (options.step) next = options.step->after_epoch(model, epoch);
       if (after_epoch) after_epoch(model);
     }
     model.set_batch_norm(BatchNormMode::normal);
@@ -483,6 +524,7 @@ class FakeContext final : public Context {
     trainer_.cancel = &cancel;
     return trainer_;
   }
+  std::uint32_t abi_minor() const noexcept override { return BACKSTOP_ABI_MINOR; }
   bool cancelled() const noexcept override { return cancel; }
   void log(LogLevel, std::string_view message) noexcept override { messages.emplace_back(message); }
   void progress(std::int64_t done, std::int64_t total, std::string_view) noexcept override {
@@ -493,6 +535,12 @@ class FakeContext final : public Context {
     artifacts[std::string(name)] = tensor.clone();
   }
   void flag_poison(const at::Tensor& indices) override { flagged = indices.clone(); }
+  void score_poison(const at::Tensor& indices, const at::Tensor& scores) override {
+    if (poison_scores.defined()) throw Error("score_poison was called twice");
+    if (scores.sizes() != indices.sizes()) throw Error("score_poison needs a score for each index");
+    scored = indices.clone();
+    poison_scores = scores.to(at::kDouble).clone();
+  }
   const ImageSet& subset(const ImageSet& set, const at::Tensor& positions) override {
     return sets_.emplace_back(set.images(positions), set.labels().index_select(0, positions),
                               set.classes(), set.indices().index_select(0, positions));
@@ -540,6 +588,7 @@ class FakeContext final : public Context {
   std::map<std::string, at::Tensor> artifacts;
   std::map<std::string, at::Tensor> pictures;
   at::Tensor flagged;
+  at::Tensor scored, poison_scores;  ///< what score_poison got
 
  private:
   at::Generator generator_;
@@ -655,6 +704,48 @@ inline InputDetector& input_detector(Defense& defense) {
   void* found = defense.query(InputDetector::kId);
   if (!found) throw Error("the defense offers no detector of inputs");
   return *static_cast<InputDetector*>(found);
+}
+
+/// All images of a split, uint8 [N, C, H, W], and their labels, int64 [N].
+struct Samples {
+  at::Tensor images, labels;
+};
+
+/// What a dataset loads. Throws Error if it gives no images.
+inline Samples load(Dataset& dataset, Services& services, Split split) {
+  class Collected final : public SampleSink {
+   public:
+    void add(const at::Tensor& images, const at::Tensor& labels) override {
+      samples.images = samples.images.defined() ? at::cat({samples.images, images}) : images;
+      samples.labels = samples.labels.defined() ? at::cat({samples.labels, labels}) : labels;
+    }
+    Samples samples;
+  } sink;
+  dataset.load(services, split, sink);
+  const auto& [images, labels] = sink.samples;
+  if (!images.defined()) throw Error("the dataset gave no images");
+  if (images.scalar_type() != at::kByte || images.dim() != 4 || !images.is_contiguous())
+    throw Error("the dataset gave images that are not contiguous uint8 [N, C, H, W]");
+  if (labels.scalar_type() != at::kLong || labels.dim() != 1 || labels.size(0) != images.size(0))
+    throw Error("the dataset gave labels that are not int64 [N]");
+  return sink.samples;
+}
+
+struct NamedFile {
+  std::string path, md5;
+};
+
+/// The files that a dataset names.
+inline std::vector<NamedFile> files(const Dataset& dataset, Split split) {
+  class Collected final : public FileSink {
+   public:
+    void file(std::string_view path, std::string_view md5) override {
+      named.push_back({std::string(path), std::string(md5)});
+    }
+    std::vector<NamedFile> named;
+  } sink;
+  dataset.files(split, sink);
+  return sink.named;
 }
 
 /// A plugin's saved state, from save() to load().

@@ -7,6 +7,7 @@ namespace at {
 
 class Tensor {
  public:
+  Tensor();
   Tensor(const Tensor& other);
   Tensor& operator=(const Tensor& other);
   ~Tensor();

@@ -1,4 +1,4 @@
-#include "training.hpp"
+#include "retraining.hpp"
 
 #include <cstdint>
 #include <vector>
@@ -28,7 +28,7 @@ void retrain(FakeContext& context, FakeModel& model, const backstop::ImageSet& s
   options.epochs = 3;
   options.scheduler = &rate;
   const at::Tensor suspicious = at::tensor({0, 1, 0, 0, 1, 0}).to(at::kBool);
-  backstop::training::remove_and_retrain(context, model, set, suspicious, options);
+  backstop::retraining::remove_and_retrain(context, model, set, suspicious, options);
 }
 
 }  // namespace
@@ -38,7 +38,7 @@ TEST(TrainingOptions, ComeFromTheParameters) {
   FakeParams params{
       "epochs = 3\nbatch_size = 7\noptimizer = { name = \"adam\", weight_decay = 0.0 }"};
   params.set_scheduler("scheduler", rate);
-  const backstop::TrainingOptions options = backstop::training::options_from(params);
+  const backstop::TrainingOptions options = backstop::training_options(params);
   EXPECT_EQ(options.epochs, 3);
   EXPECT_EQ(options.batch_size, 7);
   EXPECT_EQ(options.scheduler, &rate);

@@ -1,24 +1,12 @@
-// What the defenses that train a model have in common.
+// What the defenses that remove training images have in common.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include "backstop/context.hpp"
-#include "backstop/params.hpp"
 #include "backstop/trainer.hpp"
 
-namespace backstop::training {
-
-/// The options given by the parameters `epochs`, `batch_size`, `scheduler` and `optimizer`, which
-/// the manifest must declare.
-[[nodiscard]] inline TrainingOptions options_from(const Params& params) {
-  TrainingOptions options;
-  options.epochs = params.integer("epochs");
-  options.batch_size = params.integer("batch_size");
-  options.scheduler = &params.scheduler("scheduler");
-  options.optimizer = params.optimizer("optimizer");
-  return options;
-}
+namespace backstop::retraining {
 
 /// Flags the images of `training` marked in `suspicious` (bool [size] on the CPU, in the set's
 /// order) as poisoned, then trains `model` from scratch on the others, of which there is at least
@@ -33,4 +21,4 @@ inline void remove_and_retrain(Context& ctx, Model& model, const ImageSet& train
   ctx.trainer().fit(model, rest, options);
 }
 
-}  // namespace backstop::training
+}  // namespace backstop::retraining
