@@ -1,9 +1,12 @@
 #include "host/cli/child.hpp"
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
 #include <system_error>
 #include <thread>
 
@@ -131,6 +134,20 @@ bool has_ended(pid_t pid) {
          info.si_pid != 0;
 }
 
+/// The words for a shell.
+std::string shell_line(const std::vector<std::string>& words) {
+  std::string line;
+  for (const auto& word : words) {
+    const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](unsigned char c) {
+      return std::isalnum(c) != 0 || std::strchr("-_./=:,+@%", c) != nullptr;
+    });
+    std::string quoted = "'";
+    for (const char c : word) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+    line += (line.empty() ? "" : " ") + (plain ? word : quoted + "'");
+  }
+  return line;
+}
+
 }  // namespace
 
 ChildOutcome run_self(const std::vector<std::string>& arguments, std::chrono::milliseconds limit) {
@@ -152,6 +169,15 @@ ChildOutcome run_self(const std::vector<std::string>& arguments, std::chrono::mi
   outcome.out = out.text();
   outcome.err = err.text();
   return outcome;
+}
+
+std::string debugger_line(const std::vector<std::string>& arguments,
+                          std::initializer_list<std::string_view> left_out) {
+  std::vector<std::string> words{"gdb", "-ex", "run", "--args",
+                                 std::filesystem::read_symlink("/proc/self/exe").string()};
+  for (const auto& word : arguments)
+    if (std::find(left_out.begin(), left_out.end(), word) == left_out.end()) words.push_back(word);
+  return shell_line(words);
 }
 
 std::string last_line(std::string_view text) {

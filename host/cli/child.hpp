@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,10 @@ struct ChildOutcome {
 /// ends with this process, whatever ends that, and soon after the limit in any case. Throws
 /// HostError(environment) if it cannot be started.
 ChildOutcome run_self(const std::vector<std::string>& arguments, std::chrono::milliseconds limit);
+
+/// The line for a shell that runs this program with `arguments`, without those in `left_out`, in gdb.
+std::string debugger_line(const std::vector<std::string>& arguments,
+                          std::initializer_list<std::string_view> left_out);
 
 /// The last non-empty line of `text`.
 std::string last_line(std::string_view text);

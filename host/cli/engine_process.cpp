@@ -1,7 +1,6 @@
 #include "host/cli/engine_process.hpp"
 
 #include <algorithm>
-#include <cctype>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -148,20 +147,6 @@ namespace {
   if (::getppid() == parent && ::fcntl(page, F_SETFD, 0) == 0 && ::fcntl(events, F_SETFD, 0) == 0)
     ::execv("/proc/self/exe", words);
   ::_exit(127);
-}
-
-/// The words for a shell.
-std::string shell_line(const std::vector<std::string>& words) {
-  std::string line;
-  for (const auto& word : words) {
-    const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](unsigned char c) {
-      return std::isalnum(c) != 0 || std::strchr("-_./=:,+@%", c) != nullptr;
-    });
-    std::string quoted = "'";
-    for (const char c : word) quoted += c == '\'' ? "'\\''" : std::string(1, c);
-    line += (line.empty() ? "" : " ") + (plain ? word : quoted + "'");
-  }
-  return line;
 }
 
 /// The plugin that `call` ("defense `probe` in run") is a call of, among those of `use`.
@@ -397,12 +382,9 @@ void Supervisor::hear_event(const json& event) {
 }
 
 std::string Supervisor::debugger_line() const {
-  std::vector<std::string> words{"gdb", "-ex", "run", "--args",
-                                 fs::read_symlink("/proc/self/exe").string()};
-  for (const auto& word : invocation_.words)
-    if (word != "--fresh") words.push_back(word);
+  std::vector<std::string> words = invocation_.words;
   words.emplace_back("--one-process");
-  return shell_line(words);
+  return cli::debugger_line(words, {"--fresh"});
 }
 
 engine::FailedStage Supervisor::blame(int status) const {

@@ -162,8 +162,15 @@ Verdict loads(const Subject& subject) {
 
 Verdict symbols(const Subject& subject) {
   std::string extra;
+  bool entry = false;
   for (const auto& symbol : catalog::exported_symbols(subject.entry.path))
-    if (symbol != catalog::kPluginEntry) extra += (extra.empty() ? "" : ", ") + symbol;
+    if (symbol == catalog::kPluginEntry)
+      entry = true;
+    else
+      extra += (extra.empty() ? "" : ", ") + symbol;
+  if (!entry)
+    return failed(fmt::format("it does not export {}", catalog::kPluginEntry),
+                  "end the plugin's source with BACKSTOP_PLUGIN(Interface, Class)");
   if (extra.empty()) return {};
   return failed("it also exports " + extra,
                 "build it with backstop_add_plugin(), which hides everything else");
@@ -253,7 +260,8 @@ Verdict in_engine(const Subject& subject, const char* test) {
   engine_function<void(const engine::ConformanceRequest&, engine::ConformanceOutcome&)>(
       engine::kEngineCheckPlugin)(request, outcome);
   if (outcome.passed) return {};
-  return failed(outcome.message, outcome.hint);
+  const auto result = outcome.checked ? Verdict::Result::failed : Verdict::Result::skipped;
+  return {result, outcome.message, outcome.hint};
 }
 
 constexpr std::string_view kState = "state";
@@ -337,14 +345,15 @@ std::string other_output(const std::string& out) {
 }
 
 /// The verdict that a child wrote as the last line of its output.
-Verdict from_child(const ChildOutcome& child, const Test& test, std::chrono::seconds limit) {
+Verdict from_child(const ChildOutcome& child, const Test& test, std::chrono::seconds limit,
+                   const std::string& debugger) {
   const std::string wrote = child.err.empty() ? "" : "; it wrote: " + last_line(child.err);
   if (child.timed_out)
     return failed(fmt::format("it did not finish within {} s", limit.count()),
                   "give it more time with --time-limit SECONDS");
   if (child.signal != 0)
     return failed(fmt::format("it crashed: {}{}", signal_name(child.signal), wrote),
-                  "run `backstop plugin check FILE --test NAME` in a debugger");
+                  fmt::format("`{}` shows where", debugger));
   try {
     const auto json = nlohmann::json::parse(last_line(child.out));
     const auto* result =
@@ -372,12 +381,12 @@ Verdict run_in_child(const Invocation& invocation, const Test& test, std::chrono
       words.push_back("--" + std::string(option));
       words.push_back(value);
     }
-  return from_child(run_self(words, limit), test, limit);
+  return from_child(run_self(words, limit), test, limit, debugger_line(words, {"--json"}));
 }
 
 void print_verdict(const Test& test, const Verdict& verdict, bool color) {
-  constexpr std::size_t kWidth = 60;
-  std::string line = test.title + std::string(" ");
+  constexpr std::size_t kWidth = 76;
+  std::string line = fmt::format("{}: {} ", test.name, test.title);
   line.append(line.size() < kWidth ? kWidth - line.size() : 0, '.');
   constexpr const char* kWords[] = {" ok", " FAILED", " not checked"};
   constexpr std::string_view kStyles[] = {base::kGreen, base::kRed, base::kYellow};
@@ -412,8 +421,18 @@ base::ExitCode check_all(const Invocation& invocation, const Subject& subject) {
   const bool json = invocation.has("json");
   nlohmann::json results = nlohmann::json::array();
   std::size_t counts[3] = {0, 0, 0};
+  std::vector<std::string> causes;  // each is told once
   for (const auto* test : tests_for(subject.entry.manifest.kind)) {
-    const Verdict verdict = run_in_child(invocation, *test, limit);
+    Verdict verdict = run_in_child(invocation, *test, limit);
+    if (verdict.result == Verdict::Result::failed) {
+      const auto told = [&](const std::string& cause) {
+        return verdict.message.find(cause) != std::string::npos;
+      };
+      if (std::any_of(causes.begin(), causes.end(), told))
+        verdict = {Verdict::Result::skipped, "it fails for a reason given above", ""};
+      else
+        causes.push_back(verdict.message);
+    }
     ++counts[static_cast<std::size_t>(verdict.result)];
     if (json)
       results.push_back(to_json(*test, verdict));
