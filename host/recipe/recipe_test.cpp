@@ -496,12 +496,12 @@ fine-tuning = {}
 )"),
             R"(29:1+6 no defense is called "supper" | did you mean "super"?
 29:10+1 `supper` must be a table, got 3 | write "supper".METRIC = { minimum = ..., maximum = ... }
-30:7+1 there is no metric `x` | metrics: `clean_accuracy`, `attack_success_rate`, `attack_success_rate_all`, `robust_accuracy`, `clean_accuracy_drop`, `true_positive_rate`, `false_positive_rate`; what its plugin records is `extra.METRIC`
+30:7+1 there is no metric `x` | metrics: `clean_accuracy`, `attack_success_rate`, `attack_success_rate_all`, `robust_accuracy`, `clean_accuracy_drop`, `true_positive_rate`, `false_positive_rate`, `auroc`, `tpr_at_1_fpr`, `tpr_at_5_fpr`; what its plugin records is `extra.METRIC`
 31:41+3 `minimum` must not be greater than `maximum` (0.1), got 0.5
 32:25+2 `robust_accuracy` has neither `minimum` nor `maximum` | give one of them, or both
 33:36+4 `minimum` must be between 0 and 1, got -0.5
 33:42+4 unknown key `most` in `clean_accuracy` | known keys: `minimum`, `maximum`
-34:15+2 "fine-tuning" has no metric | metrics: `clean_accuracy`, `attack_success_rate`, `attack_success_rate_all`, `robust_accuracy`, `clean_accuracy_drop`, `true_positive_rate`, `false_positive_rate`; what its plugin records is `extra.METRIC`
+34:15+2 "fine-tuning" has no metric | metrics: `clean_accuracy`, `attack_success_rate`, `attack_success_rate_all`, `robust_accuracy`, `clean_accuracy_drop`, `true_positive_rate`, `false_positive_rate`, `auroc`, `tpr_at_1_fpr`, `tpr_at_5_fpr`; what its plugin records is `extra.METRIC`
 )");
 }
 

@@ -13,6 +13,21 @@
 namespace backstop::report {
 namespace {
 
+/// Of a defense that scores training images.
+Metric of_poison_scores(std::string_view key, std::string_view title, bool in_summary) {
+  return {.section = "detection",
+          .key = key,
+          .title = title,
+          .csv = key,
+          .range = Range::share,
+          .better = Better::higher,
+          .format = Format::share,
+          .in_summary = in_summary,
+          .in_expect = true,
+          .not_in = {"transfer", "encoder"},
+          .why_not = "nobody who adapts a model has the poisoned training set"};
+}
+
 std::vector<Metric> make_metrics() {
   return {
       {.section = "given", .key = "clean_images", .csv = "clean_images"},
@@ -122,6 +137,9 @@ std::vector<Metric> make_metrics() {
        .not_in = {"transfer", "encoder"},
        .why_not = "nobody who adapts a model has the poisoned training set"},
       {.section = "detection", .key = "flagged", .csv = "flagged"},
+      of_poison_scores("auroc", "AUROC of scores", true),
+      of_poison_scores("tpr_at_1_fpr", "TPR of scores at 1 % FPR", false),
+      of_poison_scores("tpr_at_5_fpr", "TPR of scores at 5 % FPR", false),
       {.section = "cost",
        .key = "wall_seconds",
        .title = "wall time",

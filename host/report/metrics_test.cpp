@@ -26,7 +26,7 @@ TEST(Metrics, SayWhereTheyAreShown) {
               ElementsAre("clean_accuracy", "attack_success_rate"));
   EXPECT_THAT(keys(metrics_with(&Metric::in_summary)),
               ElementsAre("clean_accuracy", "attack_success_rate", "true_positive_rate",
-                          "false_positive_rate"));
+                          "false_positive_rate", "auroc"));
   EXPECT_THAT(keys(metrics_with(&Metric::in_table)),
               ElementsAre("clean_accuracy", "attack_success_rate", "attack_success_rate_all",
                           "robust_accuracy", "wall_seconds", "cpu_seconds", "gpu_seconds",
@@ -54,7 +54,7 @@ TEST(Metrics, CanBeExpectedInTheScenariosThatHaveThem) {
   EXPECT_THAT(keys(expectable_metrics("standalone")),
               ElementsAre("clean_accuracy", "attack_success_rate", "attack_success_rate_all",
                           "robust_accuracy", "clean_accuracy_drop", "true_positive_rate",
-                          "false_positive_rate"));
+                          "false_positive_rate", "auroc", "tpr_at_1_fpr", "tpr_at_5_fpr"));
   EXPECT_THAT(keys(expectable_metrics("transfer")),
               ElementsAre("clean_accuracy", "attack_success_rate", "attack_success_rate_all",
                           "robust_accuracy", "attack_class_clean_share"));

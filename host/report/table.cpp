@@ -132,11 +132,18 @@ std::vector<std::string> definitions_of_transfer(const nlohmann::json& rows) {
 
 std::string detection_text(const nlohmann::json& row) {
   const auto& detection = section_of(row, "detection");
-  if (detection.empty()) return "";
-  return fmt::format("{} flagged {} training images: true positive rate {}, false positive rate {}",
-                     name_of(row), count(number_in(detection, "flagged")),
-                     share(number_in(detection, "true_positive_rate")),
-                     share(number_in(detection, "false_positive_rate")));
+  std::string text;
+  if (detection.contains("flagged"))
+    text =
+        fmt::format("{} flagged {} training images: true positive rate {}, false positive rate {}",
+                    name_of(row), count(number_in(detection, "flagged")),
+                    share(number_in(detection, "true_positive_rate")),
+                    share(number_in(detection, "false_positive_rate")));
+  if (detection.contains("auroc"))
+    text += fmt::format(
+        "{}AUROC {}", text.empty() ? name_of(row) + " scored training images: " : "; its scores: ",
+        share(number_in(detection, "auroc")));
+  return text;
 }
 
 /// At most kCurveColumns of the epochs: all, or the first, the last, and others evenly spread on a

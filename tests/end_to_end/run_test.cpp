@@ -289,6 +289,8 @@ TEST_F(WholeRun, RecordsWhatADefenseReports) {
   const double tpr = probe["detection"]["true_positive_rate"];
   const double fpr = probe["detection"]["false_positive_rate"];
   EXPECT_NEAR(tpr * 51 + fpr * 205, 128, 1e-6) << "51 of 256 images are poisoned";
+  EXPECT_NEAR(probe["detection"]["auroc"], 0.5, 0.2);
+  EXPECT_THAT(outcome.out, HasSubstr("; its scores: AUROC 0."));
   EXPECT_GT(fs::file_size(runs().at(0) / "artifacts/probe.safetensors"), 12u);
   EXPECT_GT(fs::file_size(runs().at(0) / "pictures/probe.png"), 100u);
   EXPECT_THAT(read(runs().at(0) / "report.html"), HasSubstr("src=\"pictures/probe.png\""));
