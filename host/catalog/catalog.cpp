@@ -362,13 +362,14 @@ const PluginEntry& Catalog::require(Kind kind, std::string_view name) const {
 
 std::string Catalog::hint_for_unknown(Kind kind, std::string_view name,
                                       const std::string& otherwise) const {
+  if (const auto near = base::nearest(name, names(kind)))
+    return fmt::format("did you mean `{}`?", *near);
   if (!without_plugins_.empty())
     return fmt::format(
         "`--plugin-path {}` holds no plugin, neither itself nor in its subfolders `attacks`, "
         "`defenses`, `schedulers` and `datasets`",
         without_plugins_.front().string());
-  const auto near = base::nearest(name, names(kind));
-  return near ? fmt::format("did you mean `{}`?", *near) : otherwise;
+  return otherwise;
 }
 
 std::vector<std::string> Catalog::names(Kind kind) const {

@@ -78,8 +78,8 @@ class Catalog {
   /// The same, but throws HostError(plugin) with the nearest name, or with the reason why the
   /// plugin of that name is refused.
   [[nodiscard]] const PluginEntry& require(Kind kind, std::string_view name) const;
-  /// What to do about a name that no plugin of that kind has: a `--plugin-path` without plugins, the
-  /// nearest name, or `otherwise`.
+  /// What to do about a name that no plugin of that kind has: the nearest name, a
+  /// `--plugin-path` without plugins, or `otherwise`.
   [[nodiscard]] std::string hint_for_unknown(Kind kind, std::string_view name,
                                              const std::string& otherwise) const;
   /// The next plugin of the same kind and name, which is not used because `entry` is; null when

@@ -86,9 +86,10 @@ void check(const PluginEntry& entry, const backstop_plugin_descriptor* descripto
     refuse(entry, fmt::format("its descriptor's magic number is {}, expected {}", descriptor->magic,
                               BACKSTOP_PLUGIN_MAGIC));
   }
-  if (descriptor->struct_size < sizeof *descriptor) {
+  constexpr std::uint32_t kFirstSize = 32;  // in ABI 1.0
+  if (descriptor->struct_size < kFirstSize) {
     refuse(entry, fmt::format("its descriptor is {} bytes long, expected at least {}",
-                              descriptor->struct_size, sizeof *descriptor));
+                              descriptor->struct_size, kFirstSize));
   }
   const std::string abi = fmt::format("{}.{}", descriptor->abi_major, descriptor->abi_minor);
   if (entry.facts && abi != entry.facts->abi) {

@@ -313,18 +313,18 @@ const catalog::PluginEntry* Checker::plugin(catalog::Kind kind, const toml::node
     return nullptr;
   }
   const auto names = catalog_.names(kind);
-  std::string hint = catalog_.hint_for_unknown(
-      kind, wanted,
+  const std::string known =
       names.empty()
           ? fmt::format("no {}s were found; --plugin-path names more folders to search", what)
-          : fmt::format("known {}s: {}", what, list_of(names, ticked)));
+          : fmt::format("known {}s: {}", what, list_of(names, ticked));
   if (other)
     report(region,
            fmt::format("`{}` is {}, not {}", wanted, with_article(other->manifest.kind),
                        with_article(kind)),
-           std::move(hint));
+           known);
   else
-    report(region, fmt::format("there is no {} `{}`", what, wanted), std::move(hint));
+    report(region, fmt::format("there is no {} `{}`", what, wanted),
+           catalog_.hint_for_unknown(kind, wanted, known));
   return nullptr;
 }
 

@@ -95,6 +95,8 @@ INTERFACE(TrainingStep);
 
 // -- structures --
 
+SIZE(StructSize<Layer>, 4);
+
 SIZE(TrainingPosition, 32);
 AT(TrainingPosition, struct_size, 0);
 AT(TrainingPosition, reserved, 4);

@@ -29,6 +29,9 @@ function(backstop_add_plugin name)
   if(NOT arg_SOURCES)
     message(FATAL_ERROR "backstop_add_plugin(${name}): SOURCES is missing")
   endif()
+  if(TARGET_ABI_MINOR IN_LIST arg_KEYWORDS_MISSING_VALUES)
+    message(FATAL_ERROR "backstop_add_plugin(${name}): TARGET_ABI_MINOR needs a number")
+  endif()
   # A shared library linked with either of them turns on flush-to-zero for the whole host.
   if("${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${CMAKE_BUILD_TYPE}}" MATCHES "-Ofast|-ffast-math")
     message(FATAL_ERROR "backstop_add_plugin(${name}): build without -Ofast and -ffast-math: "
@@ -62,9 +65,9 @@ function(backstop_add_plugin name)
   add_library(${target} MODULE "${note}")
   target_link_libraries(${target} PRIVATE ${target}_objects)
   if(DEFINED arg_TARGET_ABI_MINOR)
-    foreach(part ${target}_objects ${target})
-      target_compile_definitions(${part} PRIVATE BACKSTOP_TARGET_ABI_MINOR=${arg_TARGET_ABI_MINOR})
-    endforeach()
+    # PUBLIC: the plugin's test has to see the same interfaces.
+    target_compile_definitions(${target}_objects
+                               PUBLIC BACKSTOP_TARGET_ABI_MINOR=${arg_TARGET_ABI_MINOR})
   endif()
   set_target_properties(${target}_objects ${target} PROPERTIES
     POSITION_INDEPENDENT_CODE ON

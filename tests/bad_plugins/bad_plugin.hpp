@@ -27,7 +27,8 @@
   "sanitizer = \"" sanitizer "\"\n"                        \
   "compiler = \"" __VERSION__ "\"\n"
 
-#define BAD_PLUGIN_OWN_ABI BACKSTOP_TEXT(BACKSTOP_ABI_MAJOR) "." BACKSTOP_TEXT(BACKSTOP_ABI_MINOR)
+#define BAD_PLUGIN_OWN_ABI \
+  BACKSTOP_TEXT(BACKSTOP_ABI_MAJOR) "." BACKSTOP_TEXT(BACKSTOP_TARGET_ABI_MINOR)
 
 #define BAD_PLUGIN_MANIFEST(name)                        \
   "name = \"" name                                       \

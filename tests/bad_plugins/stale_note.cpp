@@ -9,7 +9,7 @@ backstop_plugin_v1() {
       sizeof(backstop_plugin_descriptor),
       BACKSTOP_PLUGIN_MAGIC,
       BACKSTOP_ABI_MAJOR,
-      BACKSTOP_ABI_MINOR + 1,
+      BACKSTOP_TARGET_ABI_MINOR + 1,
       BACKSTOP_KIND_SCHEDULER,
       &backstop::detail::create<backstop::Scheduler, GoodScheduler>,
       &backstop::detail::destroy<backstop::Scheduler, GoodScheduler>};

@@ -62,7 +62,7 @@ void read_training_set(benchmark::State& state) {
     std::ofstream("/proc/self/clear_refs") << 5;  // resets the peak
     const std::int64_t before = memory("VmRSS");
     state.ResumeTiming();
-    const backstop::Samples samples = dataset->load(context, backstop::Split::train);
+    const auto samples = backstop::testing::load(*dataset, context, backstop::Split::train);
     state.PauseTiming();
     bytes = static_cast<std::int64_t>(samples.images.nbytes() + samples.labels.nbytes());
     most = std::max(most, double(memory("VmHWM") - before) / double(bytes));

@@ -39,9 +39,9 @@ class ImageFolder {
                                                cache().string() + "\""};
     const auto dataset = backstop::testing::make<backstop::Dataset>(params);
     backstop::testing::FakeContext context;
-    benchmark::DoNotOptimize(dataset->load(context, backstop::Split::train));
-    benchmark::DoNotOptimize(dataset->load(context, backstop::Split::test));
-    benchmark::DoNotOptimize(dataset->statistics());
+    for (const backstop::Split split : {backstop::Split::train, backstop::Split::test})
+      benchmark::DoNotOptimize(backstop::testing::load(*dataset, context, split));
+    benchmark::DoNotOptimize(dataset->means());
   }
   [[nodiscard]] fs::path cache() const { return path_ / "cache"; }
 

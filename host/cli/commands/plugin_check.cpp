@@ -185,7 +185,7 @@ Verdict manifest(const Subject& subject) {
   need(!manifest.summary.empty(), "summary");
   need(!manifest.license.empty(), "license");
   for (const auto& parameter : manifest.parameters)
-    need(!parameter.help.empty(), "parameters." + parameter.key + ".help");
+    need(!parameter.help.empty(), "the `help` of `" + parameter.key + "`");
   if (!missing.empty()) return failed("the manifest lacks " + missing);
   return unusable(subject, subject.check()).value_or(Verdict{});
 }
@@ -400,6 +400,15 @@ void print_verdict(const Test& test, const Verdict& verdict, bool color) {
   print(line);
 }
 
+/// The verdict without its text if that is among `causes`, which are the texts of failed tests so far.
+Verdict told_once(const Verdict& verdict, std::vector<std::string>& causes) {
+  if (verdict.result != Verdict::Result::failed) return verdict;
+  for (const std::string& cause : causes)
+    if (verdict.message.find(cause) != std::string::npos) return failed("for the reason above");
+  causes.push_back(verdict.message);
+  return verdict;
+}
+
 std::chrono::seconds time_limit(const Invocation& invocation) {
   const std::string text = invocation.one("time-limit").value_or("60");
   try {
@@ -421,23 +430,14 @@ base::ExitCode check_all(const Invocation& invocation, const Subject& subject) {
   const bool json = invocation.has("json");
   nlohmann::json results = nlohmann::json::array();
   std::size_t counts[3] = {0, 0, 0};
-  std::vector<std::string> causes;  // each is told once
+  std::vector<std::string> causes;
   for (const auto* test : tests_for(subject.entry.manifest.kind)) {
-    Verdict verdict = run_in_child(invocation, *test, limit);
-    if (verdict.result == Verdict::Result::failed) {
-      const auto told = [&](const std::string& cause) {
-        return verdict.message.find(cause) != std::string::npos;
-      };
-      if (std::any_of(causes.begin(), causes.end(), told))
-        verdict = {Verdict::Result::skipped, "it fails for a reason given above", ""};
-      else
-        causes.push_back(verdict.message);
-    }
+    const Verdict verdict = run_in_child(invocation, *test, limit);
     ++counts[static_cast<std::size_t>(verdict.result)];
     if (json)
       results.push_back(to_json(*test, verdict));
     else
-      print_verdict(*test, verdict, invocation.color_out);
+      print_verdict(*test, told_once(verdict, causes), invocation.color_out);
   }
   const auto [passed, wrong, skipped] = counts;
   if (json)

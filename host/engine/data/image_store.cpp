@@ -131,8 +131,7 @@ ImageStore ImageStore::changed(const at::Tensor& positions, const at::Tensor& im
     result.changed_ = changed_.defined() ? at::cat({changed_, others}) : others.contiguous();
   const std::int64_t end =
       images_.size(0) + (result.changed_.defined() ? result.changed_.size(0) : 0);
-  result.indices_ = at::arange(size(), at::kLong);
-  result.rows_ = rows(result.indices_).clone();
+  result.rows_ = rows(at::arange(size(), at::kLong)).clone();
   const at::Tensor where = send(positions, images_.device());
   result.rows_.index_copy_(0, where, at::arange(end - images.size(0), end, where.options()));
   result.labels_ = labels_.index_copy(0, where, send(labels, labels_.device()));

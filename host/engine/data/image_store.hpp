@@ -50,7 +50,7 @@ class ImageStore final : public ImageSet {
   /// The images at `positions` (int64 [m]). Shares the pixels.
   [[nodiscard]] ImageStore subset(const at::Tensor& positions) const;
   /// The same set with other images (uint8 [m, C, H, W]) and labels at `positions`. Shares the
-  /// pixels of the rest. Its indices are positions in this set.
+  /// pixels of the rest. It keeps the indices.
   [[nodiscard]] ImageStore changed(const at::Tensor& positions, const at::Tensor& images,
                                    const at::Tensor& labels) const;
   /// uint8 [m, C, H, W].

@@ -208,11 +208,15 @@ std::string digest_of(const at::Tensor& tensor, std::string_view what, StageCont
 class CollectedSamples final : public SampleSink {
  public:
   void add(const at::Tensor& images, const at::Tensor& labels) override {
-    if (!images.defined() || !labels.defined()) throw Error("SampleSink::add got no tensor");
-    if (!images_.empty() && (images.dim() != images_[0].dim() ||
-                             images.sizes().slice(1) != images_[0].sizes().slice(1) ||
-                             images.scalar_type() != images_[0].scalar_type()))
-      throw Error("SampleSink::add got images of another size or type than before",
+    if (!images.defined() || images.scalar_type() != at::kByte || images.dim() != 4 ||
+        (images.size(1) != 1 && images.size(1) != 3) || !images.is_contiguous() || !images.is_cpu())
+      throw Error(
+          "SampleSink::add got images that are not contiguous uint8 [N, 1 or 3, H, W] on the CPU");
+    if (!labels.defined() || labels.scalar_type() != at::kLong || labels.dim() != 1 ||
+        labels.size(0) != images.size(0) || !labels.is_cpu())
+      throw Error("SampleSink::add got labels that are not int64 [N] on the CPU");
+    if (!images_.empty() && images.sizes().slice(1) != images_[0].sizes().slice(1))
+      throw Error("SampleSink::add got images of another size than before",
                   "all images of a split have the same channels, height and width");
     images_.push_back(images);
     labels_.push_back(labels);
@@ -234,8 +238,10 @@ Normalization statistics_of(const PluginObject& plugin, std::int64_t channels, S
   std::vector<double> means, deviations;
   call(plugin, "means and deviations", ctx, [&] {
     const auto& dataset = plugin.as<Dataset>();
-    means.assign(dataset.means().begin(), dataset.means().end());
-    deviations.assign(dataset.deviations().begin(), dataset.deviations().end());
+    const auto own_means = dataset.means();
+    means.assign(own_means.begin(), own_means.end());
+    const auto own_deviations = dataset.deviations();
+    deviations.assign(own_deviations.begin(), own_deviations.end());
   });
   if (std::ssize(means) != channels || std::ssize(deviations) != channels)
     bad_dataset(plugin,
@@ -256,21 +262,16 @@ Normalization statistics_of(const PluginObject& plugin, std::int64_t channels, S
 
 Samples load_split(const PluginObject& plugin, Split split, StageContext& ctx) {
   std::int64_t classes = 0;
-  CollectedSamples collected;
+  Samples samples;
   call(plugin, "load", ctx, [&] {
     auto& dataset = plugin.as<Dataset>();
+    CollectedSamples collected;
     dataset.load(ctx, split, collected);
+    samples = collected.joined();
     classes = dataset.classes();  // may be unknown before
   });
-  Samples samples = collected.joined();
-  const at::Tensor& images = samples.images;
   const at::Tensor& labels = samples.labels;
-  if (!images.defined() || images.scalar_type() != at::kByte || images.dim() != 4 ||
-      (images.size(1) != 1 && images.size(1) != 3) || !images.is_contiguous())
-    bad_dataset(plugin, "gave images that are not contiguous uint8 [N, 1 or 3, H, W]");
-  if (!labels.defined() || labels.scalar_type() != at::kLong || labels.dim() != 1 ||
-      labels.size(0) != images.size(0) || labels.numel() == 0)
-    bad_dataset(plugin, "gave labels that are not int64 [N]");
+  if (!labels.defined() || labels.numel() == 0) bad_dataset(plugin, "gave no images");
   if (split == Split::unlabeled) {
     if (labels.ne(-1).any().item<bool>())
       bad_dataset(plugin, "gave a label other than -1 in the split `unlabeled`");

@@ -101,7 +101,6 @@ void Classifier::settle() {
       parameter.set_data(parameter.data().contiguous(at::MemoryFormat::ChannelsLast));
   }
   find_layers();
-  set_trainable(trainable_);
   set_training(training_);
 }
 
@@ -169,10 +168,30 @@ void Classifier::require_head(std::string_view wish) const {
               "choose a method that needs only the network's logits");
 }
 
+namespace {
+
+/// A plugin's sink, which computes in the types of its tensors whatever the network computes in.
+class UncastSink final : public ActivationSink {
+ public:
+  UncastSink(ActivationSink& sink, c10::DeviceType device) : sink_(sink), device_(device) {}
+  at::Tensor activation(std::string_view stage, const at::Tensor& map) override {
+    const AutocastGuard none(device_, false);
+    return sink_.activation(stage, map);
+  }
+
+ private:
+  ActivationSink& sink_;
+  c10::DeviceType device_;
+};
+
+}  // namespace
+
 at::Tensor Classifier::body_normalized(const at::Tensor& images, ActivationSink* sink) {
   if (at::GradMode::is_enabled()) CostMeter::count_samples(images.size(0));
   const AutocastGuard precision(compute_.device.type(), compute_.bfloat16);
-  return network_->body(images, sink).to(at::kFloat);
+  if (sink == nullptr) return network_->body(images, nullptr).to(at::kFloat);
+  UncastSink uncast(*sink, compute_.device.type());
+  return network_->body(images, &uncast).to(at::kFloat);
 }
 
 at::Tensor Classifier::features_normalized(const at::Tensor& images) {
@@ -182,6 +201,7 @@ at::Tensor Classifier::features_normalized(const at::Tensor& images) {
 
 at::Tensor Classifier::classify(const at::Tensor& features) {
   require_head("head");
+  const AutocastGuard none(compute_.device.type(), false);
   return network_->head()->forward(features);
 }
 
@@ -249,8 +269,17 @@ void Classifier::set_precision(Precision precision) {
 }
 
 void Classifier::set_batch_norm(BatchNormMode mode) {
+  if (mode == batch_norm_) return;
   batch_norm_ = mode;
-  set_trainable(trainable_);
+  for (const Layer& layer : layers_) {
+    if (layer.kind != LayerKind::batch_norm) continue;
+    if (mode != BatchNormMode::frozen && trainable_ == Part::chosen) continue;  // as it was chosen
+    const bool learns =
+        mode != BatchNormMode::frozen && (trainable_ == Part::whole || trainable_ == Part::body);
+    layer.weight.set_requires_grad(learns);
+    layer.bias.set_requires_grad(learns);
+  }
+  set_training(training_);
 }
 
 void Classifier::reset(Part part, at::Generator& generator) {
@@ -266,6 +295,8 @@ void Classifier::replace_head(std::int64_t classes, at::Generator& generator) {
   masks_.erase(network_->head_name());
   reset_weights(*network_, Part::head, generator);
   settle();
+  for (at::Tensor& parameter : network_->head()->parameters())
+    parameter.set_requires_grad(trainable_ != Part::none && trainable_ != Part::body);
 }
 
 void Classifier::mask_channels(std::string_view name, const at::Tensor& keep) {
@@ -278,7 +309,9 @@ void Classifier::mask_channels(std::string_view name, const at::Tensor& keep) {
     if (keep.dim() != 1 || keep.size(0) != channels)
       throw Error(fmt::format("the mask of `{}` must have shape [{}], got {}", name, channels,
                               shape_text(keep)));
-    masks_.insert_or_assign(std::string(name), keep.to(layer.weight.device(), at::kBool).clone());
+    const at::Tensor mask = keep.to(layer.weight.device(), at::kBool);
+    const auto [before, first] = masks_.try_emplace(std::string(name), mask.clone());
+    if (!first) before->second = before->second & mask;
     hold_masks();
     return;
   }
@@ -290,7 +323,10 @@ void Classifier::hold_masks() {
   const at::NoGradGuard no_grad;
   for (const Layer& layer : layers_) {
     const auto mask = masks_.find(layer.name);
-    if (mask != masks_.end()) at::Tensor(layer.weight).mul_(mask_for(layer, mask->second));
+    if (mask == masks_.end()) continue;
+    at::Tensor(layer.weight).mul_(mask_for(layer, mask->second));
+    if (layer.kind == LayerKind::convolution && layer.bias.defined())
+      at::Tensor(layer.bias).mul_(mask->second);
   }
 }
 

@@ -302,6 +302,8 @@ TEST(Classifier, HoldsMasksThroughReset) {
   at::Generator generator = make_generator(3);
   model.reset(Part::whole, generator);
   EXPECT_EQ(layer(model, "conv1").weight[2].abs().sum().item<double>(), 0);
+  model.mask_channels("conv1", keep.logical_not());  // what was silenced remains so
+  EXPECT_FALSE(layer(model, "conv1").weight.ne(0).any().item<bool>());
   EXPECT_THROW(model.mask_channels("conv9", keep), Error);
   EXPECT_THROW(model.mask_channels("conv1", at::ones({5}, at::kBool)), Error);
 }

@@ -35,7 +35,7 @@ inline at::Tensor after_stage(ActivationSink* sink, std::string_view stage, cons
   at::Tensor next = sink->activation(stage, map);
   if (next.is_same(map)) return map;
   if (!next.defined() || next.sizes() != map.sizes() || next.scalar_type() != map.scalar_type())
-    throw Error(fmt::format("ActivationSink::activation returned, for stage `{}`, not a tensor of "
+    throw Error(fmt::format("for stage `{}`, ActivationSink::activation did not return a tensor of "
                             "the shape and type that it was given",
                             stage),
                 "return the map itself to leave it as it is");

@@ -266,6 +266,10 @@ TEST_F(TorchScript, OffersItsLayersAndStages) {
   const at::Tensor images = some_images();
   EXPECT_TRUE(model.observe(images, sink).equal(model.forward(images)));
   EXPECT_THAT(sink.channels, ElementsAre(4, 8, 16));
+  struct Replacing final : ActivationSink {
+    at::Tensor activation(std::string_view, const at::Tensor& map) override { return map * 2; }
+  } replacing;
+  EXPECT_THROW(model.observe(images, replacing), Error);  // a script's stages cannot be replaced
 }
 
 TEST_F(TorchScript, LooksForStagesInsideOfTheOnlyContainer) {

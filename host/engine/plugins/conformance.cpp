@@ -445,7 +445,7 @@ std::optional<ConformanceOutcome> refusal(const ConformanceRequest& request) {
     return std::nullopt;
   } catch (const base::HostError& e) {
     if (e.code() != base::ExitCode::usage && e.code() != base::ExitCode::environment) throw;
-    return ConformanceOutcome{false, e.what(), "give others with --set KEY=VALUE", false};
+    return ConformanceOutcome{false, e.what(), "give other parameters with --set KEY=VALUE", false};
   }
 }
 

@@ -1,9 +1,9 @@
 #include "host/engine/plugins/plugin_object.hpp"
 
-#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
+#include <mutex>
 #include <new>
 
 #include <unistd.h>
@@ -127,8 +127,12 @@ GuardedCall::~GuardedCall() {
 }
 
 double GuardedScheduler::rate(const TrainingPosition& position) const {
+  // Plugins may ask on several threads, and one scheduler another; the guard is for one at a time.
+  static std::recursive_mutex mutex;
+  const std::lock_guard lock(mutex);
+  const TrainingPosition known = known_fields(position);
   const double rate = call_plugin(plugin_->entry(), "rate", warnings_,
-                                  [&] { return plugin_->as<Scheduler>().rate(position); });
+                                  [&] { return plugin_->as<Scheduler>().rate(known); });
   if (std::isfinite(rate) && rate >= 0) return rate;
   plugin_failed(plugin_->entry(), "rate",
                 fmt::format("it returned a learning rate of {} at iteration {}, but a rate must be "
@@ -255,14 +259,17 @@ auto find_list(const Map& lists, std::string_view key) {
 
 std::span<const std::int64_t> RecipeParams::integers(std::string_view key) const {
   require(key, schema::ParameterType::integer, /*list=*/true);
+  if (!table_.contains(key)) left_out(key);
   return find_list(integers_, key);
 }
 std::span<const double> RecipeParams::numbers(std::string_view key) const {
   require(key, schema::ParameterType::floating, /*list=*/true);
+  if (!table_.contains(key)) left_out(key);
   return find_list(numbers_, key);
 }
 std::span<const std::string_view> RecipeParams::strings(std::string_view key) const {
   require(key, schema::ParameterType::string, /*list=*/true);
+  if (!table_.contains(key)) left_out(key);
   return find_list(strings_, key);
 }
 

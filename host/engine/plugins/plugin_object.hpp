@@ -2,6 +2,9 @@
 // the plugin.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
 #include <list>
 #include <map>
 #include <memory>
@@ -109,7 +112,9 @@ class GuardedScheduler final : public Scheduler {
   GuardedScheduler(PluginObject plugin, const WarningSink& warnings)
       : plugin_(std::make_unique<PluginObject>(std::move(plugin))), warnings_(warnings) {}
   double rate(const TrainingPosition& position) const override;
-  void* query(std::string_view id) noexcept override { return plugin_->as<Scheduler>().query(id); }
+  const void* query(std::string_view id) const noexcept override {
+    return plugin_->as<Scheduler>().query(id);
+  }
 
  private:
   std::unique_ptr<PluginObject> plugin_;
@@ -148,6 +153,17 @@ class RecipeParams final : public Params {
   std::map<std::string, std::vector<std::string_view>, std::less<>> strings_;
   std::map<std::string, GuardedScheduler, std::less<>> schedulers_;
 };
+
+/// A structure from a plugin: one that was built with an older SDK knows fewer fields, and the others
+/// keep their defaults.
+template <typename Structure>
+Structure known_fields(const Structure& given) {
+  Structure known;
+  std::memcpy(static_cast<void*>(&known), static_cast<const void*>(&given),
+              std::min<std::size_t>(given.struct_size, sizeof known));
+  known.struct_size = sizeof known;
+  return known;
+}
 
 /// Fills in the fields of `options` that its struct_size has.
 void set_optimizer(const recipe::OptimizerUse& optimizer, OptimizerOptions& options);

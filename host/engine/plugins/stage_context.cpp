@@ -114,6 +114,12 @@ const ImageSet& StageContext::subset(const ImageSet& set, const at::Tensor& posi
 const ImageSet& StageContext::image_set(const at::Tensor& images, const at::Tensor& labels) {
   if (images.dim() != 4 || labels.dim() != 1 || images.size(0) != labels.size(0))
     throw Error("an image set needs images [n, C, H, W] and labels [n]");
+  if (images.size(1) != 1 && images.size(1) != 3)
+    throw Error(
+        fmt::format("an image set needs images of 1 or 3 channels, got {}", images.size(1)));
+  if (labels.lt(0).logical_or(labels.ge(architecture_.classes)).any().item<bool>())
+    throw Error(fmt::format("an image set has a label outside the dataset's {} classes",
+                            architecture_.classes));
   return sets_.emplace_back(to_8_bits(images), labels.detach(), architecture_.classes,
                             compute_.device, at::full({labels.size(0)}, -1, at::kLong));
 }
@@ -190,9 +196,11 @@ void TrainingSetCopy::write(const at::Tensor& positions, const at::Tensor& image
                       position[i], label[i], clean_.classes() - 1));
     if (changed_[static_cast<std::size_t>(position[i])])
       throw Error(fmt::format("image {} of the training set was changed twice", position[i]));
-    changed_[static_cast<std::size_t>(position[i])] = true;
   }
   if (m == 0) return;
+  if (std::get<0>(at::_unique(p)).numel() != m)
+    throw Error("an image of the training set was changed twice in one call");
+  for (std::int64_t i = 0; i < m; ++i) changed_[static_cast<std::size_t>(position[i])] = true;
   positions_.push_back(p);
   images_.push_back(to_8_bits(images).to(at::kCPU));
   labels_.push_back(l);

@@ -140,14 +140,11 @@ std::vector<at::Generator> default_generators() {
 }  // namespace
 
 AutocastGuard::AutocastGuard(c10::DeviceType device, bool enabled)
-    : device_(device), enabled_(enabled) {
-  if (!enabled_) return;
-  before_ = autocast_enabled(device_);
-  set_autocast(device_, true);
+    : device_(device), before_(autocast_enabled(device)) {
+  set_autocast(device_, enabled);
 }
 
 AutocastGuard::~AutocastGuard() {
-  if (!enabled_) return;
   if (!before_) at::autocast::clear_cache();
   set_autocast(device_, before_);
 }

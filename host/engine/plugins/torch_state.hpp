@@ -28,8 +28,7 @@ class AutocastGuard {
 
  private:
   c10::DeviceType device_;
-  bool enabled_;
-  bool before_ = false;
+  bool before_;
 };
 
 /// Whether autocast is on for a kind of device, on this thread.

@@ -156,6 +156,7 @@ Stage defend(const DefenseInputs& inputs, const StageServices& services) {
                                                       : nlohmann::json());
   measurements.follow(model, inputs.measure_every);
   call(defense, "run", ctx, [&] { defense.as<Defense>().run(ctx, model, given.data()); });
+  model.set_precision(Precision::run);  // all rows are measured in the same
 
   Stage stage;
   stage.row = {{"name", services.label.name},
@@ -167,10 +168,12 @@ Stage defend(const DefenseInputs& inputs, const StageServices& services) {
     const NamedTensors& poison = inputs.undefended->poison;
     const auto& scored = ctx.poison_scores();
     if (ctx.flagged().defined())
-      stage.row["detection"] = detection(ctx.flagged(), poison, given.training->size());
+      stage.row["detection"] =
+          detection(positions_in(*given.training, ctx.flagged()), poison, given.training->size());
     if (scored.scores.defined())
       stage.row["detection"].update(call(defense, "score_poison", ctx, [&] {
-        return detection_by_score(scored.indices, scored.scores, poison, given.training->size());
+        return detection_by_score(positions_in(*given.training, scored.indices), scored.scores,
+                                  poison, given.training->size());
       }));
   }
   stage.row["cost"] = ctx.cost().stop();

@@ -109,6 +109,17 @@ at::Tensor poison_among(const NamedTensors& poison_record, std::int64_t all) {
 
 }  // namespace
 
+at::Tensor positions_in(const ImageStore& set, const at::Tensor& indices) {
+  const at::Tensor own = set.indices();
+  const std::int64_t most = own.numel() == 0 ? 0 : own.max().item<std::int64_t>() + 1;
+  const at::Tensor known = indices.ge(0) & indices.lt(most);
+  at::Tensor position_of = at::full({std::max<std::int64_t>(most, 1)}, -1, at::kLong);
+  const at::Tensor places = at::arange(own.numel(), at::kLong);
+  position_of.index_put_({own.index({own.ge(0)})}, places.index({own.ge(0)}));
+  return at::where(known, position_of.index_select(0, indices.mul(known)),
+                   at::full({1}, -1, at::kLong));
+}
+
 json detection(const at::Tensor& flagged, const NamedTensors& poison_record, std::int64_t all) {
   const at::Tensor inside = flagged.index({flagged.ge(0) & flagged.lt(all)});
   at::Tensor is_flagged = at::zeros({all}, at::kBool);

@@ -52,6 +52,10 @@ nlohmann::json measure(HostTrainer& trainer, Classifier& model, const ImageStore
 /// Changes nothing if there are none.
 void mark_weights(nlohmann::json& measured, std::int64_t numbers);
 
+/// The positions in `set` of the images whose ImageSet::indices are `indices` (int64 [k], on the CPU);
+/// -1 where there is none.
+at::Tensor positions_in(const ImageStore& set, const at::Tensor& indices);
+
 /// A defense's verdict against the attack's record: `flagged` (int64, positions in the training set
 /// of `all` images) against the images with Role::poison. Returns {"true_positive_rate",
 /// "false_positive_rate", "flagged"}; a rate is null where there is no image to flag.

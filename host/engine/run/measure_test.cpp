@@ -179,6 +179,13 @@ TEST(Detection, CountsAgainstPoisonAndNotCover) {
   EXPECT_EQ(result["false_positive_rate"], 2.0 / 7);
 }
 
+TEST(Detection, IndicesAreThoseOfTheSplit) {
+  const ImageStore all(at::zeros({6, 1, 2, 2}, at::kByte), at::zeros({6}, at::kLong), 2, c10::kCPU);
+  const ImageStore part = all.subset(at::tensor({5, 0, 2}, at::kLong));
+  EXPECT_TRUE(positions_in(part, at::tensor({0, 5, 1, 9, -1}, at::kLong))
+                  .equal(at::tensor({1, 0, -1, -1, -1}, at::kLong)));
+}
+
 TEST(Detection, MissesNothingWhereNothingIsPoisoned) {
   const NamedTensors record = {{"positions", at::empty({0}, at::kLong)},
                                {"roles", at::empty({0}, at::kByte)}};

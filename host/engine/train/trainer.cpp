@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <memory>
 #include <string>
 
@@ -12,6 +11,7 @@
 
 #include "backstop/error.hpp"
 #include "host/base/interrupt.hpp"
+#include "host/engine/plugins/plugin_object.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/train/cost.hpp"
 #include "host/engine/train/cuda.hpp"
@@ -22,12 +22,8 @@ namespace backstop::engine {
 
 namespace {
 
-/// A plugin that was built with an older SDK knows fewer fields; the others keep their defaults.
 TrainingOptions read_options(const TrainingOptions& given) {
-  TrainingOptions options;
-  std::memcpy(static_cast<void*>(&options), &given,
-              std::min<std::size_t>(given.struct_size, sizeof options));
-  options.struct_size = sizeof options;
+  const TrainingOptions options = known_fields(given);
   if (options.scheduler == nullptr) throw Error("training needs a scheduler");
   if (options.epochs < 0)
     throw Error(fmt::format("the number of epochs must be at least 0, got {}", options.epochs));
@@ -149,11 +145,15 @@ void add_own_parameters(TrainingStep& step, const Classifier& model,
                         std::vector<at::Tensor>& parameters) {
   for (const at::Tensor& own : step.parameters()) {
     if (!own.defined() || !own.is_leaf() || !own.requires_grad() ||
-        own.scalar_type() != at::kFloat || own.device() != model.compute().device)
+        own.scalar_type() != at::kFloat || own.device() != model.compute().device ||
+        !own.is_non_overlapping_and_dense())
       throw Error(
-          "TrainingStep::parameters returned a tensor that cannot be trained: it must be a float32 "
-          "leaf that requires gradients, on the run's device",
+          "TrainingStep::parameters returned a tensor that cannot be trained: it must be a dense "
+          "float32 leaf that requires gradients, on the run's device",
           "make it with Context::to_device and at::Tensor::requires_grad_");
+    if (std::any_of(parameters.begin(), parameters.end(),
+                    [&](const at::Tensor& other) { return other.is_same(own); }))
+      throw Error("TrainingStep::parameters returned a tensor twice, or one of the model's own");
     parameters.push_back(own);
   }
 }
@@ -230,13 +230,14 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
     }
     require_finite(loss_sum, position, rate);
     if (!alone) next = options.step->after_epoch(model, epoch);
+    const std::int64_t last = next == Next::stop ? epoch + 1 : options.epochs;
     if (&model == subject_)
-      hook_(classifier, subject_epochs_ + epoch + 1, subject_epochs_ + options.epochs,
+      hook_(classifier, subject_epochs_ + epoch + 1, subject_epochs_ + last,
             loss_sum.item<double>() / static_cast<double>(set.size()));
   }
   if (&model == subject_) subject_epochs_ += epoch;
   classifier.set_batch_norm(BatchNormMode::normal);
-  classifier.set_trainable(Part::whole);
+  if (options.trainable != Part::chosen) classifier.set_trainable(Part::whole);
   classifier.set_training(false);
 }
 

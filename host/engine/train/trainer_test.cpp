@@ -137,14 +137,30 @@ TEST(Trainer, TellsAStepWhereItIs) {
   const Constant scheduler(0.05);
   TrainingOptions with_step = options(scheduler, 5);
   with_step.step = &step;
-  std::vector<std::int64_t> measured;
-  f.context.trainer().measure(*f.model, [&](Classifier&, std::int64_t epoch, std::int64_t, double) {
-    measured.push_back(epoch);
-  });
+  std::vector<std::int64_t> measured, last;
+  f.context.trainer().measure(*f.model,
+                              [&](Classifier&, std::int64_t epoch, std::int64_t of, double) {
+                                measured.push_back(epoch);
+                                last.push_back(of);
+                              });
   f.context.trainer().fit(*f.model, bright_and_dark(48), with_step);
+  EXPECT_EQ(last, (std::vector<std::int64_t>{5, 2}));        // the last one is always measured
   EXPECT_EQ(step.begun, (std::vector<std::int64_t>{0, 1}));  // stopped after the second
   EXPECT_EQ(step.iterations, (std::vector<std::int64_t>{0, 1, 2, 3}));
   EXPECT_EQ(measured, (std::vector<std::int64_t>{1, 2}));
+}
+
+TEST(StructSize, ACopyHasItsOwn) {
+  struct Longer {  // of a later host
+    TrainingOptions known;
+    double added = 7;
+  } longer;
+  longer.known.struct_size = sizeof longer;
+  TrainingOptions copy = longer.known;
+  EXPECT_EQ(copy.struct_size, sizeof copy);
+  copy.struct_size = 8;
+  copy = longer.known;
+  EXPECT_EQ(copy.struct_size, 8U);
 }
 
 TEST(Trainer, TrainsTheTensorsOfAStep) {
@@ -164,8 +180,15 @@ TEST(Trainer, TrainsTheTensorsOfAStep) {
   with_step.optimizer.momentum = 0;
   f.context.trainer().fit(*f.model, bright_and_dark(48), with_step);
   EXPECT_NEAR(step.own[0][0].item<double>(), 3, 0.2);
-  step.own = {at::zeros({2})};
-  EXPECT_THROW(f.context.trainer().fit(*f.model, bright_and_dark(48), with_step), Error);
+  const at::Tensor dense = at::zeros({2}).set_requires_grad(true);
+  for (const std::vector<at::Tensor>& wrong :
+       {std::vector<at::Tensor>{at::zeros({2})},
+        {at::zeros({1}).expand({2}).detach().set_requires_grad(true)},
+        {dense, dense},
+        {f.model->layers()[0].weight}}) {
+    step.own = wrong;
+    EXPECT_THROW(f.context.trainer().fit(*f.model, bright_and_dark(48), with_step), Error);
+  }
 }
 
 TEST(Trainer, TrainsChosenLayersAlone) {
@@ -186,7 +209,10 @@ TEST(Trainer, TrainsChosenLayersAlone) {
     EXPECT_EQ(is[i].second.equal(was[i].second), name != std::string(first.name) + ".weight")
         << name;
   }
-  EXPECT_TRUE(f.model->layers().back().weight.requires_grad());  // as after every training
+  EXPECT_FALSE(f.model->layers().back().weight.requires_grad());  // the choice stays
+  EXPECT_TRUE(first.weight.requires_grad());
+  f.context.trainer().fit(*f.model, bright_and_dark(48), options(scheduler, 0));
+  EXPECT_TRUE(f.model->layers().back().weight.requires_grad());
 }
 
 TEST(Trainer, GivesPluginsTheirStep) {

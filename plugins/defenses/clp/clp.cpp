@@ -17,7 +17,7 @@
 // Deviations: for every batch norm, the code of the paper and BackdoorBench use the convolution
 // that was registered last. In a preact-resnet18 this pairs a block's bn1 with a convolution of the
 // block before, although it reads that block's sum. Here eps counts as well, which keeps the bound
-// of a channel without variance finite.
+// of a channel without variance finite; in a TorchScript archive it is taken for 1e-5.
 #include <cstddef>
 #include <cstdint>
 #include <string>

@@ -54,7 +54,7 @@ std::vector<std::uint8_t> decode_item(const fs::path& root, const Item& item, st
 }
 
 /// Starts work(0) .. work(count - 1) in this order on all cores and reports progress with `what` to
-/// `ctx`. When several fail, the exception of the first is thrown.
+/// `services`. When several fail, the exception of the first is thrown.
 void for_each(std::size_t count, Services* services, const char* what,
               const std::function<void(std::size_t)>& work) {
   std::atomic<std::size_t> next = 0, done = 0;

@@ -7,12 +7,13 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "backstop/abi.h"
 #include "backstop/context.hpp"
 
 namespace backstop {
 inline namespace v1 {
 
-/// A part of a dataset.
+/// A part of a dataset. The host asks only for the parts that Dataset::splits names.
 enum class Split : std::uint32_t {
   train = 0,
   test = 1,

@@ -3,6 +3,7 @@
 
 #include <string_view>
 
+#include "backstop/abi.h"
 #include "backstop/context.hpp"
 
 namespace backstop {
@@ -28,7 +29,7 @@ class DefenderData {
 class Defense {
  public:
   /// Repairs `model` in place; its state on return is the result of the defense. When
-  /// ctx.trainer() trains `model`, the host measures it after every epoch. [run thread]
+  /// ctx.trainer() trains `model`, the host measures it between the epochs. [run thread]
   virtual void run(Context& ctx, Model& model, const DefenderData& data) = 0;
   /// Finds an additional interface by its identifier; null when there is none. [run thread]
   virtual void* query(std::string_view) noexcept { return nullptr; }

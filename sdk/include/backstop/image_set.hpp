@@ -6,6 +6,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "backstop/abi.h"
+
 namespace backstop {
 inline namespace v1 {
 
@@ -30,8 +32,9 @@ class ImageSet {
   /// The label of each image: int64 [size] in 0 .. classes-1, on the run's device. Do not change
   /// the tensor. [run thread]
   [[nodiscard]] virtual at::Tensor labels() const = 0;
-  /// Where each image comes from: int64 [size] on the CPU, its position in the dataset's split,
-  /// also in a subset; -1 for an image that a plugin made. Do not change the tensor. [run thread]
+  /// Where each image comes from: int64 [size] on the CPU, its position in the dataset's split, also
+  /// in a subset and where an attack has changed the image; -1 for an image that a plugin made. Do
+  /// not change the tensor. [run thread]
   [[nodiscard]] virtual at::Tensor indices() const = 0;
   // -- ABI 1.0 ends here: append below, never reorder --
 

@@ -7,16 +7,18 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "backstop/abi.h"
 #include "backstop/image_set.hpp"
 #include "backstop/model.hpp"
 #include "backstop/params.hpp"
+#include "backstop/struct_size.hpp"
 
 namespace backstop {
 inline namespace v1 {
 
 /// One batch of training images, on the run's device. Made by the host.
 struct Batch {
-  std::uint32_t struct_size = sizeof(Batch);
+  StructSize<Batch> struct_size;
   std::uint32_t reserved = 0;
   at::Tensor images;           ///< float32 [n, C, H, W] in [0, 1]
   at::Tensor labels;           ///< int64 [n]
@@ -46,7 +48,7 @@ enum class Next : std::uint32_t {
 ///   parameter whose `.grad` is undefined is not updated.
 /// * The loss may be differentiated twice: torch::autograd::grad with create_graph = true works
 ///   through Model::forward, and so does backward() through its result. It is declared in
-///   torch/csrc/autograd/autograd.h, which takes four seconds to compile.
+///   torch/csrc/autograd/autograd.h.
 /// * The graph is gone after backward().
 ///
 /// [run thread]
@@ -65,8 +67,9 @@ class TrainingStep {
   /// training early. [run thread]
   virtual Next after_epoch(Model&, std::int64_t /*epoch*/) { return Next::epoch; }
   /// Tensors of the plugin's own that the same optimizer trains together with the model, at the same
-  /// rate: float32 leaves that require gradients, on the run's device. fit() asks once, before the
-  /// first epoch; the tensors must live until it returns. [run thread]
+  /// rate: dense float32 leaves that require gradients, on the run's device. fit() asks once, before
+  /// the first epoch; the tensors must live until it returns. Each is given once, and none of the
+  /// model's. The optimizer's weight decay is for them, too. [run thread]
   [[nodiscard]] virtual std::span<const at::Tensor> parameters() { return {}; }
   /// Finds an additional interface by its identifier; null when there is none. [run thread]
   virtual void* query(std::string_view) noexcept { return nullptr; }
@@ -80,7 +83,7 @@ class TrainingStep {
 
 /// How Trainer::fit trains.
 struct TrainingOptions {
-  std::uint32_t struct_size = sizeof(TrainingOptions);
+  StructSize<TrainingOptions> struct_size;
   Part trainable = Part::whole;
   std::int64_t epochs = 1;
   std::int64_t batch_size = 128;         ///< the last batch of an epoch may be smaller
@@ -105,12 +108,14 @@ struct TrainingOptions {
 
 /// Implemented by the host, which takes care of data movement, precision, progress, cost and
 /// cancellation: every call throws Cancelled soon after the run is interrupted. When fit() trains
-/// the model that the plugin was called for, the host measures the model after each epoch, which
-/// does not count towards the plugin's cost. [run thread]
+/// the model that the plugin was called for, the host measures the model after the epochs that the
+/// recipe chooses (`measure_every`), which does not count towards the plugin's cost. [run thread]
 class Trainer {
  public:
-  /// Trains `model` in place and leaves it in evaluation mode. Throws Error when the loss is no
-  /// longer finite, when `images` is empty, or when the options have no scheduler. [run thread]
+  /// Trains `model` in place and leaves it in evaluation mode, with BatchNormMode::normal, and with
+  /// all parameters requiring gradients; after Part::chosen, those that did before. Throws Error when
+  /// the loss is no longer finite, when `images` is empty, or when the options have no scheduler.
+  /// [run thread]
   virtual void fit(Model& model, const ImageSet& images, const TrainingOptions& options) = 0;
   /// The logits of all images, float32 [size, classes] on the run's device, computed in evaluation
   /// mode and without a graph. [run thread]

@@ -30,7 +30,7 @@ constexpr double kMeans[] = {0.5, 0.5, 0.5}, kDeviations[] = {0.19, 0.19, 0.19};
 
 [[noreturn]] void refuse(const fs::path& file, const std::string& problem) {
   throw backstop::EnvironmentError(file.string() + ": " + problem,
-                                   "set `path` to the folder with train.bin and test.bin");
+                                   "`path` must be the folder with train.bin and test.bin, whole");
 }
 
 /// All records of a file, uint8 [n, kRecord]. The file may hold anything.

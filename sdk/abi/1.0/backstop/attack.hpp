@@ -11,15 +11,17 @@
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/randperm.h>
 
+#include "backstop/abi.h"
 #include "backstop/context.hpp"
 #include "backstop/error.hpp"
+#include "backstop/struct_size.hpp"
 
 namespace backstop {
 inline namespace v1 {
 
 /// What the attacker wants, from the recipe's `[attack]` table.
 struct Threat {
-  std::uint32_t struct_size = sizeof(Threat);
+  StructSize<Threat> struct_size;
   std::uint32_t all_to_all = 0;  ///< 1: the target of class y is (y + 1) mod classes, not `target`
   std::int64_t target = 0;       ///< the target class of triggered images, in 0 .. classes-1
   std::int64_t classes = 0;      ///< of the dataset
@@ -41,7 +43,8 @@ struct Threat {
   }
 };
 
-/// What an image gets its trigger for: triggers may differ (in Blended, their strength does).
+/// What an image gets its trigger for: triggers may differ (in Blended, their strength does). Take a
+/// phase of a later host that you do not know for `test`.
 enum class Phase : std::uint32_t { train = 0, test = 1 };
 
 /// The role of a changed image in the training set.
@@ -67,9 +70,10 @@ class TrainingSetEditor {
   ~TrainingSetEditor() = default;
 };
 
-/// Implemented by plugins. The host calls prepare, poison, train and save, in this order, or only
-/// load when it already has the backdoored model. After that, and after every epoch of train, it
-/// may call apply any number of times. A dirty-label attack with a fixed trigger only has to
+/// Implemented by plugins. The host calls prepare, poison, train and save, in this order, without
+/// train when it already has the backdoored model's weights; or load, perhaps with save, when it has
+/// the attack's state as well. After that, and after every epoch of train, it may call apply any
+/// number of times. A dirty-label attack with a fixed trigger only has to
 /// implement apply(). [run thread]: the host calls all members on one thread.
 class Attack {
  public:

@@ -7,6 +7,7 @@
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
+#include "backstop/abi.h"
 #include "backstop/error.hpp"
 #include "backstop/image_set.hpp"
 #include "backstop/model.hpp"
@@ -33,10 +34,10 @@ class Services {
   [[nodiscard]] virtual std::uint32_t abi_minor() const noexcept = 0;
   /// Whether the run was interrupted. Ask at least once per batch. [any thread]
   [[nodiscard]] virtual bool cancelled() const noexcept = 0;
-  /// Logs a line of text. [any thread]
+  /// Logs a line of text. [run thread]
   virtual void log(LogLevel level, std::string_view message) noexcept = 0;
   /// Reports that `done` of `total` units of `what` ("images trained") are done, for a progress
-  /// bar. [any thread]
+  /// bar. [run thread]
   virtual void progress(std::int64_t done, std::int64_t total, std::string_view what) noexcept = 0;
   /// Finds an additional interface by its identifier; null when there is none. [run thread]
   virtual void* query(std::string_view interface_id) noexcept = 0;

@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "backstop/abi.h"
 #include "backstop/context.hpp"
 #include "backstop/defense.hpp"
 

@@ -10,15 +10,21 @@
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
+#include "backstop/abi.h"
+#include "backstop/struct_size.hpp"
+
 namespace backstop {
 inline namespace v1 {
 
+/// Later hosts may give other kinds: skip layers of a kind that you do not know.
 enum class LayerKind : std::uint32_t { convolution = 0, batch_norm = 1, linear = 2 };
 
 /// One layer with its live tensors: writing to them under a NoGradGuard changes the model. Fields
-/// that say "convolution" or "batch_norm" keep their defaults in layers of another kind.
+/// that say "convolution" or "batch_norm" keep their defaults in layers of another kind. A
+/// TorchScript archive does not tell epsilon, groups, stride, padding and dilation: there they are
+/// 1e-5, 1, 1, 0 and 1 whatever the network does.
 struct Layer {
-  std::uint32_t struct_size = sizeof(Layer);
+  StructSize<Layer> struct_size;
   LayerKind kind = LayerKind::convolution;
   std::string_view name;      ///< as in a state dict, without the tensor's name: "layer1.0.conv1"
   at::Tensor weight;          ///< convolution: [out, in / groups, height, width]; linear: [out, in]
@@ -45,7 +51,7 @@ enum class Part : std::uint32_t {
 
 /// What batch normalization does while a model trains.
 enum class BatchNormMode : std::uint32_t {
-  normal = 0,             ///< follows Model::set_training
+  normal = 0,             ///< follows Model::set_training, if anything of the body is trained
   frozen_statistics = 1,  ///< normalizes with its running statistics, and never updates them
   frozen = 2              ///< the same, and its weight and bias are not trained
 };
@@ -65,8 +71,13 @@ class ActivationSink {
   /// mode is on. What is returned goes on from there: `map` itself, or a tensor of its shape and
   /// type, whose graph gradients pass through. [run thread]
   virtual at::Tensor activation(std::string_view stage, const at::Tensor& map) = 0;
+  /// Finds an additional interface by its identifier; null when there is none. [run thread]
+  virtual void* query(std::string_view) noexcept { return nullptr; }
 
  protected:
+  ActivationSink() = default;
+  ActivationSink(const ActivationSink&) = default;
+  ActivationSink& operator=(const ActivationSink&) = default;
   ~ActivationSink() = default;
 };
 
@@ -83,8 +94,8 @@ class Layers {
     using difference_type = std::ptrdiff_t;
     using pointer = void;
     using reference = Layer;
-    Iterator(const Layers& layers, std::size_t index) : layers_(&layers), index_(index) {}
-    Layer operator*() const { return (*layers_)[index_]; }
+    Iterator(Model& model, std::size_t index) : model_(&model), index_(index) {}
+    inline Layer operator*() const;
     Iterator& operator++() {
       ++index_;
       return *this;
@@ -93,7 +104,7 @@ class Layers {
     bool operator!=(const Iterator& other) const { return index_ != other.index_; }
 
    private:
-    const Layers* layers_;
+    Model* model_;
     std::size_t index_;
   };
 
@@ -102,8 +113,8 @@ class Layers {
   [[nodiscard]] inline Layer operator[](std::size_t index) const;
   [[nodiscard]] Layer front() const { return (*this)[0]; }
   [[nodiscard]] Layer back() const { return (*this)[size() - 1]; }
-  [[nodiscard]] Iterator begin() const { return {*this, 0}; }
-  [[nodiscard]] Iterator end() const { return {*this, size()}; }
+  [[nodiscard]] Iterator begin() const { return {*model_, 0}; }
+  [[nodiscard]] Iterator end() const { return {*model_, size()}; }
 
  private:
   Model* model_;
@@ -133,8 +144,9 @@ class Model {
   /// The number of layers with weights. [run thread]
   virtual std::int64_t layer_count() = 0;
   /// Fills in the fields of `layer` that its struct_size has. `index` is in 0 .. layer_count()-1,
-  /// from input to output. The tensors and the name are valid until the head is replaced. Throws
-  /// Error for another index. Plugins read Model::layers(). [run thread]
+  /// from input to output; in a TorchScript archive, as the layers are registered. The tensors and
+  /// the name are valid until the head is replaced. Throws Error for another index. Plugins read
+  /// Model::layers(). [run thread]
   virtual void read_layer(std::int64_t index, Layer& layer) = 0;
   /// [run thread]
   virtual std::int64_t classes() const noexcept = 0;
@@ -147,7 +159,7 @@ class Model {
   /// [run thread]
   virtual bool training() const noexcept = 0;
   /// Chooses which parameters require gradients. Those of a new model all do. Part::chosen changes
-  /// nothing. [run thread]
+  /// nothing, and from then on the plugin alone chooses. [run thread]
   virtual void set_trainable(Part part) = 0;
   /// [run thread]
   virtual void set_batch_norm(BatchNormMode mode) = 0;
@@ -158,8 +170,9 @@ class Model {
   virtual void replace_head(std::int64_t classes, at::Generator& generator) = 0;
   /// Silences channels permanently: those of the output of the convolution `layer`, or, where
   /// `layer` is the head, those of its input. `keep` is bool [channels], false for a channel to
-  /// silence. The weights of a silenced channel become zero, and Trainer::fit keeps them zero.
-  /// [run thread]
+  /// silence; what was silenced before remains so. The weights of a silenced channel, and its bias
+  /// in the convolution, become zero, and Trainer::fit keeps them zero. What a batch normalization
+  /// behind it adds stays. [run thread]
   virtual void mask_channels(std::string_view layer, const at::Tensor& keep) = 0;
   /// Copies the weights, statistics and masks of a model with the same architecture and size.
   /// [run thread]
@@ -190,6 +203,10 @@ inline Layer Layers::operator[](std::size_t index) const {
   Layer layer;
   model_->read_layer(static_cast<std::int64_t>(index), layer);
   return layer;
+}
+
+inline Layer Layers::Iterator::operator*() const {
+  return Layers(*model_)[index_];
 }
 
 /// A model computes in this precision while the scope lives.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "backstop/abi.h"
 #include "backstop/context.hpp"
 #include "backstop/defense.hpp"
 

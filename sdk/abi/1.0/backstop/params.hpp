@@ -5,16 +5,19 @@
 #include <span>
 #include <string_view>
 
+#include "backstop/abi.h"
 #include "backstop/scheduler.hpp"
+#include "backstop/struct_size.hpp"
 
 namespace backstop {
 inline namespace v1 {
 
+/// A later host may know others; they matter only to a plugin with an optimizer of its own.
 enum class OptimizerKind : std::uint32_t { sgd = 0, adam = 1, adamw = 2 };
 
 /// The recipe's `optimizer = { name = "sgd", ... }`. The learning rate comes from a scheduler.
 struct OptimizerOptions {
-  std::uint32_t struct_size = sizeof(OptimizerOptions);
+  StructSize<OptimizerOptions> struct_size;
   OptimizerKind kind = OptimizerKind::sgd;
   double momentum = 0.9;       ///< sgd
   double weight_decay = 5e-4;  ///< L2 penalty (sgd, adam) or decoupled decay (adamw)

@@ -4,12 +4,15 @@
 #include <cstdint>
 #include <string_view>
 
+#include "backstop/abi.h"
+#include "backstop/struct_size.hpp"
+
 namespace backstop {
 inline namespace v1 {
 
 /// The position in a training run, counted in optimizer steps.
 struct TrainingPosition {
-  std::uint32_t struct_size = sizeof(TrainingPosition);
+  StructSize<TrainingPosition> struct_size;
   std::uint32_t reserved = 0;
   std::int64_t iteration = 0;  ///< steps before this one, over all epochs; the first is 0
   std::int64_t iterations_per_epoch = 1;  ///< at least 1
@@ -27,7 +30,7 @@ class Scheduler {
   /// called on any thread, and on several at once.
   [[nodiscard]] virtual double rate(const TrainingPosition& position) const = 0;
   /// Finds an additional interface by its identifier; null when there is none. [any thread]
-  virtual void* query(std::string_view) noexcept { return nullptr; }
+  [[nodiscard]] virtual const void* query(std::string_view) const noexcept { return nullptr; }
 
  protected:
   Scheduler() = default;

@@ -25,7 +25,7 @@ class WarmUp final : public backstop::Scheduler {
     return position.epoch() < epochs_ ? peak_ * share(now + 1, rise)
                                       : peak_ * share(all - now, all - rise);
   }
-  void* query(std::string_view) noexcept override { return nullptr; }
+  const void* query(std::string_view) const noexcept override { return nullptr; }
 
  private:
   static double share(std::int64_t part, std::int64_t whole) {

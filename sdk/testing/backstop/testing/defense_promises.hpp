@@ -137,7 +137,8 @@ class FakeNetwork final : public Model, public HoldsMasks {
                        .weight = at::ones({kWidth}),
                        .bias = at::zeros({kWidth}),
                        .running_mean = at::zeros({kWidth}),
-                       .running_var = at::ones({kWidth})});
+                       .running_var = at::ones({kWidth}),
+                       .epsilon = kEpsilon});
   }
   const Layer& named(std::string_view name) const {
     for (const Layer& layer : layers_)
@@ -149,6 +150,7 @@ class FakeNetwork final : public Model, public HoldsMasks {
       const Layer& layer = layers_[i];
       const bool frozen =
           layer.kind == LayerKind::batch_norm && batch_norm_ == BatchNormMode::frozen;
+      if (trainable_ == Part::chosen && !frozen) continue;  // as the plugin left it
       const bool learns = (i == 4 ? has_head(trainable_) : has_body(trainable_)) && !frozen;
       layer.weight.set_requires_grad(learns);
       if (layer.bias.defined()) layer.bias.set_requires_grad(learns);
@@ -161,15 +163,16 @@ class FakeNetwork final : public Model, public HoldsMasks {
       const Layer &convolution = layers_[2 * stage], &norm = layers_[2 * stage + 1];
       map = at::conv2d(map, convolution.weight, {}, /*stride=*/1, /*padding=*/1);
       map = at::batch_norm(map, norm.weight, norm.bias, norm.running_mean, norm.running_var,
-                           batch_statistics, /*momentum=*/0.1, /*eps=*/1e-5,
+                           batch_statistics, /*momentum=*/0.1, kEpsilon,
                            /*cudnn_enabled=*/false)
                 .relu();
-      if (sink) sink->activation(kStages[stage], map);
+      if (sink) map = sink->activation(kStages[stage], map);
     }
     return map.mean({2, 3});
   }
 
   static constexpr std::int64_t kWidth = 4;
+  static constexpr double kEpsilon = 1e-5;
   static constexpr std::string_view kStages[] = {"stage1", "stage2"};
   std::vector<Layer> layers_;
   std::map<std::string, at::Tensor, std::less<>> masks_;
@@ -259,19 +262,22 @@ TEST_P(DefensePromises, LeavesTheDataAlone) {
   }
 }
 
-TEST_P(DefensePromises, FlagsImagesByTheirIndices) {
+TEST_P(DefensePromises, NamesTrainingImagesByTheirIndices) {
   Run run;
   run.defend();
-  const at::Tensor flagged = run.context.flagged;
-  if (!flagged.defined()) return;  // it detects nothing
-  EXPECT_EQ(flagged.dim(), 1);
-  at::Tensor count = at::zeros({run.training.size()}, at::kLong);
-  for (std::int64_t i = 0; i < flagged.size(0); ++i) {
-    const at::Tensor there = run.training.indices().eq(flagged.select(0, i));
-    EXPECT_TRUE(there.any().item<bool>()) << "flag_poison() takes entries of ImageSet::indices()";
-    count.add_(there);
+  const FakeContext& context = run.context;
+  for (const auto& [named, call] :
+       {std::pair(context.flagged, "flag_poison"), {context.scored, "score_poison"}}) {
+    if (!named.defined()) continue;
+    EXPECT_EQ(named.dim(), 1);
+    at::Tensor count = at::zeros({run.training.size()}, at::kLong);
+    for (std::int64_t i = 0; i < named.size(0); ++i) {
+      const at::Tensor there = run.training.indices().eq(named.select(0, i));
+      EXPECT_TRUE(there.any().item<bool>()) << call << "() takes entries of ImageSet::indices()";
+      count.add_(there);
+    }
+    EXPECT_LE(count.max().item<std::int64_t>(), 1) << call << "() got an image twice";
   }
-  EXPECT_LE(count.max().item<std::int64_t>(), 1) << "an image is flagged twice";
 }
 
 TEST_P(DefensePromises, StopsWhenTheRunIsInterrupted) {

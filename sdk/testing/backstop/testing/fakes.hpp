@@ -113,7 +113,12 @@ class FakeParams final : public Params {
   }
   bool boolean(std::string_view key) const override { return get<bool>(key); }
   std::int64_t integer(std::string_view key) const override { return get<std::int64_t>(key); }
-  double number(std::string_view key) const override { return get<double>(key); }
+  double number(std::string_view key) const override {
+    const auto* description = described(key);
+    if (description && (*description)["type"] == "integer")
+      throw Error("the parameter " + std::string(key) + " is an integer");
+    return get<double>(key);
+  }
   std::string_view string(std::string_view key) const override {
     return get<std::string_view>(key);
   }
@@ -196,11 +201,13 @@ class FakeParams final : public Params {
   }
 
   template <typename T>
-  static std::span<const T> list(const std::map<std::string, std::vector<T>>& lists,
-                                 std::string_view key) {
+  std::span<const T> list(const std::map<std::string, std::vector<T>>& lists,
+                          std::string_view key) const {
     const auto found = lists.find(std::string(key));
-    if (found == lists.end()) throw Error("no list " + std::string(key) + " of this type");
-    return found->second;
+    if (found != lists.end()) return found->second;
+    const auto* array = table_[key].as_array();
+    if (array && array->empty()) return {};
+    throw Error("no list " + std::string(key) + " of this type");
   }
 
   template <typename T>
@@ -314,7 +321,10 @@ class FakeModel final : public Model, public HoldsMasks {
   }
   std::span<const std::string_view> stages() const override { return kStages; }
   std::int64_t layer_count() override { return 1; }
-  void read_layer(std::int64_t, Layer& layer) override { layer = layer_; }
+  void read_layer(std::int64_t index, Layer& layer) override {
+    if (index != 0) throw Error("there is no layer " + std::to_string(index));
+    layer = layer_;
+  }
   std::int64_t classes() const noexcept override { return layer_.weight.size(0); }
   std::int64_t feature_size() const noexcept override { return layer_.weight.size(1); }
   void set_training(bool training) override { training_ = training; }
@@ -537,7 +547,10 @@ class FakeContext final : public Context {
   void flag_poison(const at::Tensor& indices) override { flagged = indices.clone(); }
   void score_poison(const at::Tensor& indices, const at::Tensor& scores) override {
     if (poison_scores.defined()) throw Error("score_poison was called twice");
-    if (scores.sizes() != indices.sizes()) throw Error("score_poison needs a score for each index");
+    if (indices.dim() != 1 || scores.sizes() != indices.sizes())
+      throw Error("score_poison needs as many scores as indices, each [k]");
+    if (!scores.isfinite().all().item<bool>())
+      throw Error("score_poison got a score that is not finite");
     scored = indices.clone();
     poison_scores = scores.to(at::kDouble).clone();
   }
