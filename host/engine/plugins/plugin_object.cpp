@@ -214,6 +214,7 @@ void RecipeParams::require(std::string_view key, schema::ParameterType type, boo
     throw Error(fmt::format("`{}` asks for its parameter `{}` as {}, but its manifest says {}",
                             manifest_->name, key, name_of_type(type, list),
                             name_of_type(found.type, found.list)));
+  if (list && !table_.contains(key)) left_out(key);  // an empty list is there
 }
 
 void RecipeParams::left_out(std::string_view key) const {
@@ -259,17 +260,14 @@ auto find_list(const Map& lists, std::string_view key) {
 
 std::span<const std::int64_t> RecipeParams::integers(std::string_view key) const {
   require(key, schema::ParameterType::integer, /*list=*/true);
-  if (!table_.contains(key)) left_out(key);
   return find_list(integers_, key);
 }
 std::span<const double> RecipeParams::numbers(std::string_view key) const {
   require(key, schema::ParameterType::floating, /*list=*/true);
-  if (!table_.contains(key)) left_out(key);
   return find_list(numbers_, key);
 }
 std::span<const std::string_view> RecipeParams::strings(std::string_view key) const {
   require(key, schema::ParameterType::string, /*list=*/true);
-  if (!table_.contains(key)) left_out(key);
   return find_list(strings_, key);
 }
 

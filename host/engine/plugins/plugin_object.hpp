@@ -140,7 +140,7 @@ class RecipeParams final : public Params {
  private:
   /// The manifest's parameter; throws Error if there is none.
   const schema::Parameter& described(std::string_view key) const;
-  /// Throws Error unless the manifest has a parameter `key` of this type.
+  /// Throws Error unless the manifest has a parameter `key` of this type, and the recipe the list.
   void require(std::string_view key, schema::ParameterType type, bool list = false) const;
   [[noreturn]] void left_out(std::string_view key) const;
   template <typename T>

@@ -16,9 +16,9 @@
 
 namespace backstop::engine {
 
-/// While it lives, convolutions and matrix products of this thread run in bfloat16. Clears the
-/// cache of cast weights at its end, because LibTorch would otherwise use stale ones after the next
-/// optimizer step.
+/// While it lives, convolutions and matrix products of this thread run in bfloat16 if `enabled`, and
+/// in the types of their tensors otherwise. Where autocast was off before, the cache of cast
+/// weights is cleared at the end: LibTorch would use stale ones after the next optimizer step.
 class AutocastGuard {
  public:
   AutocastGuard(c10::DeviceType device, bool enabled);
