@@ -4,8 +4,6 @@
 
 #include <boost/program_options/value_semantic.hpp>
 
-#include "host/cli/engine_process.hpp"
-
 namespace backstop::cli {
 
 void add_set_option(boost::program_options::options_description& options) {
@@ -26,7 +24,7 @@ base::ExitCode exit_code_of(const recipe::CheckedRecipe& checked) {
 }
 
 void print_diagnostics(const recipe::CheckedRecipe& checked, bool color) {
-  if (checked.diagnostics.empty() || EngineLink::get() != nullptr) return;  // told already
+  if (checked.diagnostics.empty()) return;
   std::fputs(recipe::render(checked.diagnostics, checked.source, color).c_str(), stderr);
 }
 

@@ -12,6 +12,8 @@
 #include <boost/program_options/value_semantic.hpp>
 
 #include "host/base/text.hpp"
+#include "host/cli/engine_process.hpp"
+#include "host/cli/run_recipes.hpp"
 
 namespace backstop::cli {
 namespace {
@@ -168,6 +170,7 @@ base::ExitCode run_command(const Command& command, const std::vector<std::string
   set_up_logging(invocation.color_err, spdlog::level::info);
   check_arguments(command, invocation.arguments);
   check_settings(invocation.all("set"));
+  if (EngineLink* const parent = EngineLink::get()) return run_for(*parent, invocation);
   return command.run(invocation);
 }
 

@@ -8,11 +8,11 @@
 #include <string_view>
 #include <system_error>
 
-#include <sched.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
 
+#include "host/base/cores.hpp"
 #include "host/base/error.hpp"
 #include "host/base/text.hpp"
 #include "host/cli/engine_library.hpp"
@@ -91,11 +91,8 @@ void examine_memory(MachineHealth& machine) {
 
 MachineHealth examine_machine() {
   MachineHealth machine;
-  cpu_set_t set;
-  CPU_ZERO(&set);
   machine.cores_online = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  machine.cores =
-      sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : machine.cores_online;
+  machine.cores = base::available_cores();
   machine.core_quota = core_quota();
   machine.gpus = nvidia_gpus();
   examine_memory(machine);

@@ -4,6 +4,10 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
+#include <iterator>
+#include <list>
+#include <numeric>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -37,6 +41,7 @@ constexpr const char* kMarker = "BACKSTOP_ENGINE_PROCESS";
       "free some memory, or raise the limit on processes");
 }
 
+/// The file has the page, then the order as CBOR, whose strings may be paths that are no UTF-8.
 SharedPage* map_page(int descriptor) {
   void* const memory =
       ::mmap(nullptr, sizeof(SharedPage), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
@@ -51,12 +56,24 @@ json to_json(const engine::FailedStage& stage) {
           {"hint", stage.hint}};
 }
 
-json to_json(const engine::EarlierProcess& earlier) {
-  json failed = json::array();
-  for (const auto& stage : earlier.failed) failed.push_back(to_json(stage));
-  return {{"runs", earlier.runs},         {"failed_runs", earlier.failed_runs},
-          {"unmet", earlier.unmet},       {"run", earlier.run.string()},
-          {"finished", earlier.finished}, {"failed", failed}};
+/// What a child is to do: all of a request that is not of this process.
+json order_of(const engine::RunRequest& request) {
+  json order = {{"recipe", recipe::to_toml(*request.recipe)},
+                {"one_of_several", request.one_of_several},
+                {"out", request.out.string()},
+                {"fresh", request.fresh},
+                {"output", nullptr},
+                {"earlier", nullptr}};
+  if (request.output)
+    order["output"] = {{"row", request.output->row}, {"file", request.output->file.string()}};
+  if (request.earlier) {
+    json failed = json::array();
+    for (const auto& stage : request.earlier->failed) failed.push_back(to_json(stage));
+    order["earlier"] = {{"run", request.earlier->run.string()},
+                        {"finished", request.earlier->finished},
+                        {"failed", failed}};
+  }
+  return order;
 }
 
 engine::FailedStage failed_stage(const json& stage) {
@@ -65,25 +82,34 @@ engine::FailedStage failed_stage(const json& stage) {
           stage.at("error").get<std::string>(), stage.at("hint").get<std::string>()};
 }
 
-engine::EarlierProcess earlier_process(const json& json) {
-  engine::EarlierProcess earlier;
-  earlier.runs = json.at("runs").get<std::size_t>();
-  earlier.failed_runs = json.at("failed_runs").get<std::size_t>();
-  earlier.unmet = json.at("unmet").get<bool>();
-  earlier.run = json.at("run").get<std::string>();
-  json.at("finished").get_to(earlier.finished);
-  for (const auto& stage : json.at("failed")) earlier.failed.push_back(failed_stage(stage));
-  return earlier;
+/// Writes all of `bytes`, at the end of the file.
+void append(int descriptor, const std::vector<std::uint8_t>& bytes) {
+  for (std::size_t written = 0; written < bytes.size();) {
+    const ssize_t n = ::write(descriptor, bytes.data() + written, bytes.size() - written);
+    if (n < 0 && errno != EINTR) cannot_start(errno);
+    if (n > 0) written += static_cast<std::size_t>(n);
+  }
+}
+
+json read_order(int descriptor) {
+  std::vector<std::uint8_t> bytes;
+  std::array<std::uint8_t, 1 << 16> buffer;
+  for (;;) {
+    const ssize_t n = ::pread(descriptor, buffer.data(), buffer.size(),
+                              static_cast<off_t>(sizeof(SharedPage) + bytes.size()));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) cannot_start(errno);
+    if (n == 0) return json::from_cbor(bytes);
+    bytes.insert(bytes.end(), buffer.begin(), buffer.begin() + n);
+  }
 }
 
 }  // namespace
 
 // -- the child's end --
 
-EngineLink::EngineLink(SharedPage* page, int descriptor, const json& earlier)
-    : page_(page), descriptor_(descriptor) {
-  if (earlier.is_object()) earlier_ = earlier_process(earlier);
-}
+EngineLink::EngineLink(SharedPage* page, int descriptor, json order)
+    : page_(page), descriptor_(descriptor), order_(std::move(order)) {}
 
 EngineLink* EngineLink::get() {
   static EngineLink* const link = []() -> EngineLink* {
@@ -95,10 +121,39 @@ EngineLink* EngineLink::get() {
     ::fcntl(events, F_SETFD, FD_CLOEXEC);
     SharedPage* const memory = map_page(page);
     if (memory == nullptr) cannot_start(errno);
+    json order = read_order(page);
     ::close(page);
-    return new EngineLink(memory, events, marker.at("earlier"));
+    return new EngineLink(memory, events, std::move(order));
   }();
   return link;
+}
+
+engine::RunRequest EngineLink::request(recipe::CheckedRecipe& checked,
+                                       const catalog::Catalog& catalog) {
+  checked =
+      recipe::check_recipe_text(order_.at("recipe").get<std::string>(), "recipe.toml", {}, catalog);
+  if (checked.recipes.size() != 1)
+    throw base::HostError(base::ExitCode::environment,
+                          "the plugins of the recipe have changed since it was checked:\n" +
+                              recipe::render(checked.diagnostics, checked.source, false),
+                          "run the recipe again");
+  engine::RunRequest request;
+  request.recipe = &checked.recipes.front();
+  request.one_of_several = order_.at("one_of_several").get<bool>();
+  request.out = order_.at("out").get<std::string>();
+  request.fresh = order_.at("fresh").get<bool>();
+  if (const json& output = order_.at("output"); !output.is_null())
+    request.output = {output.at("row").get<std::string>(), output.at("file").get<std::string>()};
+  if (const json& known = order_.at("earlier"); !known.is_null()) {
+    engine::EarlierProcess& earlier = request.earlier.emplace();
+    earlier.run = known.at("run").get<std::string>();
+    known.at("finished").get_to(earlier.finished);
+    for (const auto& stage : known.at("failed")) earlier.failed.push_back(failed_stage(stage));
+  }
+  request.interrupted = &page_->interrupted;
+  request.pulse = &page_->pulse;
+  request.observer = this;
+  return request;
 }
 
 void EngineLink::send(const json& message) {
@@ -178,24 +233,49 @@ std::string signal_text(int number) {
   return fmt::format("{} ({})", signal_name(number), text);
 }
 
-class Supervisor {
- public:
-  Supervisor(const Invocation& invocation, const engine::RunRequest& request,
-             std::chrono::seconds stall_limit, engine::RunOutcome& outcome);
-  ~Supervisor();
-  Supervisor(const Supervisor&) = delete;
-  Supervisor& operator=(const Supervisor&) = delete;
+engine::RunOutcome interrupted_outcome(int number) {
+  engine::RunOutcome outcome;
+  outcome.code = base::exit_code_of_signal(number);
+  outcome.error = number == SIGINT ? "interrupted" : "terminated";
+  return outcome;
+}
 
-  void run();
+/// The stages that others than this run may wait for, as text: what its backdoored model is made of.
+std::string model_part(recipe::Recipe recipe) {
+  for (const char* const rest : {"name", "detector", "defense", "audit", "expect"})
+    recipe.table.erase(rest);
+  return recipe::to_toml(recipe);
+}
+
+/// One run, in a child.
+class Job {
+ public:
+  Job(const Invocation& invocation, std::size_t number, engine::RunRequest request,
+      std::chrono::seconds stall_limit);
+  ~Job();
+  Job(const Job&) = delete;
+  Job& operator=(const Job&) = delete;
+
+  /// To be called while it goes on, after every wait for descriptor(); `ready`: there is something to
+  /// read. Returns whether the run has come to its end.
+  bool step(bool ready, std::chrono::milliseconds waited);
+  void interrupt(int number) { page_->interrupted = number; }
+  [[nodiscard]] int descriptor() const { return events_; }
+  [[nodiscard]] std::size_t number() const { return number_; }
+  [[nodiscard]] const engine::RunOutcome& outcome() const { return outcome_; }
+  /// Whether it may still be about to train the model that its defenses start from.
+  [[nodiscard]] bool makes_model() const { return makes_model_; }
 
  private:
   void start();
-  /// Reads what the child says until it has ended; its status.
-  int listen();
+  /// Whether the child is over.
+  bool listen(bool ready, std::chrono::milliseconds waited);
   void read_events();
   void hear(const json& message);
   void hear_event(const json& event);
-  void end_run();
+  /// What is to be done now that the child is over: nothing, or start() again without a stage.
+  /// Returns whether the run has come to its end.
+  bool reap();
   /// What ended the child in the middle of its work.
   [[nodiscard]] engine::FailedStage blame(int status) const;
   /// The command line that shows in gdb where a plugin crashes.
@@ -205,60 +285,68 @@ class Supervisor {
   }
 
   const Invocation& invocation_;
-  const engine::RunRequest& request_;
+  const std::size_t number_;
+  engine::RunRequest request_;
   const std::chrono::seconds stall_limit_;
-  engine::RunOutcome& outcome_;
+  engine::RunOutcome outcome_;
   int page_file_ = -1;
   SharedPage* page_ = nullptr;
   pid_t child_ = 0;
   int events_ = -1;       ///< -1: at its end
   std::string text_;      ///< read, without the line's end
   bool heard_ = false;    ///< the outcome
-  bool started_ = false;  ///< a run, or a stage of one, in this child
-  bool stalled_ = false;
+  bool started_ = false;  ///< the run, or a stage of it, in this child
+  bool makes_model_ = true;
   json ended_;  ///< what the child said before a plugin ended it
-  std::optional<engine::EarlierProcess> earlier_;
+  std::uint64_t pulse_ = 0;
+  std::chrono::milliseconds silent_{0};
+  bool stalled_ = false;
 
-  // Of the run that the child is in:
   engine::EarlierProcess run_;
-  bool in_run_ = false;
   bool repeats_ = false;                       ///< what was told already
-  bool failed_ = false;                        ///< it, or one of its stages
   std::pair<std::string, std::string> stage_;  ///< the last one that was started
   std::set<std::pair<std::string, std::string>> told_;
 };
 
-Supervisor::Supervisor(const Invocation& invocation, const engine::RunRequest& request,
-                       std::chrono::seconds stall_limit, engine::RunOutcome& outcome)
-    : invocation_(invocation), request_(request), stall_limit_(stall_limit), outcome_(outcome) {
+Job::Job(const Invocation& invocation, std::size_t number, engine::RunRequest request,
+         std::chrono::seconds stall_limit)
+    : invocation_(invocation),
+      number_(number),
+      request_(std::move(request)),
+      stall_limit_(stall_limit) {
+  start();
+}
+
+Job::~Job() {
+  if (events_ >= 0) ::close(events_);
+  if (page_ != nullptr) ::munmap(page_, sizeof(SharedPage));
+  if (page_file_ >= 0) ::close(page_file_);
+}
+
+void Job::start() {
+  if (page_ != nullptr) ::munmap(std::exchange(page_, nullptr), sizeof(SharedPage));
+  if (page_file_ >= 0) ::close(page_file_);
   page_file_ = ::memfd_create("backstop", MFD_CLOEXEC);
-  if (page_file_ < 0 || ::ftruncate(page_file_, sizeof(SharedPage)) != 0) cannot_start(errno);
+  if (page_file_ < 0 || ::ftruncate(page_file_, sizeof(SharedPage)) != 0 ||
+      ::lseek(page_file_, 0, SEEK_END) < 0)
+    cannot_start(errno);
   page_ = map_page(page_file_);
   if (page_ == nullptr) cannot_start(errno);
-  catch_signals(page_->interrupted);
-}
-
-Supervisor::~Supervisor() {
-  if (events_ >= 0) ::close(events_);
-  ::close(page_file_);  // the page stays: a signal may come
-}
-
-void Supervisor::start() {
+  append(page_file_, json::to_cbor(order_of(request_)));
   std::array<int, 2> pipe{};
   if (::pipe2(pipe.data(), O_CLOEXEC) != 0) cannot_start(errno);
   events_ = pipe[0];
-  const json marker = {{"page", page_file_},
-                       {"events", pipe[1]},
-                       {"earlier", earlier_ ? to_json(*earlier_) : json()}};
+  const json marker = {{"page", page_file_}, {"events", pipe[1]}};
   ::setenv(kMarker, base::json_text(marker).c_str(), 1);
   std::vector<std::string> copies = invocation_.words;
   copies.insert(copies.begin(), "backstop");
   std::vector<char*> words;
   for (auto& word : copies) words.push_back(word.data());
   words.push_back(nullptr);
-  page_->call[0] = '\0';
   text_.clear();
   heard_ = started_ = stalled_ = false;
+  pulse_ = 0;
+  silent_ = {};
   ended_ = nullptr;
   const pid_t self = ::getpid();
   child_ = ::fork();
@@ -269,41 +357,34 @@ void Supervisor::start() {
   if (child_ < 0) cannot_start(error);
 }
 
-int Supervisor::listen() {
-  constexpr std::chrono::milliseconds kTick(200);
-  std::chrono::milliseconds silent(0);
-  std::uint64_t pulse = 0;
-  for (;;) {
-    pollfd file{events_, POLLIN, 0};
-    const int ready = ::poll(&file, 1, static_cast<int>(kTick.count()));
-    if (ready > 0) read_events();
-    siginfo_t info{};
-    // A process that a plugin has left may hold the pipe open.
-    const bool over = events_ < 0 || (ready == 0 &&
-                                      ::waitid(P_PID, static_cast<id_t>(child_), &info,
-                                               WEXITED | WNOHANG | WNOWAIT) == 0 &&
-                                      info.si_pid != 0);
-    if (over) break;
-    if (const std::uint64_t now = page_->pulse; now != pulse || ready > 0) {
-      pulse = now;
-      silent = {};
-    } else if (ready == 0) {
-      silent += kTick;  // counted here: neither process may be stopped meanwhile
-    }
-    if (stall_limit_.count() == 0 || silent < stall_limit_) continue;
-    constexpr std::chrono::seconds kGrace(2);
-    if (!stalled_) ::kill(child_, SIGABRT);  // it says which call it was in
-    stalled_ = true;
-    if (silent > stall_limit_ + kGrace) ::kill(child_, SIGKILL);
-  }
-  if (events_ >= 0) ::close(std::exchange(events_, -1));
-  int status = 0;
-  while (::waitpid(child_, &status, 0) < 0 && errno == EINTR) {
-  }
-  return status;
+bool Job::step(bool ready, std::chrono::milliseconds waited) {
+  return listen(ready, waited) && reap();
 }
 
-void Supervisor::read_events() {
+bool Job::listen(bool ready, std::chrono::milliseconds waited) {
+  if (ready) read_events();
+  siginfo_t info{};
+  // A process that a plugin has left may hold the pipe open.
+  const bool over = events_ < 0 || (!ready &&
+                                    ::waitid(P_PID, static_cast<id_t>(child_), &info,
+                                             WEXITED | WNOHANG | WNOWAIT) == 0 &&
+                                    info.si_pid != 0);
+  if (over) return true;
+  if (const std::uint64_t now = page_->pulse; now != pulse_ || ready) {
+    pulse_ = now;
+    silent_ = {};
+  } else {
+    silent_ += waited;
+  }
+  if (stall_limit_.count() == 0 || silent_ < stall_limit_) return false;
+  constexpr std::chrono::seconds kGrace(2);
+  if (!stalled_) ::kill(child_, SIGABRT);  // it says which call it was in
+  stalled_ = true;
+  if (silent_ > stall_limit_ + kGrace) ::kill(child_, SIGKILL);
+  return false;
+}
+
+void Job::read_events() {
   std::array<char, 1 << 16> buffer;
   const ssize_t n = ::read(events_, buffer.data(), buffer.size());
   if (n < 0 && errno == EINTR) return;
@@ -320,7 +401,7 @@ void Supervisor::read_events() {
   text_.erase(0, begin);
 }
 
-void Supervisor::hear(const json& message) {
+void Job::hear(const json& message) {
   if (message.contains("event")) {
     hear_event(message["event"]);
   } else if (message.contains("progress")) {
@@ -338,55 +419,36 @@ void Supervisor::hear(const json& message) {
   }
 }
 
-void Supervisor::end_run() {
-  if (!std::exchange(in_run_, false)) return;
-  ++run_.runs;
-  run_.failed_runs += failed_ ? 1 : 0;
-  run_.unmet = run_.unmet || failed_;
-  run_.finished.clear();
-  run_.failed.clear();
-  told_.clear();
-  failed_ = repeats_ = false;
-  stage_ = {};
-}
-
-void Supervisor::hear_event(const json& event) {
+void Job::hear_event(const json& event) {
   const std::string type = event.value("event", "");
   const std::pair label(event.value("stage", ""), event.value("name", ""));
-  const bool continues = std::exchange(started_, true);
+  started_ = true;
   if (type == "run_started") {
+    repeats_ = !run_.run.empty();
+    if (repeats_) return;
     // Not as the text says: a path may be no UTF-8.
     const fs::path folder = event["run"].get<std::string>();
-    const fs::path run = folder.parent_path().filename() / folder.filename();
-    repeats_ = !continues && in_run_;
-    if (repeats_) return;
-    end_run();
-    in_run_ = true;
-    run_.run = run;
+    run_.run = folder.parent_path().filename() / folder.filename();
     stage_ = {"run", folder.parent_path().filename().string()};
-    outcome_.runs.push_back(request_.out / run);
+    outcome_.run = request_.out / run_.run;
   } else if (type == "stage_started") {
     stage_ = label;
-  } else if (type == "run_finished") {
-    for (const auto& expectation : event["results"].value("expectations", json::array()))
-      run_.unmet = run_.unmet || !expectation.value("met", true);
+    if (label.first == "defense" || label.first == "detector") makes_model_ = false;
   }
-  if (type == "run_failed" || type == "stage_failed") failed_ = true;
   if (repeats_ && told_.count(label) > 0) return;
   if (type == "stage_finished") run_.finished.push_back(label);
   if (type == "stage_failed") run_.failed.push_back(failed_stage(event));
   if (type == "stage_finished" || type == "stage_failed") told_.insert(label);
   request_.observer->event(event);
-  if (type == "run_finished") end_run();
 }
 
-std::string Supervisor::debugger_line() const {
+std::string Job::debugger_line() const {
   std::vector<std::string> words = invocation_.words;
   words.emplace_back("--one-process");
   return cli::debugger_line(words, {"--fresh"});
 }
 
-engine::FailedStage Supervisor::blame(int status) const {
+engine::FailedStage Job::blame(int status) const {
   engine::FailedStage failed{stage_.first, stage_.second, base::ExitCode::plugin, {}, {}};
   if (ended_.is_object()) {
     failed.code = static_cast<base::ExitCode>(ended_["code"].get<int>());
@@ -399,8 +461,8 @@ engine::FailedStage Supervisor::blame(int status) const {
   const std::string who = call.substr(0, between),
                     function = call.empty() ? "" : call.substr(between + 4);
   const std::string where =
-      fmt::format("the plugin is {}; `{}` shows where",
-                  plugin_of((*request_.recipes)[run_.runs], call).string(), debugger_line());
+      fmt::format("the plugin is {}; `{}` shows where", plugin_of(*request_.recipe, call).string(),
+                  debugger_line());
   const int number = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
   if (stalled_) {
     failed.error =
@@ -432,45 +494,90 @@ engine::FailedStage Supervisor::blame(int status) const {
   return failed;
 }
 
-void Supervisor::run() {
-  for (;;) {
-    start();
-    const int status = listen();
-    if (heard_) return;
-    if (const int number = page_->interrupted; number != 0) {
-      outcome_.code = base::exit_code_of_signal(number);
-      outcome_.error = number == SIGINT ? "interrupted" : "terminated";
-      return;
-    }
-    if (!started_ && WIFEXITED(status) && WEXITSTATUS(status) != 0 && !ended_.is_object()) {
-      outcome_.code = static_cast<base::ExitCode>(WEXITSTATUS(status));  // it said why
-      return;
-    }
-    const engine::FailedStage failed = blame(status);
-    const bool again = std::any_of(run_.failed.begin(), run_.failed.end(), [&](const auto& known) {
-      return std::pair(known.stage, known.name) == stage_;
-    });
-    if (!in_run_ || again) {
-      outcome_.code = failed.code;
-      outcome_.error = failed.error;
-      outcome_.hint = failed.hint;
-      return;
-    }
-    failed_ = true;
-    run_.failed.push_back(failed);
-    told_.insert(stage_);
-    json event = to_json(failed);
-    event["event"] = "stage_failed";
-    request_.observer->event(event);
-    earlier_ = run_;
+bool Job::reap() {
+  if (events_ >= 0) ::close(std::exchange(events_, -1));
+  int status = 0;
+  while (::waitpid(child_, &status, 0) < 0 && errno == EINTR) {
   }
+  if (heard_) return true;
+  if (const int number = page_->interrupted; number != 0) {
+    static_cast<engine::Outcome&>(outcome_) = interrupted_outcome(number);
+    return true;
+  }
+  if (!started_ && WIFEXITED(status) && WEXITSTATUS(status) != 0 && !ended_.is_object()) {
+    outcome_.code = static_cast<base::ExitCode>(WEXITSTATUS(status));  // it said why
+    return true;
+  }
+  const engine::FailedStage failed = blame(status);
+  const bool again = std::any_of(run_.failed.begin(), run_.failed.end(), [&](const auto& known) {
+    return std::pair(known.stage, known.name) == stage_;
+  });
+  if (run_.run.empty() || again) {
+    outcome_.code = failed.code;
+    outcome_.error = failed.error;
+    outcome_.hint = failed.hint;
+    return true;
+  }
+  run_.failed.push_back(failed);
+  told_.insert(stage_);
+  json event = to_json(failed);
+  event["event"] = "stage_failed";
+  request_.observer->event(event);
+  request_.earlier = run_;
+  start();
+  return false;
+}
+
+/// Of those that wait, in order, the first whose model nobody is making; else the first.
+std::size_t next_of(const std::vector<std::size_t>& waiting, const std::vector<std::string>& models,
+                    const std::list<Job>& running) {
+  const auto idle = std::find_if(waiting.begin(), waiting.end(), [&](std::size_t number) {
+    return std::none_of(running.begin(), running.end(), [&](const Job& job) {
+      return job.makes_model() && models[job.number()] == models[number];
+    });
+  });
+  return idle == waiting.end() ? waiting.front() : *idle;
 }
 
 }  // namespace
 
-void run_in_child(const Invocation& invocation, const engine::RunRequest& request,
-                  std::chrono::seconds stall_limit, engine::RunOutcome& outcome) {
-  Supervisor(invocation, request, stall_limit, outcome).run();
+void run_in_children(const Invocation& invocation, const std::vector<engine::RunRequest>& requests,
+                     std::size_t jobs, std::chrono::seconds stall_limit,
+                     const std::function<bool(std::size_t, const engine::RunOutcome&)>& ended) {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::milliseconds kTick(200);
+  const std::atomic<int>& interrupted = catch_signals();
+  std::vector<std::string> models;
+  for (const auto& request : requests) models.push_back(model_part(*request.recipe));
+  std::vector<std::size_t> waiting(requests.size());
+  std::iota(waiting.begin(), waiting.end(), std::size_t{0});
+  std::list<Job> running;
+  for (;;) {
+    while (!waiting.empty() && running.size() < jobs && interrupted == 0) {
+      const std::size_t next = next_of(waiting, models, running);
+      running.emplace_back(invocation, next, requests[next], stall_limit);
+      waiting.erase(std::find(waiting.begin(), waiting.end(), next));
+    }
+    if (running.empty()) {
+      if (!waiting.empty()) (void)ended(waiting.front(), interrupted_outcome(interrupted));
+      return;
+    }
+    std::vector<pollfd> files;
+    for (const Job& job : running) files.push_back({job.descriptor(), POLLIN, 0});
+    const auto before = Clock::now();
+    (void)::poll(files.data(), files.size(), static_cast<int>(kTick.count()));
+    // At most a tick: this process may have been stopped meanwhile.
+    const auto waited = std::min(
+        kTick, std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - before));
+    auto file = files.begin();
+    for (auto job = running.begin(); job != running.end();) {
+      if (const int number = interrupted; number != 0) job->interrupt(number);
+      const bool ready = (file++)->revents != 0;
+      const bool over = job->step(ready, waited);
+      if (over && !ended(job->number(), job->outcome())) waiting.clear();
+      job = over ? running.erase(job) : std::next(job);
+    }
+  }
 }
 
 }  // namespace backstop::cli

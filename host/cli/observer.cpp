@@ -59,26 +59,51 @@ ConsoleObserver::Progress ConsoleObserver::progress_kind() {
   return isatty(STDERR_FILENO) != 0 && set("TERM") != "dumb" ? Progress::bar : Progress::lines;
 }
 
-ConsoleObserver::ConsoleObserver(ObserverOptions options) : options_(std::move(options)) {}
+ConsoleObserver::ConsoleObserver(ObserverOptions options) : options_(std::move(options)) {
+  for (std::size_t number = 0; number < options_.groups.size(); ++number)
+    runs_.emplace_back(*this, number);
+}
 
-void ConsoleObserver::event(const nlohmann::json& event) {
-  erase_bar();
+std::vector<report::FinishedRun> ConsoleObserver::finished() const {
+  std::vector<report::FinishedRun> finished;
+  for (const Run& run : runs_)
+    if (!run.results_.is_null()) finished.push_back({options_.groups[run.number_], run.results_});
+  return finished;
+}
+
+std::string ConsoleObserver::Run::label() const {
+  const std::size_t all = console_.runs_.size();
+  return all == 1 ? "" : fmt::format("{}/{} ", number_ + 1, all);
+}
+
+void ConsoleObserver::Run::event(const nlohmann::json& event) {
+  console_.erase_bar();
   try {
-    if (options_.json) print_json(event, false);
+    if (console_.options_.json && console_.runs_.size() > 1) {
+      nlohmann::json labeled = event;
+      labeled["number"] = number_ + 1;
+      print_json(labeled, false);
+    } else if (console_.options_.json) {
+      print_json(event, false);
+    }
     tell(event);
   } catch (const base::HostError& e) {
-    if (!output_error_) output_error_ = e;
+    if (!console_.output_error_) console_.output_error_ = e;
   }
 }
 
-void ConsoleObserver::tell(const nlohmann::json& event) {
+void ConsoleObserver::Run::tell(const nlohmann::json& event) {
   const auto type = event.value("event", "");
-  const auto say = [&](const std::string& text) {
-    spdlog::info("{}: {}", base::printable(stage_name(event)), base::printable(text));
+  const auto say = [&](const std::string& text,
+                       spdlog::level::level_enum level = spdlog::level::info) {
+    spdlog::log(level, "{}{}: {}", label(), base::printable(stage_name(event)),
+                base::printable(text));
   };
   if (type == "run_started") {
-    ++started_;
-    spdlog::debug("{}", base::printable("run " + event.value("run", "")));
+    spdlog::debug("{}{}", label(), base::printable("run " + event.value("run", "")));
+    if (console_.runs_.size() > 1)
+      spdlog::info("{}{}, seed {}", label(), base::printable(console_.options_.groups[number_]),
+                   report::section_of(event, "seed").dump());
   } else if (type == "stage_started") {
     stage_ = stage_name(event);
     what_.clear();
@@ -86,66 +111,87 @@ void ConsoleObserver::tell(const nlohmann::json& event) {
   } else if (type == "epoch") {
     say(epoch_line(event));
   } else if (type == "stage_finished") {
+    what_.clear();
     if (!event.value("reused", false))
       say("done in " + base::duration(report::number_in(event, "wall_seconds").value_or(0)));
   } else if (type == "log") {
-    spdlog::log(level_of(event.value("level", "info")), "{}: {}",
-                base::printable(stage_name(event)), base::printable(event.value("message", "")));
+    say(event.value("message", ""), level_of(event.value("level", "info")));
   } else if (type == "stage_failed") {
-    spdlog::warn("{}: failed: {}", base::printable(stage_name(event)),
-                 base::printable(event.value("error", "")));
+    say("failed: " + event.value("error", ""), spdlog::level::warn);
+  } else if (type == "run_failed") {
+    what_.clear();
   } else if (type == "run_finished") {
-    finish_run(event.at("results"));
+    what_.clear();
+    finish(event.at("results"));
   }
 }
 
-void ConsoleObserver::finish_run(const nlohmann::json& results) {
-  const std::size_t index = started_ == 0 ? 0 : started_ - 1;
-  const bool several = options_.groups.size() > 1;
-  const std::string group = index < options_.groups.size() ? options_.groups[index] : "";
-  finished_.push_back({group, results});
-  if (options_.json) return;
+void ConsoleObserver::Run::finish(const nlohmann::json& results) {
+  const ObserverOptions& options = console_.options_;
+  results_ = results;
+  if (options.json) return;
   std::string heading;
-  if (several)
+  if (console_.runs_.size() > 1) {
+    const std::string& group = options.groups[number_];
     heading = fmt::format("\n{}, seed {}\n", group.empty() ? results.value("name", "") : group,
                           report::section_of(results, "seed").dump());
-  print(heading + (options_.text ? options_.text(results)
-                                 : report::result_table(results, options_.color_out)));
+  }
+  print(heading +
+        (options.text ? options.text(results) : report::result_table(results, options.color_out)));
 }
 
-void ConsoleObserver::progress(std::int64_t done, std::int64_t total, const std::string& what) {
-  if (progress_ == Progress::none) return;
+std::string ConsoleObserver::Run::count() const {
+  std::string text =
+      fmt::format("{}{} {}", base::grouped(done_),
+                  total_ > 0 ? fmt::format("/{}", base::grouped(total_)) : "", what_);
+  const double seconds = std::chrono::duration<double>(last_shown_ - counting_since_).count();
+  if (done_ > 0 && total_ > done_ && seconds >= 1)
+    text += fmt::format(", {} left", base::duration(seconds * static_cast<double>(total_ - done_) /
+                                                    static_cast<double>(done_)));
+  return text;
+}
+
+void ConsoleObserver::Run::progress(std::int64_t done, std::int64_t total,
+                                    const std::string& what) {
+  if (console_.progress_ == Progress::none) return;
   const auto now = Clock::now();
   if (what != what_ || done < done_) {
     what_ = what;
     counting_since_ = now;
   }
   done_ = done;
-  const auto pause = progress_ == Progress::bar ? std::chrono::milliseconds(100)
-                                                : std::chrono::milliseconds(10'000);
-  if (now - last_shown_ < pause) return;
+  total_ = total;
+  const bool bar = console_.progress_ == Progress::bar;
+  const auto pause = bar ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10'000);
+  if (now - (bar ? console_.bar_drawn_ : last_shown_) < pause) return;
   last_shown_ = now;
-  std::string text = fmt::format("{}{} {}", base::grouped(done),
-                                 total > 0 ? fmt::format("/{}", base::grouped(total)) : "", what);
-  const double seconds = std::chrono::duration<double>(now - counting_since_).count();
-  if (done > 0 && total > done && seconds >= 1)
-    text += fmt::format(", {} left", base::duration(seconds * static_cast<double>(total - done) /
-                                                    static_cast<double>(done)));
-  if (progress_ == Progress::bar)
-    draw_bar(done, total, text);
+  if (bar)
+    console_.draw_bar();
   else
-    spdlog::info("{}: {}", base::printable(stage_), base::printable(text));
+    spdlog::info("{}{}: {}", label(), base::printable(stage_), base::printable(count()));
 }
 
-void ConsoleObserver::draw_bar(std::int64_t done, std::int64_t total, const std::string& text) {
+void ConsoleObserver::draw_bar() {
   constexpr std::int64_t kCells = 24;
-  std::string line = base::printable(stage_) + "  ";
-  if (total > 0) {
-    const auto full =
-        static_cast<std::size_t>(std::clamp(done, std::int64_t{0}, total) * kCells / total);
-    line += fmt::format("[{}{}]  ", std::string(full, '#'), std::string(kCells - full, '.'));
+  bar_drawn_ = Clock::now();
+  std::vector<const Run*> counting;
+  for (const Run& run : runs_)
+    if (run.counts()) counting.push_back(&run);
+  std::string line;
+  for (const Run* run : counting) {
+    if (!line.empty()) line += "   ";
+    line += run->label() + base::printable(run->stage_) + "  ";
+    if (run->total_ > 0 && counting.size() == 1) {
+      const auto full = static_cast<std::size_t>(
+          std::clamp(run->done_, std::int64_t{0}, run->total_) * kCells / run->total_);
+      line += fmt::format("[{}{}]  ", std::string(full, '#'), std::string(kCells - full, '.'));
+    }
+    if (run->total_ > 0 && counting.size() > 1)
+      line += fmt::format("{} %",
+                          std::clamp(run->done_, std::int64_t{0}, run->total_) * 100 / run->total_);
+    else
+      line += base::printable(run->count());
   }
-  line += base::printable(text);
   // A line that wraps cannot be erased.
   line.resize(std::min(line.size(), terminal_width() - 1));
   std::fprintf(stderr, "\r\033[K%s", line.c_str());

@@ -13,7 +13,6 @@
 #include "host/base/text.hpp"
 #include "host/cli/checked_recipe.hpp"
 #include "host/cli/engine_library.hpp"
-#include "host/cli/engine_process.hpp"
 #include "host/engine/engine.hpp"
 #include "host/report/model_text.hpp"
 #include "host/schema/normalizations.hpp"
@@ -175,7 +174,6 @@ void require_usable(const nlohmann::json& facts) {
 }
 
 void show_model(const Invocation& invocation) {
-  if (EngineLink::get() != nullptr) return;  // shown already
   const nlohmann::json facts = model_facts(invocation.arguments[0]);
   require_usable(facts);
   if (!invocation.has("json")) print(report::model_text(facts));

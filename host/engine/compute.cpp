@@ -5,7 +5,6 @@
 #include <fstream>
 
 #include <malloc.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <ATen/Context.h>
@@ -16,18 +15,12 @@
 #include <cpuid.h>
 #endif
 
+#include "host/base/cores.hpp"
 #include "host/base/error.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/train/cuda.hpp"
 
 namespace backstop::engine {
-
-int available_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-  return static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-}
 
 std::string_view native_bfloat16() {
 #if defined(__x86_64__)
@@ -81,7 +74,8 @@ Compute resolve_compute(const recipe::ComputeUse& compute, std::int64_t width) {
       compute.precision == "bfloat16" ||
       (compute.precision == "auto" && width >= kSmallestFastWidth &&
        (result.device.is_cuda() ? gpu_has_bfloat16(result.device) : !native_bfloat16().empty()));
-  result.threads = compute.threads > 0 ? static_cast<int>(compute.threads) : available_cores();
+  result.threads =
+      compute.threads > 0 ? static_cast<int>(compute.threads) : base::available_cores();
   at::set_num_threads(result.threads);
   result.own_kernels = compute.own_kernels;
   use_own_kernels(result.own_kernels);
@@ -95,7 +89,7 @@ Compute resolve_compute(const recipe::ComputeUse& compute, std::int64_t width) {
 nlohmann::json describe_hardware(const Compute& compute) {
   const auto pages = sysconf(_SC_PHYS_PAGES);
   return {{"processor", processor_name()},
-          {"cores", available_cores()},
+          {"cores", base::available_cores()},
           {"memory_bytes", static_cast<std::int64_t>(pages) * sysconf(_SC_PAGESIZE)},
           {"device", compute.device.str()},
           {"cuda", at::hasCUDA()},

@@ -26,14 +26,12 @@ struct Compute {
 /// HostError(environment) if the device does not exist.
 Compute resolve_compute(const recipe::ComputeUse& compute, std::int64_t width);
 
-
 /// For narrower models oneDNN uses reference kernels for bfloat16 that are slower than float32.
 inline constexpr std::int64_t kSmallestFastWidth = 16;
 /// The instructions with which this processor computes bfloat16 natively, "AMX" or "AVX-512"; empty
 /// if it has none or if the variable ONEDNN_MAX_CPU_ISA tells oneDNN not to use them.
 std::string_view native_bfloat16();
 std::string processor_name();
-int available_cores();
 
 /// Processor, cores, memory, GPU, LibTorch and its BLAS, for run.json.
 nlohmann::json describe_hardware(const Compute& compute);

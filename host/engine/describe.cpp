@@ -9,6 +9,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/version.h>
 
+#include "host/base/cores.hpp"
 #include "host/engine/compute.hpp"
 #include "host/engine/engine.hpp"
 #include "host/engine/plugins/torch_state.hpp"
@@ -67,7 +68,7 @@ void describe(EngineDescription& description) {
   describe_blas(description);
   description.openmp_file = file_of(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
   description.processor = processor_name();
-  description.threads = available_cores();
+  description.threads = base::available_cores();
   describe_cuda(description);
   const bool gpu = description.cuda_devices > 0;
   description.device = gpu ? "cuda:0" : "cpu";

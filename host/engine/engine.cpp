@@ -62,44 +62,6 @@ void guarded(const std::atomic<int>* interrupted, Outcome& outcome, Function&& f
   }
 }
 
-void run_one(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& outcome) {
-  guarded(request.interrupted, outcome, [&] {
-    const nlohmann::json results = run_recipe(recipe, request, outcome);
-    for (const auto& expectation : results["expectations"])
-      if (!expectation["met"].get<bool>()) outcome.code = base::ExitCode::failed;
-  });
-}
-
-/// A run that fails does not end the others, unless it could not even begin or was interrupted.
-void run_all(RunRequest request, RunOutcome& outcome) {
-  const EarlierProcess earlier = request.earlier.value_or(EarlierProcess());
-  std::size_t failed = earlier.failed_runs;
-  if (earlier.unmet) outcome.code = base::ExitCode::failed;
-  for (std::size_t i = earlier.runs; i < request.recipes->size(); ++i) {
-    const recipe::Recipe& recipe = (*request.recipes)[i];
-    RunOutcome run;
-    run_one(recipe, request, run);
-    request.earlier.reset();
-    outcome.runs.insert(outcome.runs.end(), run.runs.begin(), run.runs.end());
-    const bool interrupted = run.code >= base::ExitCode::hung_up;
-    if (interrupted || run.code == base::ExitCode::bug || run.runs.empty()) {
-      static_cast<Outcome&>(outcome) = run;
-      return;
-    }
-    if (run.code != base::ExitCode::done) outcome.code = base::ExitCode::failed;
-    if (run.error.empty()) continue;
-    ++failed;
-    request.observer->event({{"event", "log"},
-                             {"level", "warning"},
-                             {"stage", "run"},
-                             {"name", recipe.name},
-                             {"message", fmt::format("failed: {}", run.error)}});
-  }
-  if (failed == 0) return;
-  outcome.error = fmt::format("{} of {} runs failed", failed, request.recipes->size());
-  outcome.hint = "their rows in the tables and `error` in their run.json say why";
-}
-
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
@@ -110,10 +72,11 @@ extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
     StageStore(request.out / kStoreFolder).remove_leftovers();
   });
   if (outcome.code != base::ExitCode::done) return;
-  if (request.recipes->size() == 1)
-    run_one(request.recipes->front(), request, outcome);
-  else
-    guarded(request.interrupted, outcome, [&] { run_all(request, outcome); });
+  guarded(request.interrupted, outcome, [&] {
+    const nlohmann::json results = run_recipe(request, outcome);
+    for (const auto& expectation : results["expectations"])
+      if (!expectation["met"].get<bool>()) outcome.code = base::ExitCode::failed;
+  });
 }
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_data(

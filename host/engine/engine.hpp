@@ -52,20 +52,18 @@ struct FailedStage {
   std::string error, hint;
 };
 
-/// What a process that a plugin has ended had done of the same request.
+/// What a process that a plugin has ended had done of the same run.
 struct EarlierProcess {
-  std::size_t runs = 0;         ///< that came to an end, from the first on
-  std::size_t failed_runs = 0;  ///< of those
-  bool unmet = false;           ///< one of them has failed, or an expectation was not met
-  std::filesystem::path run;    ///< the folder below `out` of the next, which goes on in it
+  std::filesystem::path run;  ///< its folder below `out`, in which it goes on
   std::vector<std::pair<std::string, std::string>> finished;  ///< its stages: stage, name
   std::vector<FailedStage> failed;                            ///< others of its stages
 };
 
 struct RunRequest {
-  const std::vector<recipe::Recipe>* recipes = nullptr;
+  const recipe::Recipe* recipe = nullptr;
+  bool one_of_several = false;  ///< of a matrix, whose summary counts failed rows, too
   std::optional<EarlierProcess> earlier;
-  std::optional<ModelOutput> output;  ///< of the only recipe
+  std::optional<ModelOutput> output;
   std::filesystem::path out = "runs";
   bool fresh = false;                             ///< ignore cached stages and retrain
   const std::atomic<int>* interrupted = nullptr;  ///< a signal's number, or 0
@@ -81,7 +79,7 @@ struct Outcome {
 };
 
 struct RunOutcome : Outcome {
-  std::vector<std::filesystem::path> runs;  ///< folders of the runs, finished or not
+  std::filesystem::path run;  ///< its folder, finished or not; empty if it could not begin
 };
 
 /// A training image to be written as a PNG file, one pixel each.

@@ -8,11 +8,9 @@
 #include <set>
 #include <utility>
 
-#include <sched.h>
-#include <unistd.h>
-
 #include <fmt/format.h>
 
+#include "host/base/cores.hpp"
 #include "host/base/text.hpp"
 #include "host/recipe/recipe.hpp"
 #include "host/recipe/row_name.hpp"
@@ -62,13 +60,6 @@ constexpr std::size_t kMostEntries = 256;
 /// A recipe may have been written for a larger machine, but nobody means many threads for each
 /// processor, which take turns and hardly get on.
 constexpr std::int64_t kMostThreadsPerProcessor = 16;
-
-std::int64_t processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
-                                                     : sysconf(_SC_NPROCESSORS_ONLN);
-}
 
 class Checker {
  public:
@@ -895,7 +886,7 @@ bool is_device(std::string_view text) {
 }
 
 void Checker::threads(std::int64_t count, const toml::source_region& place) {
-  const std::int64_t here = processors();
+  const std::int64_t here = base::available_cores();
   if (count <= here) return;
   std::string message =
       fmt::format("`threads` is {}, but only {} available", count,

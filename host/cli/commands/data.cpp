@@ -245,10 +245,10 @@ base::ExitCode data(const Invocation& invocation) {
   auto& engine_data =
       engine_function<void(const engine::DataRequest&, engine::DataOutcome&)>(engine::kEngineData);
   spdlog::set_level(spdlog::level::info);
-  ConsoleObserver observer({});
+  ConsoleObserver observer({.groups = {""}});
   request.dataset = &dataset;
   request.interrupted = &catch_signals();
-  request.observer = &observer;
+  request.observer = &observer.of(0);
   engine::DataOutcome outcome;
   reserve_standard_output();
   {

@@ -16,6 +16,7 @@ constexpr const char* kDescription =
 void add_options(boost::program_options::options_description& options) {
   add_set_option(options);
   add_run_options(options);
+  add_jobs_option(options);
 }
 
 base::ExitCode run(const Invocation& invocation) {

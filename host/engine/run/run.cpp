@@ -74,16 +74,16 @@ bool has_defaults(const recipe::PluginUse& use) {
   });
 }
 
-RunDirectory directory_of(const recipe::Recipe& recipe, const RunRequest& request) {
-  if (request.earlier && !request.earlier->run.empty())
-    return RunDirectory(request.out / request.earlier->run, request.observer);
-  return RunDirectory(request.out, recipe.name, to_toml(recipe), request.observer);
+RunDirectory directory_of(const RunRequest& request) {
+  if (request.earlier) return RunDirectory(request.out / request.earlier->run, request.observer);
+  return RunDirectory(request.out, request.recipe->name, to_toml(*request.recipe),
+                      request.observer);
 }
 
 /// Everything that one run of one recipe holds.
 class Run {
  public:
-  Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& outcome);
+  Run(const RunRequest& request, RunOutcome& outcome);
   /// Returns the results. Throws the first failure, after everything else that can be done is.
   json execute();
 
@@ -189,28 +189,28 @@ void Run::for_each_plugin(Function&& function) const {
   for (const auto& defense : recipe_.defenses) visit(visit, defense.use);
 }
 
-Run::Run(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& outcome)
-    : recipe_(recipe),
+Run::Run(const RunRequest& request, RunOutcome& outcome)
+    : recipe_(*request.recipe),
       request_(request),
       outcome_(outcome),
-      directory_(directory_of(recipe, request)),
+      directory_(directory_of(request)),
       store_(request.out / kStoreFolder) {
-  outcome.runs.push_back(directory_.path());
+  outcome.run = directory_.path();
   results_ = {{"schema", 1},
-              {"name", recipe.name},
-              {"seed", recipe.seed},
-              {"recipe_sha256", base::sha256_of_text(to_toml(recipe))},
+              {"name", recipe_.name},
+              {"seed", recipe_.seed},
+              {"recipe_sha256", base::sha256_of_text(to_toml(recipe_))},
               {"rows", json::array()},
               {"detectors", json::array()},
               {"expectations", json::array()}};
-  if (recipe.attack) results_["backdoored"] = recipe.attack->use.plugin->manifest.poisons;
+  if (recipe_.attack) results_["backdoored"] = recipe_.attack->use.plugin->manifest.poisons;
   directory_.describe(
       {{"backstop", {{"version", BACKSTOP_VERSION}, {"abi", catalog::own_build_facts().abi}}},
        {"status", "unfinished"},
-       {"seed", recipe.seed},
+       {"seed", recipe_.seed},
        {"recipe_sha256", results_["recipe_sha256"]}});
   directory_.event(
-      {{"event", "run_started"}, {"run", directory_.path().string()}, {"seed", recipe.seed}});
+      {{"event", "run_started"}, {"run", directory_.path().string()}, {"seed", recipe_.seed}});
 }
 
 void Run::refuse_failed(const StageLabel& label) const {
@@ -857,7 +857,7 @@ json Run::execute() {
   }
   // Without data, a table of rows that all failed says less than the error; but a summary counts
   // them.
-  if (task_ || request_.recipes->size() > 1)
+  if (task_ || request_.one_of_several)
     directory_.event(
         {{"event", "run_finished"}, {"run", directory_.path().string()}, {"results", results_}});
   if (failure) std::rethrow_exception(failure);
@@ -866,8 +866,8 @@ json Run::execute() {
 
 }  // namespace
 
-json run_recipe(const recipe::Recipe& recipe, const RunRequest& request, RunOutcome& outcome) {
-  return Run(recipe, request, outcome).execute();
+json run_recipe(const RunRequest& request, RunOutcome& outcome) {
+  return Run(request, outcome).execute();
 }
 
 }  // namespace backstop::engine

@@ -5,9 +5,8 @@
 
 namespace backstop::engine {
 
-/// Runs a resolved recipe and returns the run's results.json. Throws HostError or Cancelled;
-/// appends the run's folder to `outcome` as soon as it exists.
-nlohmann::json run_recipe(const recipe::Recipe& recipe, const RunRequest& request,
-                          RunOutcome& outcome);
+/// Runs the request's recipe and returns the run's results.json. Throws HostError or Cancelled; the
+/// run's folder stands in `outcome` as soon as it exists.
+nlohmann::json run_recipe(const RunRequest& request, RunOutcome& outcome);
 
 }  // namespace backstop::engine
