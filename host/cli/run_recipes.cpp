@@ -36,9 +36,7 @@ void add_run_options(boost::program_options::options_description& options) {
 void add_jobs_option(boost::program_options::options_description& options) {
   options.add_options()("jobs",
                         boost::program_options::value<std::vector<std::string>>()->value_name("N"),
-                        "run N combinations of a matrix side by side, each with its share of the "
-                        "threads; left out: as "
-                        "many as there are cores, and memory for (3 GiB each), and one on a GPU");
+                        "run N combinations of a matrix side by side; left out: as many as fit");
 }
 
 std::string out_folder(const Invocation& invocation) {

@@ -98,59 +98,57 @@ extern "C" __attribute__((visibility("default"))) const char* backstop_engine_pl
 
 extern "C" __attribute__((visibility("default"))) void backstop_engine_run(
     const backstop::engine::RunRequest& request, backstop::engine::RunOutcome& outcome) {
-  for (const auto& recipe : *request.recipes) {
-    const auto& name = recipe.name;
-    const auto seed = recipe.seed;
-    const auto folder = request.out / name / std::to_string(seed);
-    auto& observer = *request.observer;
-    outcome.runs.push_back(folder);
-    observer.event({{"event", "run_started"}, {"run", folder.string()}, {"seed", seed}});
-    observer.event(
-        {{"event", "stage_started"}, {"stage", "attack"}, {"name", "patch"}, {"reused", false}});
-    observer.progress(1, 2, "batches");
-    if (name == "waits" || name == "stuck") wait_for_signal(request, name == "waits");
-    if (*request.interrupted != 0) {
-      outcome.code = static_cast<ExitCode>(128 + *request.interrupted);
-      outcome.error = "interrupted";
-      return;
-    }
-    if (name == "fails") {
-      outcome.code = ExitCode::environment;
-      outcome.error = "no space left";
-      outcome.hint = "make some";
-      return;
-    }
-    if (name == "breaks") {
-      outcome.code = ExitCode::bug;
-      outcome.error = "vector::at";
-      return;
-    }
-    observer.event({{"event", "epoch"},
-                    {"stage", "attack"},
-                    {"name", "patch"},
-                    {"epoch", 1},
-                    {"epochs", 2},
-                    {"loss", 0.412},
-                    {"clean_accuracy", 0.832},
-                    {"attack_success_rate", 1.0}});
-    observer.event({{"event", "log"},
-                    {"level", "warning"},
-                    {"stage", "attack"},
-                    {"name", "patch"},
-                    {"message", "careful {}"}});
-    if (name == "crashes" || name == "hangs") {
-      end_in_defense(request, name == "crashes");
-      outcome.code = request.earlier->failed[0].code;
-      outcome.error = request.earlier->failed[0].error;
-      outcome.hint = request.earlier->failed[0].hint;
-    }
-    const double accuracy = 0.9 + 0.01 * static_cast<double>(seed);
-    const json results = {
-        {"schema", 1},
-        {"name", name},
-        {"seed", seed},
-        {"rows", {row("no defense", accuracy, 1.0), row("mended", accuracy, 0.1)}},
-        {"expectations", json::array()}};
-    observer.event({{"event", "run_finished"}, {"run", folder.string()}, {"results", results}});
+  const auto& recipe = *request.recipe;
+  const auto& name = recipe.name;
+  const auto seed = recipe.seed;
+  const auto folder = request.out / name / std::to_string(seed);
+  auto& observer = *request.observer;
+  outcome.run = folder;
+  observer.event({{"event", "run_started"}, {"run", folder.string()}, {"seed", seed}});
+  observer.event(
+      {{"event", "stage_started"}, {"stage", "attack"}, {"name", "patch"}, {"reused", false}});
+  observer.progress(1, 2, "batches");
+  if (name == "waits" || name == "stuck") wait_for_signal(request, name == "waits");
+  if (*request.interrupted != 0) {
+    outcome.code = static_cast<ExitCode>(128 + *request.interrupted);
+    outcome.error = "interrupted";
+    return;
   }
+  if (name == "fails") {
+    outcome.code = ExitCode::environment;
+    outcome.error = "no space left";
+    outcome.hint = "make some";
+    return;
+  }
+  if (name == "breaks") {
+    outcome.code = ExitCode::bug;
+    outcome.error = "vector::at";
+    return;
+  }
+  observer.event({{"event", "epoch"},
+                  {"stage", "attack"},
+                  {"name", "patch"},
+                  {"epoch", 1},
+                  {"epochs", 2},
+                  {"loss", 0.412},
+                  {"clean_accuracy", 0.832},
+                  {"attack_success_rate", 1.0}});
+  observer.event({{"event", "log"},
+                  {"level", "warning"},
+                  {"stage", "attack"},
+                  {"name", "patch"},
+                  {"message", "careful {}"}});
+  if (name == "crashes" || name == "hangs") {
+    end_in_defense(request, name == "crashes");
+    outcome.code = request.earlier->failed[0].code;
+    outcome.error = request.earlier->failed[0].error;
+    outcome.hint = request.earlier->failed[0].hint;
+  }
+  const double accuracy = 0.9 + 0.01 * static_cast<double>(seed);
+  const json results = {{"schema", 1},
+                        {"name", name},
+                        {"seed", seed},
+                        {"rows", {row("no defense", accuracy, 1.0), row("mended", accuracy, 0.1)}},
+                        {"expectations", json::array()}};
+  observer.event({{"event", "run_finished"}, {"run", folder.string()}, {"results", results}});
 }
