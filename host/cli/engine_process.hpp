@@ -2,7 +2,7 @@
 // process or never returns costs one stage, and so that runs can go on side by side. The program
 // starts itself again with the same command line, and with the recipe in a file that only the two of
 // them have; the child does the work and tells its events, this process shows them. See
-// docs/decisions/0009 and 0012.
+// docs/decisions/0009 and 0011.
 #pragma once
 
 #include <array>
