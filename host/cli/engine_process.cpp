@@ -341,6 +341,7 @@ void Job::start() {
   std::vector<std::string> copies = invocation_.words;
   copies.insert(copies.begin(), "backstop");
   std::vector<char*> words;
+  words.reserve(copies.size() + 1);
   for (auto& word : copies) words.push_back(word.data());
   words.push_back(nullptr);
   text_.clear();
@@ -435,7 +436,7 @@ void Job::hear_event(const json& event) {
     stage_ = label;
     if (label.first == "defense" || label.first == "detector") makes_model_ = false;
   }
-  if (repeats_ && told_.count(label) > 0) return;
+  if (repeats_ && told_.contains(label)) return;
   if (type == "stage_finished") run_.finished.push_back(label);
   if (type == "stage_failed") run_.failed.push_back(failed_stage(event));
   if (type == "stage_finished" || type == "stage_failed") told_.insert(label);
@@ -548,6 +549,7 @@ void run_in_children(const Invocation& invocation, const std::vector<engine::Run
   constexpr std::chrono::milliseconds kTick(200);
   const std::atomic<int>& interrupted = catch_signals();
   std::vector<std::string> models;
+  models.reserve(requests.size());
   for (const auto& request : requests) models.push_back(model_part(*request.recipe));
   std::vector<std::size_t> waiting(requests.size());
   std::iota(waiting.begin(), waiting.end(), std::size_t{0});
@@ -563,6 +565,7 @@ void run_in_children(const Invocation& invocation, const std::vector<engine::Run
       return;
     }
     std::vector<pollfd> files;
+    files.reserve(running.size());
     for (const Job& job : running) files.push_back({job.descriptor(), POLLIN, 0});
     const auto before = Clock::now();
     (void)::poll(files.data(), files.size(), static_cast<int>(kTick.count()));

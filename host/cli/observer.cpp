@@ -194,15 +194,15 @@ void ConsoleObserver::draw_bar() {
   }
   // A line that wraps cannot be erased.
   line.resize(std::min(line.size(), terminal_width() - 1));
-  std::fprintf(stderr, "\r\033[K%s", line.c_str());
-  std::fflush(stderr);
+  (void)std::fprintf(stderr, "\r\033[K%s", line.c_str());
+  (void)std::fflush(stderr);
   bar_is_drawn_ = true;
 }
 
 void ConsoleObserver::erase_bar() {
   if (!std::exchange(bar_is_drawn_, false)) return;
-  std::fputs("\r\033[K", stderr);
-  std::fflush(stderr);
+  (void)std::fputs("\r\033[K", stderr);
+  (void)std::fflush(stderr);
 }
 
 }  // namespace backstop::cli
