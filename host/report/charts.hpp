@@ -12,12 +12,12 @@
 namespace backstop::report {
 
 struct Axis {
-  std::string label;         ///< with its unit: "wall time (s)"
+  std::string label = {};    ///< with its unit: "wall time (s)"
   bool logarithmic = false;  ///< values of 0 or less are left out
   bool whole = false;        ///< ticks at whole numbers only, as for epochs
   /// The axis begins and ends there, or further out where a point lies; intervals are cut off. As
   /// the data are where nothing is said.
-  std::optional<double> minimum, maximum;
+  std::optional<double> minimum = {}, maximum = {};
 };
 
 struct Interval {
@@ -27,7 +27,7 @@ struct Interval {
 /// One whose x or y is not finite is left out.
 struct Point {
   double x = 0, y = 0;
-  std::optional<Interval> x_interval, y_interval;
+  std::optional<Interval> x_interval = {}, y_interval = {};
   std::string label = {};  ///< beside the point, in scatter_chart
 };
 
@@ -38,10 +38,10 @@ struct Series {
 
 /// What surrounds the data of all kinds of charts.
 struct ChartFrame {
-  std::string title;        ///< not shown: the caption is the page's or the paper's
-  std::string description;  ///< for those who do not see the chart: what it shows
-  Axis x, y;                ///< shared by all panels
-  std::size_t columns = 3;  ///< panels beside each other
+  std::string title = {};        ///< not shown: the caption is the page's or the paper's
+  std::string description = {};  ///< for those who do not see the chart: what it shows
+  Axis x = {}, y = {};           ///< shared by all panels
+  std::size_t columns = 3;       ///< panels beside each other
   /// Series of these names are drawn in the first colors, dashes and marks, in this order, even
   /// where some are absent: a name looks the same in several charts. Others follow as they come.
   std::vector<std::string> styles = {};
