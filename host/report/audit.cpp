@@ -104,7 +104,11 @@ AuditTable lay_out_audits(const nlohmann::json& results) {
   });
   if (shown.empty()) return table;
   table.header = {"audit"};
-  for (const Metric* metric : shown) table.header.emplace_back(metric->title);
+  table.metrics = {nullptr};
+  for (const Metric* metric : shown) {
+    table.header.emplace_back(metric->title);
+    table.metrics.push_back(metric);
+  }
   for (const auto& entry : audits) {
     if (entry.contains("reason")) continue;
     auto& line = table.rows.emplace_back(1, audited_name(entry));

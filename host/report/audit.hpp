@@ -23,6 +23,7 @@ std::string audited_name(const nlohmann::json& entry);
 
 struct AuditTable {
   std::vector<std::string> header;
+  std::vector<const Metric*> metrics;  ///< for each column; null for the first
   std::vector<std::vector<std::string>> rows;
   std::vector<std::string> notes;        ///< why there are no numbers
   std::vector<std::string> definitions;  ///< of the columns

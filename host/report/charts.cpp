@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 
 #include "host/base/text.hpp"
-#include "host/report/html.hpp"
+#include "host/report/page.hpp"
 #include "host/report/scale.hpp"
 
 namespace backstop::report {

@@ -67,10 +67,11 @@ TEST(FailedRow, OfAnAttackIsTheWholeTable) {
 TEST(FailedRow, IsInTheReport) {
   ReportContent content;
   content.results = results_with_a_failure();
-  EXPECT_THAT(html_report(content),
-              AllOf(HasSubstr("<tr class=\"warning\"><td>fine-tuning (!)</td><td>-</td>"),
-                    HasSubstr("<p class=\"warning\">warning: fine-tuning: failed: out of "
-                              "&lt;memory&gt;</p>")));
+  EXPECT_THAT(
+      html_report(content),
+      AllOf(HasSubstr("<tr class=\"warning\"><th scope=\"row\">fine-tuning (!)</th><td>-</td>"),
+            HasSubstr("<p class=\"warning\">warning: fine-tuning: failed: out of "
+                      "&lt;memory&gt;</p>")));
   content.results = results_of_a_failed_attack();
   EXPECT_THAT(html_report(content), HasSubstr("failed: the loss is not finite</p>"));
 }

@@ -239,9 +239,11 @@ ResultTable::Row cells_of(const nlohmann::json& row, const std::vector<const Met
   line.marked = !warning_of(row).empty();
   line.cells = {name_of(row) + (line.marked ? " (!)" : "")};
   line.best = {false};
+  line.values = {std::nullopt};
   for (std::size_t c = 0; c < columns.size(); ++c) {
     const auto value = value_of(row, *columns[c]);
     line.cells.push_back(text_of(*columns[c], value));
+    line.values.push_back(value);
     line.best.push_back(!line.marked && value && *value == best[c]);
   }
   return line;
@@ -264,9 +266,11 @@ ResultTable lay_out_results(const nlohmann::json& results) {
   const auto& rows = section_of(results, "rows");
   const auto columns = columns_of(rows);
   table.header = {"defense"};
+  table.metrics = {nullptr};
   std::vector<double> best;
   for (const Metric* metric : columns) {
     table.header.emplace_back(metric->title);
+    table.metrics.push_back(metric);
     best.push_back(best_of(rows, *metric));
   }
   // What was given stands between what came of it and what it cost.
@@ -274,11 +278,13 @@ ResultTable lay_out_results(const nlohmann::json& results) {
                        return metric->section == "metrics";
                      });
   table.header.insert(table.header.begin() + given, "images given");
+  table.metrics.insert(table.metrics.begin() + given, nullptr);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     ResultTable::Row line = cells_of(rows[i], columns, best);
     if (i == 0) line.best.assign(line.best.size(), false);
     line.cells.insert(line.cells.begin() + given, images_given(rows[i]));
     line.best.insert(line.best.begin() + given, false);
+    line.values.insert(line.values.begin() + given, std::nullopt);
     if (line.marked) table.warnings.push_back(name_of(rows[i]) + ": " + warning_of(rows[i]));
     table.rows.push_back(std::move(line));
     for (const auto& text : {detection_text(rows[i]), attack_class(rows[i])})

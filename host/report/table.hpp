@@ -1,10 +1,13 @@
 // The result table, made from results.json: what `backstop run` prints and the report shows.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
+
+#include "host/report/metrics.hpp"
 
 namespace backstop::report {
 
@@ -12,8 +15,9 @@ namespace backstop::report {
 struct ResultTable {
   struct Row {
     std::vector<std::string> cells;
-    std::vector<bool> best;  ///< for each cell: no defense does better
-    bool marked = false;     ///< `warnings` says why; never the best
+    std::vector<bool> best;                     ///< for each cell: no defense does better
+    std::vector<std::optional<double>> values;  ///< for each cell: of its metric
+    bool marked = false;                        ///< `warnings` says why; never the best
   };
   struct Expectation {
     bool met = false;
@@ -26,6 +30,7 @@ struct ResultTable {
     std::vector<std::vector<std::string>> classes;  ///< titles first; may be empty
   };
   std::vector<std::string> header;
+  std::vector<const Metric*> metrics;    ///< for each column; null where it is none
   std::vector<Row> rows;                 ///< "no defense" first
   std::vector<std::string> warnings;     ///< of the marked rows
   std::vector<std::string> definitions;  ///< of the columns, with the number of images behind them

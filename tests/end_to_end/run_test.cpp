@@ -293,7 +293,8 @@ TEST_F(WholeRun, RecordsWhatADefenseReports) {
   EXPECT_THAT(outcome.out, HasSubstr("; its scores: AUROC 0."));
   EXPECT_GT(fs::file_size(runs().at(0) / "artifacts/probe.safetensors"), 12u);
   EXPECT_GT(fs::file_size(runs().at(0) / "pictures/probe.png"), 100u);
-  EXPECT_THAT(read(runs().at(0) / "report.html"), HasSubstr("src=\"pictures/probe.png\""));
+  EXPECT_THAT(read(runs().at(0) / "report.html"),
+              HasSubstr("alt=\"probe: images that the plugin recorded\""));
   // It changed nothing, so what is measured is the backdoored model.
   EXPECT_EQ(probe["metrics"]["clean_accuracy"],
             row(results, "no defense")["metrics"]["clean_accuracy"]);

@@ -44,14 +44,15 @@ std::string time_for_name() {
   return utc(now, "%Y%m%dT%H%M%S.") + milliseconds.substr(1) + "Z";
 }
 
-/// Names without ".png", sorted.
-std::vector<std::string> pictures_in(const fs::path& folder) {
-  std::vector<std::string> names;
+/// Sorted by name.
+std::vector<report::Picture> pictures_in(const fs::path& folder) {
+  std::vector<report::Picture> pictures;
   if (fs::exists(folder))
     for (const auto& picture : fs::directory_iterator(folder))
-      names.push_back(picture.path().stem().string());
-  std::sort(names.begin(), names.end());
-  return names;
+      pictures.push_back({picture.path().stem().string(), base::read_file(picture.path())});
+  std::sort(pictures.begin(), pictures.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
+  return pictures;
 }
 
 fs::path new_run_folder(const fs::path& out, const std::string& name, const std::string& recipe) {
