@@ -31,16 +31,17 @@ caption { text-align: left; color: var(--faint); padding-bottom: 0.3rem; }
 th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid var(--line); text-align: right;
   font-weight: normal; vertical-align: bottom; }
 thead th { border-bottom-color: var(--faint); }
-tbody th { text-align: left; }
+td { white-space: nowrap; }
+tbody th { text-align: left; min-width: 8rem; max-width: 20rem; }
 thead th:first-child, .facts th, .facts td { text-align: left; }
-.facts td, .facts th { overflow-wrap: anywhere; vertical-align: top; }
+.facts td, .facts th { overflow-wrap: anywhere; vertical-align: top; white-space: normal; }
 .facts tbody th { min-width: 9rem; }
 .facts td { min-width: 7rem; }
 th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; text-align: inherit;
   cursor: pointer; }
-th button::after { content: " \2195"; color: var(--faint); }
-th[aria-sort=ascending] button::after { content: " \2191"; color: inherit; }
-th[aria-sort=descending] button::after { content: " \2193"; color: inherit; }
+th button::after { content: "\a0\2195"; color: var(--faint); }
+th[aria-sort=ascending] button::after { content: "\a0\2191"; color: inherit; }
+th[aria-sort=descending] button::after { content: "\a0\2193"; color: inherit; }
 abbr { text-decoration: underline dotted; text-underline-offset: 0.2em; }
 .best { font-weight: bold; }
 .note, .notes { color: var(--faint); font-size: 0.9rem; }
