@@ -52,7 +52,7 @@ abbr { text-decoration: underline dotted; text-underline-offset: 0.2em; }
 figure { margin: 1rem 0; min-width: 0; }
 figcaption { margin-top: 0.4rem; color: var(--faint); font-size: 0.9rem; }
 figcaption b { color: var(--ink); }
-figure img { display: block; max-width: none; image-rendering: pixelated; border: 1px solid var(--line); }
+figure img { display: block; box-sizing: content-box; max-width: none; image-rendering: pixelated; border: 1px solid var(--line); }
 figure .scroll { margin: 0; }
 pre { overflow-x: auto; padding: 1rem; border: 1px solid var(--line); overflow-wrap: normal;
   font-size: 0.85rem; }
