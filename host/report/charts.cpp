@@ -205,7 +205,7 @@ class Layout {
         categories_(categories),
         columns_(std::clamp<std::size_t>(frame.columns, 1,
                                          std::max<std::size_t>(panel_titles.size(), 1))),
-        panel_width_(columns_ == 1   ? 440
+        panel_width_(columns_ == 1   ? 400
                      : columns_ == 2 ? 290
                                      : 200),
         panel_height_(panel_height),
@@ -428,7 +428,8 @@ class Labels {
  public:
   explicit Labels(const Box& panel) : panel_(panel) {}
 
-  void keep_free(double x, double y) { taken_.push_back({x - 6, y - 6, 12, 12}); }
+  /// `weight`: of covering it, where that of covering a label is 10.
+  void keep_free(const Box& box, double weight) { taken_.emplace_back(box, weight); }
 
   std::string place(double x, double y, const std::string& label) {
     const std::string text = shortened(label, panel_.width * 0.7);
@@ -447,7 +448,7 @@ class Labels {
           best = box;
         }
       }
-    taken_.push_back(best);
+    taken_.emplace_back(best, 10);
     const double text_y = best.top + height / 2;
     std::string svg = text_at(best.left, text_y, text, Anchor::start, " fill=\"currentColor\"");
     // A line leads to a label that had to go away.
@@ -459,20 +460,20 @@ class Labels {
   }
 
  private:
-  /// The area of `box` that is taken or outside, by far weightier than the way to it.
+  /// The area of `box` that is taken or outside, weighted.
   [[nodiscard]] double covered(const Box& box) const {
     const auto common = [&box](const Box& other) {
       const double width = std::min(box.right(), other.right()) - std::max(box.left, other.left);
       const double height = std::min(box.bottom(), other.bottom()) - std::max(box.top, other.top);
       return std::max(width, 0.0) * std::max(height, 0.0);
     };
-    double area = box.width * box.height - common(panel_);
-    for (const Box& other : taken_) area += common(other);
-    return 10 * area;
+    double cost = 10 * (box.width * box.height - common(panel_));
+    for (const auto& [other, weight] : taken_) cost += weight * common(other);
+    return cost;
   }
 
   Box panel_;
-  std::vector<Box> taken_;
+  std::vector<std::pair<Box, double>> taken_;
 };
 
 std::string line_panel(const ChartFrame& frame, const Panel& panel, const Extent& y,
@@ -503,7 +504,15 @@ std::string scatter_panel(const ChartFrame& frame, const Panel& panel, const Ext
     for (const Drawn& at : drawn[s]) {
       points += error_bars(at, x, y, layout, box) +
                 mark(style, at.x, at.y, tooltip_of(frame, series.name, *at.point));
-      labels.keep_free(at.x, at.y);
+      labels.keep_free({at.x - 6, at.y - 6, 12, 12}, 5);
+      if (at.point->x_interval) {
+        const auto [low, high] = places(*at.point->x_interval, x, layout.x());
+        labels.keep_free({box.x(low), at.y - 2, box.x(high) - box.x(low), 4}, 1);
+      }
+      if (at.point->y_interval) {
+        const auto [low, high] = places(*at.point->y_interval, y, layout.y());
+        labels.keep_free({at.x - 2, box.y(high), 4, box.y(low) - box.y(high)}, 1);
+      }
     }
     points += "</g>\n";
   }
@@ -533,7 +542,7 @@ std::string point_chart(const Chart& chart, Kind kind) {
     }
   }
   const std::vector<std::string> no_categories;
-  const double height = std::min(frame.columns, titles.size()) < 2 ? 240 : 190;
+  const double height = std::min(frame.columns, titles.size()) < 2 ? 230 : 190;
   const Layout layout(kind, frame, titles, x, y, no_categories, height, styles);
   std::string panels;
   for (std::size_t i = 0; i < chart.panels.size(); ++i) {

@@ -147,8 +147,8 @@ TEST(Charts, DrawsQuartilesWhiskersAndWhatIsBeyond) {
   EXPECT_THAT(svg, HasSubstr("<title>anp: median 5, from 1 to 100, 9 values</title>"));
   EXPECT_THAT(svg, HasSubstr("<title>fine-tuning: median 15, from 10 to 20, 2 values</title>"));
   const std::string boxes = svg.substr(svg.find("<title>anp"));
-  // The panel is 440 wide: from 3 to 7 of 100.
-  EXPECT_EQ(attribute(boxes, "<rect", "width"), "17.6");
+  // The panel is 400 wide: from 3 to 7 of 100.
+  EXPECT_EQ(attribute(boxes, "<rect", "width"), "16");
   EXPECT_EQ(count(boxes, "<rect"), 1U) << "no box for two values";
   EXPECT_EQ(count(boxes, "class=\"mark\""), 3U) << "100, 10 and 20";
 }

@@ -192,7 +192,7 @@ std::string roc_figure(const nlohmann::json& results) {
 // -- results --
 
 std::string results_table(const ResultTable& results) {
-  HtmlTable table = {.caption = "each row is a defense; \"no defense\" is the model as it was"};
+  HtmlTable table = {.caption = "a row for each defense"};
   for (std::size_t c = 0; c < results.header.size(); ++c)
     table.columns.push_back({results.header[c], meaning_of(results.metrics[c])});
   for (const auto& line : results.rows) {
@@ -264,7 +264,7 @@ std::string path_figure(const nlohmann::json& audits) {
 
 std::string audit_section(const nlohmann::json& results) {
   const AuditTable audits = lay_out_audits(results);
-  HtmlTable table = {.caption = "each row is a model that was audited"};
+  HtmlTable table = {.caption = "a row for each model that was audited"};
   for (std::size_t c = 0; c < audits.header.size(); ++c)
     table.columns.push_back({audits.header[c], meaning_of(audits.metrics[c])});
   for (const auto& line : audits.rows) {

@@ -32,7 +32,7 @@ th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid var(--line); text-alig
   font-weight: normal; vertical-align: bottom; }
 thead th { border-bottom-color: var(--faint); }
 td { white-space: nowrap; }
-tbody th { text-align: left; min-width: 8rem; max-width: 20rem; }
+tbody th { text-align: left; min-width: min(11rem, 35vw); max-width: 20rem; }
 thead th:first-child, .facts th, .facts td { text-align: left; }
 .facts td, .facts th { overflow-wrap: anywhere; vertical-align: top; white-space: normal; }
 .facts tbody th { min-width: 9rem; }
