@@ -74,7 +74,17 @@ struct Trainings {
   std::string stage;
   std::vector<std::string> names;
   std::vector<std::vector<Series>> curves;  ///< for each metric, of each name
+  std::vector<Series> rates;                ///< learning rates, of each name
 };
+
+/// `rates`: {epoch: [...], rate: [...]}, of the steps since the event before.
+void add_rates(const nlohmann::json& rates, Series& curve) {
+  const auto& epochs = section_of(rates, "epoch");
+  const auto& values = section_of(rates, "rate");
+  for (std::size_t i = 0; i < std::min(epochs.size(), values.size()); ++i)
+    if (epochs[i].is_number() && values[i].is_number())
+      curve.points.push_back({epochs[i].get<double>(), values[i].get<double>()});
+}
 
 std::vector<Trainings> trainings_of(const std::string& events) {
   const auto metrics = metrics_with(&Metric::by_epoch);
@@ -89,17 +99,19 @@ std::vector<Trainings> trainings_of(const std::string& events) {
     auto found = std::find_if(all.begin(), all.end(),
                               [&](const Trainings& trainings) { return trainings.stage == stage; });
     if (found == all.end())
-      found = all.insert(found, {stage, {}, std::vector<std::vector<Series>>(metrics.size())});
+      found = all.insert(found, {stage, {}, std::vector<std::vector<Series>>(metrics.size()), {}});
     const auto name = event.value("name", "");
     const auto n = static_cast<std::size_t>(
         std::find(found->names.begin(), found->names.end(), name) - found->names.begin());
     if (n == found->names.size()) {
       found->names.push_back(name);
       for (auto& curves : found->curves) curves.push_back({name, {}});
+      found->rates.push_back({name, {}});
     }
     for (std::size_t m = 0; m < metrics.size(); ++m)
       if (const auto value = number_in(event, metrics[m]->key))
         found->curves[m][n].points.push_back({*epoch, *value});
+    add_rates(section_of(event, "learning_rate"), found->rates[n]);
   }
   return all;
 }
@@ -131,6 +143,13 @@ std::vector<std::string> training_figures(Trainings trainings) {
                       .x = {.label = "epoch", .whole = true, .minimum = 0},
                       .y = {.label = "share of test images", .minimum = 0, .maximum = 1}},
                      of_one));
+  std::erase_if(trainings.rates, [](const Series& curve) { return curve.points.empty(); });
+  if (!trainings.rates.empty())
+    figures.push_back(curve_figure({.title = fmt::format("[{}] learning rate", trainings.stage),
+                                    .x = {.label = "epoch", .minimum = 0},
+                                    .y = {.label = "learning rate", .minimum = 0},
+                                    .styles = trainings.names},
+                                   trainings.rates, "what the scheduler chose for each step"));
   return figures;
 }
 

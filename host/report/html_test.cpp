@@ -76,6 +76,26 @@ TEST(Html, DrawsTheCurvesOfAllDefensesInOneFigureForEachMetric) {
                           HasSubstr("lower is better")));
 }
 
+TEST(Html, DrawsTheLearningRatesOfAllDefensesInOneFigure) {
+  ReportContent content;
+  content.results = sample_results();
+  content.metrics =
+      R"({"event":"epoch","stage":"defense","name":"plain","epoch":1,"clean_accuracy":0.5,)"
+      R"("learning_rate":{"epoch":[0,0.5],"rate":[0.01,0.01]}})"
+      "\n"
+      R"({"event":"epoch","stage":"defense","name":"super","epoch":1,"clean_accuracy":0.5,)"
+      R"("learning_rate":{"epoch":[0,0.5],"rate":[0.001,0.1]}})"
+      "\n"
+      R"({"event":"epoch","stage":"defense","name":"super","epoch":2,"clean_accuracy":0.5,)"
+      R"("learning_rate":{"epoch":[1,1.5],"rate":[0.001,null]}})"
+      "\n";
+  const std::string html = html_report(content);
+  EXPECT_THAT(html,
+              AllOf(HasSubstr("<b>[defense] learning rate</b>"),
+                    HasSubstr("<desc>plain from 0.01 to 0.01; super from 0.001 to 0.001</desc>"),
+                    HasSubstr("<title>super: learning rate 0.1 at epoch 0.5</title>")));
+}
+
 TEST(Html, ShowsPluginsAndEnvironment) {
   ReportContent content;
   content.results = sample_results();
