@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <sstream>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -166,16 +167,24 @@ std::string epoch_section(const ReportContent& content) {
   return html;
 }
 
-/// What a plugin has recorded. x is on a logarithmic scale where all of it is positive, and y from 0
-/// to 1 where it fits.
+/// What a plugin has recorded: "Y by X" gives both axes their labels. x is on a logarithmic scale
+/// where all of it is positive, and y from 0 to 1 where it fits.
 std::string recorded_figure(const std::string& row, const nlohmann::json& recorded) {
+  constexpr std::string_view kBy = " by ";
   const auto x = recorded.at("x").get<std::vector<double>>();
   const auto y = recorded.at("y").get<std::vector<double>>();
   if (x.size() < 2) return "";
-  ChartFrame frame = {.title = fmt::format("{}: {}", row, recorded.at("name").get<std::string>()),
+  const auto name = recorded.at("name").get<std::string>();
+  ChartFrame frame = {.title = row + ": " + name,
                       .x = {.logarithmic = *std::min_element(x.begin(), x.end()) > 0}};
-  if (*std::min_element(y.begin(), y.end()) >= 0 && *std::max_element(y.begin(), y.end()) <= 1)
-    frame.y = {.minimum = 0, .maximum = 1};
+  if (const auto by = name.rfind(kBy); by != std::string::npos) {
+    frame.y.label = name.substr(0, by);
+    frame.x.label = name.substr(by + kBy.size());
+  }
+  if (*std::min_element(y.begin(), y.end()) >= 0 && *std::max_element(y.begin(), y.end()) <= 1) {
+    frame.y.minimum = 0;
+    frame.y.maximum = 1;
+  }
   Series curve = {"", {}};
   for (std::size_t i = 0; i < x.size(); ++i) curve.points.push_back({x[i], y[i]});
   return curve_figure(std::move(frame), {curve});

@@ -96,6 +96,19 @@ TEST(Html, DrawsTheLearningRatesOfAllDefensesInOneFigure) {
                     HasSubstr("<title>super: learning rate 0.1 at epoch 0.5</title>")));
 }
 
+TEST(Html, DrawsWhatPluginsRecorded) {
+  ReportContent content;
+  content.results = sample_results();
+  content.results["rows"][1]["curves"] = {
+      {{"name", "held-out accuracy by peak"}, {"x", {0.01, 0.1, 1.0}}, {"y", {0.5, 0.75, 0.25}}},
+      {{"name", "one point"}, {"x", {1}}, {"y", {1}}}};
+  const std::string html = html_report(content);
+  EXPECT_EQ(count(html, "<svg"), 1U);
+  EXPECT_THAT(html, AllOf(HasSubstr("<b>fine-tuning: held-out accuracy by peak</b>"),
+                          HasSubstr(">0.1</text>"), HasSubstr(">peak</text>"),
+                          HasSubstr("<title>held-out accuracy 0.75 at peak 0.1</title>")));
+}
+
 TEST(Html, ShowsPluginsAndEnvironment) {
   ReportContent content;
   content.results = sample_results();
