@@ -71,7 +71,7 @@ double width_of(std::string_view text) {
 
 /// Cut off where it would be wider than `most`.
 std::string shortened(const std::string& name, double most) {
-  const std::string text = base::with_visible_controls(name);
+  std::string text = base::with_visible_controls(name);
   if (width_of(text) <= most) return text;
   std::string result;
   for (std::string_view rest = text; !rest.empty();) {
@@ -236,11 +236,11 @@ class Layout {
   [[nodiscard]] const Scale& y() const { return y_; }
 
   [[nodiscard]] Box panel(std::size_t index) const {
-    const auto column = static_cast<double>(index % columns_);
-    const auto row = static_cast<double>(index / columns_);
-    return {left_ + column * (panel_width_ + between_),
-            legend_height_ + title_height_ + row * (panel_height_ + title_height_ + 2 * kGap),
-            panel_width_, panel_height_};
+    const std::size_t row = index / columns_, column = index % columns_;
+    const double above = panel_height_ + title_height_ + 2 * kGap;
+    return {left_ + static_cast<double>(column) * (panel_width_ + between_),
+            legend_height_ + title_height_ + static_cast<double>(row) * above, panel_width_,
+            panel_height_};
   }
 
   /// The whole chart around what the panels draw.
@@ -380,7 +380,7 @@ std::string band_of(const std::vector<Drawn>& drawn, const Extent& extent, const
     if (!at.point->y_interval) continue;
     const auto [low, high] = places(*at.point->y_interval, extent, layout.y());
     upper += fmt::format("{},{} ", number(at.x), number(box.y(high)));
-    lower = fmt::format(" {},{}", number(at.x), number(box.y(low))) + lower;
+    lower.insert(0, fmt::format(" {},{}", number(at.x), number(box.y(low))));
   }
   if (upper.empty()) return "";
   upper.pop_back();

@@ -110,7 +110,7 @@ std::string tick_text(double value, double step) {
     if (value == 0) return "0";
     const double digits = 1 + std::floor(std::log10(std::max(std::abs(value), step))) -
                           std::floor(std::log10(step) + 1e-9);
-    const std::string text = fmt::format("{:.{}g}", value, static_cast<int>(digits));
+    std::string text = fmt::format("{:.{}g}", value, static_cast<int>(digits));
     const auto exponent = text.find('e');
     if (exponent == std::string::npos) return text;
     return fmt::format("{}e{}", text.substr(0, exponent), std::stoi(text.substr(exponent + 1)));
