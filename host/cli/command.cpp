@@ -115,7 +115,8 @@ std::string given(const std::vector<std::string>& arguments) {
 
 void check_arguments(const Command& command, const std::vector<std::string>& arguments) {
   const auto places = places_of(command);
-  if (arguments.size() > places.size())
+  const bool any_number = !places.empty() && places.back().find("...") != std::string::npos;
+  if (arguments.size() > places.size() && !any_number)
     throw base::HostError(
         base::ExitCode::usage,
         fmt::format("`{}` takes {}, got {}", command.name, takes(places), given(arguments)),
@@ -139,7 +140,7 @@ void check_settings(const std::vector<std::string>& settings) {
 }  // namespace
 
 std::span<const Command* const> commands() {
-  static constexpr std::array kCommands = {&kScan, &kClean,   &kRun, &kCheck,       &kList,
+  static constexpr std::array kCommands = {&kScan, &kClean,   &kRun, &kReport,      &kCheck, &kList,
                                            &kData, &kInspect, &kNew, &kPluginCheck, &kDoctor};
   return kCommands;
 }

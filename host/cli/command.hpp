@@ -46,15 +46,16 @@ struct Invocation {
 
 struct Command {
   const char* name;
-  const char* summary;      ///< one line of `backstop --help`
-  const char* argument;     ///< "RECIPE", "[KIND]" (in brackets if it is optional), or empty
+  const char* summary;  ///< one line of `backstop --help`
+  /// "RECIPE", "[KIND]" (in brackets if it is optional), "[DIR...]" (any number), or empty
+  const char* argument;
   const char* description;  ///< paragraphs below the usage line, each line ends with a newline
   void (*add_options)(boost::program_options::options_description&);
   base::ExitCode (*run)(const Invocation&);
 };
 
-extern const Command kScan, kClean, kRun, kCheck, kList, kInspect, kNew, kPluginCheck, kData,
-    kDoctor;
+extern const Command kScan, kClean, kRun, kReport, kCheck, kList, kInspect, kNew, kPluginCheck,
+    kData, kDoctor;
 std::span<const Command* const> commands();
 
 /// Runs a command; `words` are those behind `backstop COMMAND`. Answers --help and --version

@@ -1,8 +1,6 @@
 #include "host/report/summary.hpp"
 
 #include <algorithm>
-#include <cmath>
-#include <numeric>
 #include <utility>
 
 #include <fmt/format.h>
@@ -13,6 +11,7 @@
 #include "host/report/fields.hpp"
 #include "host/report/metrics.hpp"
 #include "host/report/roc.hpp"
+#include "host/report/statistics.hpp"
 #include "host/report/verdict.hpp"
 
 namespace backstop::report {
@@ -24,12 +23,16 @@ struct Numbers {
   std::vector<double> values;
 };
 
+/// A metric of a row.
+struct Sample {
+  std::vector<double> values;  ///< of the runs that are counted
+  LeftOut left_out;
+};
+
 struct Row {
   std::string name;
-  std::vector<Numbers> extra;               ///< what the plugin recorded
-  std::vector<std::vector<double>> values;  ///< for each metric of the summary, of each run
-  std::size_t collapsed = 0, failed = 0;    ///< runs whose numbers are not in `values`
-  std::size_t no_backdoor = 0;              ///< whose numbers of the backdoor are not
+  std::vector<Numbers> extra;   ///< what the plugin recorded
+  std::vector<Sample> samples;  ///< for each metric of the summary
 };
 
 /// What a detector said of the models of the runs, and how well it told images apart.
@@ -68,39 +71,28 @@ Named& find_or_add(std::vector<Named>& all, const std::string& name) {
 }
 
 /// "(3)" or "(1 of 3 seeds; 1 collapsed, 1 failed)".
-std::string runs_text(const Row& row, const Metric& metric, std::size_t runs, std::size_t counted) {
+std::string runs_text(const Sample& sample, std::size_t runs) {
+  const std::size_t counted = sample.values.size();
   if (counted == runs) return fmt::format("({})", counted);
-  std::string reasons;
-  const auto add = [&](std::size_t left_out, std::string_view reason) {
-    if (left_out > 0)
-      reasons += fmt::format("{}{} {}", reasons.empty() ? "" : ", ", left_out, reason);
-  };
-  add(row.collapsed, "collapsed");
-  add(row.failed, "failed");
-  const std::size_t no_backdoor = metric.of_backdoor ? row.no_backdoor : 0;
-  add(no_backdoor, "without a backdoor");
-  add(runs - counted - row.collapsed - row.failed - no_backdoor, "without a value");
-  return fmt::format("({} of {} seeds; {})", counted, runs, reasons);
+  LeftOut left_out = sample.left_out;
+  // Those that ended before the row have no value either.
+  left_out.no_value = runs - counted - left_out.collapsed - left_out.failed - left_out.no_backdoor;
+  return fmt::format("({} of {} seeds; {})", counted, runs, left_out.text());
 }
 
 /// "0.912 ± 0.003", or the number alone where there is one.
 std::string mean_and_spread(const std::vector<double>& values) {
-  const auto n = static_cast<double>(values.size());
-  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
-  if (values.size() == 1) return base::fixed(mean, 3);
-  const double squares = std::accumulate(
-      values.begin(), values.end(), 0.0,
-      [mean](double sum, double value) { return sum + (value - mean) * (value - mean); });
-  return fmt::format("{} ± {}", base::fixed(mean, 3), base::fixed(std::sqrt(squares / (n - 1)), 3));
+  const Spread spread = spread_of(values);
+  const std::string mean = base::fixed(spread.mean, 3);
+  return spread.deviation ? fmt::format("{} ± {}", mean, base::fixed(*spread.deviation, 3)) : mean;
 }
 
-std::string mean_and_spread(const Row& row, const Metric& metric, std::size_t all,
-                            const std::vector<double>& values) {
-  const std::string runs = runs_text(row, metric, all, values.size());
+std::string mean_and_spread(const Sample& sample, std::size_t runs) {
+  if (!sample.values.empty()) return mean_and_spread(sample.values) + ' ' + runs_text(sample, runs);
   // An encoder is never measured.
-  const std::size_t left_out = row.collapsed + row.failed + row.no_backdoor;
-  if (values.empty()) return left_out == 0 ? "-" : "- " + runs;
-  return mean_and_spread(values) + ' ' + runs;
+  const LeftOut& left_out = sample.left_out;
+  const bool never = left_out.collapsed + left_out.failed + left_out.no_backdoor == 0;
+  return never ? "-" : "- " + runs_text(sample, runs);
 }
 
 void add_extra(std::vector<Numbers>& all, const nlohmann::json& result) {
@@ -122,16 +114,13 @@ std::string numbers_line(const std::string& name, const std::vector<Numbers>& al
 /// `result` is one of `rows`.
 void add(Row& row, const nlohmann::json& rows, const nlohmann::json& result,
          const std::vector<const Metric*>& metrics) {
-  row.values.resize(metrics.size());
-  if (has_collapsed(result)) ++row.collapsed;
-  if (has_failed(result)) ++row.failed;
+  row.samples.resize(metrics.size());
   add_extra(row.extra, result);
-  if (is_void(result)) return;
-  const bool no_backdoor = &result != &rows[0] && !objection_to_attack(rows).empty();
-  if (no_backdoor) ++row.no_backdoor;
   for (std::size_t m = 0; m < metrics.size(); ++m) {
-    if (no_backdoor && metrics[m]->of_backdoor) continue;
-    if (const auto value = value_of(result, *metrics[m])) row.values[m].push_back(*value);
+    const Contribution contribution = contribution_of(rows, result, *metrics[m]);
+    row.samples[m].left_out.add(contribution.reason);
+    if (contribution.reason == Contribution::Reason::counted)
+      row.samples[m].values.push_back(contribution.value);
   }
 }
 
@@ -153,15 +142,15 @@ void add(Detector& detector, const nlohmann::json& result) {
 /// An entry of `audits`.
 void add(Row& row, const nlohmann::json& entry) {
   const auto& metrics = audit_metrics();
-  row.values.resize(metrics.size());
+  row.samples.resize(metrics.size());
   for (std::size_t m = 0; m < metrics.size(); ++m)
-    if (const auto value = value_of(entry, metrics[m])) row.values[m].push_back(*value);
+    if (const auto value = value_of(entry, metrics[m])) row.samples[m].values.push_back(*value);
 }
 
 /// Whether some row has a number in column `m`.
 bool measured(const std::vector<Row>& rows, std::size_t m) {
   return std::any_of(rows.begin(), rows.end(), [m](const Row& row) {
-    return m < row.values.size() && !row.values[m].empty();
+    return m < row.samples.size() && !row.samples[m].values.empty();
   });
 }
 
@@ -175,7 +164,7 @@ std::string rows_table(const std::string& title, const std::vector<const Metric*
   for (const auto& row : rows) {
     auto& line = lines.emplace_back(1, base::Cell{row.name});
     for (std::size_t m = 0; m < metrics.size(); ++m)
-      if (shown(m)) line.push_back({mean_and_spread(row, *metrics[m], runs, row.values[m])});
+      if (shown(m)) line.push_back({mean_and_spread(row.samples[m], runs)});
   }
   if (rows.empty()) lines.emplace_back(1, base::Cell{"no run got as far as a result"});
   return base::columns(lines, "l" + std::string(lines[0].size() - 1, 'r'));

@@ -147,6 +147,9 @@ TEST_F(Complete, LeavesFilesToTheShell) {
   EXPECT_THAT(candidates({"run", recipe(), "--out", ""}), ElementsAre(":folders"));
   EXPECT_THAT(candidates({"run", "--out=", recipe(), "--plugin-path=x"}), ElementsAre(":folders"));
   EXPECT_THAT(candidates({"data", "squares", "--sheet", ""}), ElementsAre(":files .png"));
+  EXPECT_THAT(candidates({"report", ""}), ElementsAre(":folders"));
+  EXPECT_THAT(candidates({"report", "runs", "more", ""}), ElementsAre(":folders"));
+  EXPECT_THAT(candidates({"report", "--update", ""}), ElementsAre(":files .md"));
   EXPECT_THAT(candidates({"run", recipe(), ""}), ElementsAre());
 }
 

@@ -209,7 +209,7 @@ std::string behind(const Command& command, const Words& before, const std::strin
   const Words places = split(command.argument);
   if (line.arguments.size() < places.size())
     add_place(places[line.arguments.size()], command, line, candidates);
-  else if (!places.empty() && places.back().ends_with("..."))
+  else if (!places.empty() && places.back().find("...") != std::string::npos)
     add_place(places.back(), command, line, candidates);
   return candidates.lines();
 }
