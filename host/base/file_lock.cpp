@@ -88,16 +88,6 @@ void write_holder(int descriptor) {
   if (::ftruncate(descriptor, 0) == 0) (void)!::pwrite(descriptor, text.data(), text.size(), 0);
 }
 
-std::string holder_of(const fs::path& file) {
-  std::array<char, 400> text{};
-  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return "another process";
-  const ssize_t size = ::read(descriptor, text.data(), text.size());
-  ::close(descriptor);
-  const std::string line(text.data(), static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
-  return line.empty() ? "another process" : line.substr(0, line.find('\n'));
-}
-
 }  // namespace
 
 std::optional<FileLock> FileLock::try_lock(const fs::path& file) {
@@ -128,6 +118,26 @@ FileLock FileLock::lock(const fs::path& file,
     std::this_thread::sleep_for(kPause);
     waited += kPause;
   }
+}
+
+FileLock::State FileLock::state_of(const fs::path& file) {
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (descriptor < 0) return errno == ENOENT ? State::free : State::unknown;
+  // Shared, so that nobody who only looks is taken for a holder; closing it ends it.
+  const int error = ::flock(descriptor, LOCK_SH | LOCK_NB) == 0 ? 0 : errno;
+  ::close(descriptor);
+  if (error == 0) return State::free;
+  return error == EWOULDBLOCK ? State::held : State::unknown;
+}
+
+std::string FileLock::holder_of(const fs::path& file) {
+  std::array<char, 400> text{};
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) return "another process";
+  const ssize_t size = ::read(descriptor, text.data(), text.size());
+  ::close(descriptor);
+  const std::string line(text.data(), static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
+  return line.empty() ? "another process" : line.substr(0, line.find('\n'));
 }
 
 FileLock::FileLock(fs::path file, int descriptor, bool supported)

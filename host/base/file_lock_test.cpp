@@ -155,5 +155,20 @@ TEST_F(FileLockTest, NamesTheFileThatItCannotMake) {
   }
 }
 
+TEST_F(FileLockTest, ItsStateCanBeAskedForWithoutTakingIt) {
+  EXPECT_EQ(FileLock::state_of(file_), FileLock::State::free);
+  EXPECT_FALSE(fs::exists(file_));
+  const pid_t child = holder();
+  EXPECT_EQ(FileLock::state_of(file_), FileLock::State::held);
+  EXPECT_THAT(FileLock::holder_of(file_), HasSubstr(std::to_string(child)));
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  EXPECT_EQ(FileLock::state_of(file_), FileLock::State::free);
+  EXPECT_TRUE(fs::exists(file_)) << "looking changes nothing";
+  file_system_has_locks = false;
+  EXPECT_EQ(FileLock::state_of(file_), FileLock::State::unknown);
+  file_system_has_locks = true;
+}
+
 }  // namespace
 }  // namespace backstop::base

@@ -206,7 +206,7 @@ std::string behind(const Command& command, const Words& before, const std::strin
     for (const auto& option : options) candidates.add(option.name, option.description);
     return candidates.lines();
   }
-  const Words places = split(command.argument);
+  const Words places = split(usage_of(command).argument);
   if (line.arguments.size() < places.size())
     add_place(places[line.arguments.size()], command, line, candidates);
   else if (!places.empty() && places.back().ends_with("..."))
