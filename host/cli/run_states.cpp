@@ -160,7 +160,7 @@ std::vector<RunView> current_runs(std::vector<RunView> runs) {
 
 std::vector<RunView> runs_of(const Sweep& sweep, std::size_t only) {
   std::vector<RunView> views;
-  std::multimap<std::string, std::size_t> pinned, open;  // SHA-256 of the recipe
+  std::multimap<std::string, std::size_t> all, open;  // by SHA-256 of the recipe
   std::set<std::string> names;
   for (std::size_t i = 0; i < sweep.combinations.size(); ++i) {
     const Combination& combination = sweep.combinations[i];
@@ -170,12 +170,13 @@ std::vector<RunView> runs_of(const Sweep& sweep, std::size_t only) {
     view.seed = combination.seed;
     if (only != 0 && only != i + 1) continue;
     names.insert(combination.name);
-    (combination.pins_threads ? pinned : open).emplace(combination.recipe_sha256, i);
+    all.emplace(combination.recipe_sha256, i);
+    if (!combination.pins_threads) open.emplace(combination.recipe_sha256, i);
   }
   for (const std::string& name : names)
     for (RunView& run : runs_below(sweep.out / name)) {
       if (run.started < sweep.created) continue;
-      auto [found, end] = pinned.equal_range(run.recipe_sha256);
+      auto [found, end] = all.equal_range(run.recipe_sha256);
       if (found == end) std::tie(found, end) = open.equal_range(with_open_threads(run.folder));
       for (; found != end; ++found) {
         RunView& view = views[found->second];

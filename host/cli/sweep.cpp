@@ -195,10 +195,12 @@ std::string script_of(const Sweep& sweep, const SweepTasks& tasks) {
       "cd {} || exit 4\n",
       quoted(tasks.program.string()), quoted(sweep.folder.string()),
       quoted(tasks.working_folder.string()));
+  if (tasks.plugin_path_variable != nullptr)
+    text += fmt::format("export BACKSTOP_PLUGIN_PATH={}\n", quoted(tasks.plugin_path_variable));
   text += fmt::format(
       "\n"
       "# Requeued after its run had finished: there is nothing left to do.\n"
-      "\"$program\" status \"$sweep\" --only \"$SLURM_ARRAY_TASK_ID\" >/dev/null 2>&1 && exit 0\n"
+      "\"$program\" status \"$sweep\" --only \"$SLURM_ARRAY_TASK_ID\" && exit 0\n"
       "\n"
       "recipe=$sweep/{}/$(printf %0{}d \"$SLURM_ARRAY_TASK_ID\").toml\n"
       "set -- \"$recipe\" --out {}\n",

@@ -69,9 +69,10 @@ Sweep read_sweep(const std::filesystem::path& folder);
 
 /// What the tasks of a sweep are run with.
 struct SweepTasks {
-  std::filesystem::path program;          ///< absolute, as are the others
-  std::filesystem::path working_folder;   ///< what paths in the recipes are relative to
-  std::vector<std::string> plugin_paths;  ///< of --plugin-path
+  std::filesystem::path program;               ///< absolute, as are the others
+  std::filesystem::path working_folder;        ///< what paths in the recipes are relative to
+  std::vector<std::string> plugin_paths;       ///< of --plugin-path
+  const char* plugin_path_variable = nullptr;  ///< BACKSTOP_PLUGIN_PATH; null: not set
 };
 /// The script that runs one task.
 std::string script_of(const Sweep& sweep, const SweepTasks& tasks);

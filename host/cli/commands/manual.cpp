@@ -127,8 +127,10 @@ std::string synopsis() {
   std::string text;
   for (const auto* command : commands()) {
     const std::string passed_on = usage_of(*command).passed_on;
-    text += (text.empty() ? "" : ".br\n") + usage(*command) + " [" + italic("OPTIONS") + "]" +
-            (passed_on.empty() ? "" : " " + italic(passed_on)) + "\n";
+    if (!text.empty()) text += ".br\n";
+    text += fmt::format("{} [{}]", usage(*command), italic("OPTIONS"));
+    if (!passed_on.empty()) text += fmt::format(" {}", italic(passed_on));
+    text += "\n";
   }
   return text + ".br\n" + bold("backstop help") + " [" + italic("COMMAND") + "]\n";
 }

@@ -21,8 +21,8 @@ using nlohmann::json;
 
 constexpr const char* kDescription =
     "Shows what became of the runs below DIR: a folder that was given as --out, one run, or the "
-    "folder of\n"
-    "a sweep, whose tasks Slurm is asked about, too. A run counts as running while its process "
+    "folder\n"
+    "of a sweep, whose tasks Slurm is asked about, too. A run counts as running while its process "
     "lives.\n"
     "Of several runs of one recipe, one that finished counts, else the latest.\n"
     "\n"

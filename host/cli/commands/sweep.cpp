@@ -5,6 +5,7 @@
 #include <array>
 #include <charconv>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 
 #include <boost/program_options/value_semantic.hpp>
@@ -28,13 +29,13 @@ using nlohmann::json;
 
 constexpr const char* kDescription =
     "Runs each combination of a recipe's [matrix] as a task of a Slurm job array. Of those that "
-    "attack the\n"
-    "same model, one runs first and trains it; the others wait in Slurm's queue, not on a node. "
-    "The words\n"
-    "behind `--` go to sbatch:\n"
+    "attack\n"
+    "the same model, one runs first and trains it; the others wait in Slurm's queue, not on a "
+    "node.\n"
+    "The words behind `--` go to sbatch:\n"
     "  backstop sweep recipe.toml --slurm -- --partition=gpu --gres=gpu:1 --cpus-per-task=4\n"
     "RECIPE may be the folder of an earlier sweep: what has not finished is submitted again.\n"
-    "`backstop status` shows what becomes of them.\n";
+    "`backstop status` shows what becomes of the tasks.\n";
 
 void add_options(boost::program_options::options_description& options) {
   add_set_option(options);
@@ -112,7 +113,10 @@ Sweep make_sweep(const Invocation& invocation, const recipe::CheckedRecipe& chec
     files.emplace(fmt::format("{}/{}", kSweepRecipes, recipe_file_name(i + 1, recipes.size())),
                   recipe_file_text(checked, i));
   }
-  SweepTasks tasks{fs::read_symlink("/proc/self/exe"), fs::current_path(), {}};
+  SweepTasks tasks{fs::read_symlink("/proc/self/exe"),
+                   fs::current_path(),
+                   {},
+                   std::getenv("BACKSTOP_PLUGIN_PATH")};
   for (const auto& path : invocation.all("plugin-path"))
     tasks.plugin_paths.push_back(fs::absolute(path).string());
   files.emplace(kSweepScript, script_of(sweep, tasks));
