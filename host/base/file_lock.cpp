@@ -1,6 +1,5 @@
 #include "host/base/file_lock.hpp"
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -20,6 +19,7 @@
 
 #include "host/base/error.hpp"
 #include "host/base/interrupt.hpp"
+#include "host/base/lock_state.hpp"
 
 namespace backstop::base {
 
@@ -113,31 +113,11 @@ FileLock FileLock::lock(const fs::path& file,
   auto waited = std::chrono::milliseconds(0);
   for (;;) {
     if (std::optional<FileLock> lock = try_lock(file)) return std::move(*lock);
-    if (waited == kMoment) wait(holder_of(file));
+    if (waited == kMoment) wait(lock_holder(file));
     stop_if_interrupted();
     std::this_thread::sleep_for(kPause);
     waited += kPause;
   }
-}
-
-FileLock::State FileLock::state_of(const fs::path& file) {
-  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-  if (descriptor < 0) return errno == ENOENT ? State::free : State::unknown;
-  // Shared, so that nobody who only looks is taken for a holder; closing it ends it.
-  const int error = ::flock(descriptor, LOCK_SH | LOCK_NB) == 0 ? 0 : errno;
-  ::close(descriptor);
-  if (error == 0) return State::free;
-  return error == EWOULDBLOCK ? State::held : State::unknown;
-}
-
-std::string FileLock::holder_of(const fs::path& file) {
-  std::array<char, 400> text{};
-  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return "another process";
-  const ssize_t size = ::read(descriptor, text.data(), text.size());
-  ::close(descriptor);
-  const std::string line(text.data(), static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
-  return line.empty() ? "another process" : line.substr(0, line.find('\n'));
 }
 
 FileLock::FileLock(fs::path file, int descriptor, bool supported)

@@ -21,16 +21,6 @@ class FileLock {
   static FileLock lock(const std::filesystem::path& file,
                        const std::function<void(const std::string& holder)>& wait);
 
-  enum class State {
-    free,     ///< nobody holds it, or there is no such file
-    held,     ///< somebody else does
-    unknown,  ///< the file system has no locks, or the file cannot be read
-  };
-  /// Changes nothing.
-  static State state_of(const std::filesystem::path& file);
-  /// The line about the last one who held it: "process 17 on node3".
-  static std::string holder_of(const std::filesystem::path& file);
-
   FileLock(FileLock&& other) noexcept;
   FileLock& operator=(FileLock&&) = delete;
   ~FileLock();

@@ -18,6 +18,7 @@
 #include "host/base/error.hpp"
 #include "host/base/files.hpp"
 #include "host/base/interrupt.hpp"
+#include "host/base/lock_state.hpp"
 
 namespace {
 
@@ -156,17 +157,17 @@ TEST_F(FileLockTest, NamesTheFileThatItCannotMake) {
 }
 
 TEST_F(FileLockTest, ItsStateCanBeAskedForWithoutTakingIt) {
-  EXPECT_EQ(FileLock::state_of(file_), FileLock::State::free);
+  EXPECT_EQ(lock_state(file_), LockState::free);
   EXPECT_FALSE(fs::exists(file_));
   const pid_t child = holder();
-  EXPECT_EQ(FileLock::state_of(file_), FileLock::State::held);
-  EXPECT_THAT(FileLock::holder_of(file_), HasSubstr(std::to_string(child)));
+  EXPECT_EQ(lock_state(file_), LockState::held);
+  EXPECT_THAT(lock_holder(file_), HasSubstr(std::to_string(child)));
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
-  EXPECT_EQ(FileLock::state_of(file_), FileLock::State::free);
+  EXPECT_EQ(lock_state(file_), LockState::free);
   EXPECT_TRUE(fs::exists(file_)) << "looking changes nothing";
   file_system_has_locks = false;
-  EXPECT_EQ(FileLock::state_of(file_), FileLock::State::unknown);
+  EXPECT_EQ(lock_state(file_), LockState::unknown);
   file_system_has_locks = true;
 }
 

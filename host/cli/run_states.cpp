@@ -13,9 +13,9 @@
 #include <nlohmann/json.hpp>
 
 #include "host/base/error.hpp"
-#include "host/base/file_lock.hpp"
 #include "host/base/files.hpp"
 #include "host/base/hash.hpp"
+#include "host/base/lock_state.hpp"
 #include "host/base/text.hpp"
 
 namespace backstop::cli {
@@ -51,30 +51,30 @@ std::string last_epoch(const fs::path& run) {
   }
 }
 
-RunState state_of(const std::string& status, base::FileLock::State lock) {
+RunState state_of(const std::string& status, base::LockState lock) {
   if (status == "finished") return RunState::finished;
   if (status == "failed") return RunState::failed;
   if (status == "interrupted") return RunState::interrupted;
   if (status == "killed") return RunState::killed;
-  if (lock == base::FileLock::State::held) return RunState::running;
-  return lock == base::FileLock::State::free ? RunState::killed : RunState::unknown;
+  if (lock == base::LockState::held) return RunState::running;
+  return lock == base::LockState::free ? RunState::killed : RunState::unknown;
 }
 
 std::string detail_of(RunState state, const fs::path& run, const json& facts) {
   if (state == RunState::failed) return facts.value("error", "");
   const std::string epoch = last_epoch(run);
   if (state != RunState::running) return state == RunState::finished ? "" : epoch;
-  return base::FileLock::holder_of(run / kLockFile) + (epoch.empty() ? "" : ": " + epoch);
+  return base::lock_holder(run / kLockFile) + (epoch.empty() ? "" : ": " + epoch);
 }
 
 std::optional<RunView> run_in(const fs::path& folder) try {
   std::error_code error;
   // Before the facts: a run that ends meanwhile has then said how.
-  const auto lock = base::FileLock::state_of(folder / kLockFile);
+  const auto lock = base::lock_state(folder / kLockFile);
   json facts = json::object();
   if (fs::is_regular_file(folder / kFactsFile, error))
     facts = json::parse(base::read_file(folder / kFactsFile, kMostBytes));
-  else if (lock != base::FileLock::State::held)
+  else if (lock != base::LockState::held)
     return std::nullopt;
   RunView run;
   run.folder = folder;

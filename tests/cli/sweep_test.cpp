@@ -120,6 +120,8 @@ TEST_F(CliSweep, ExpandWritesEveryCombinationAsARecipeOfItsOwn) {
   for (std::size_t i = 0; i < files.size(); ++i) {
     const std::string text = read(files[i]);
     EXPECT_EQ(combinations[i]["recipe"], text);
+    EXPECT_EQ(combinations[i]["number"], i + 1);
+    EXPECT_EQ(combinations[i]["attack"], i / 6 * 6 + i % 2 + 1);
     // It is resolved: reading it gives the same recipe again.
     const Outcome again = here({"expand", files[i].string()});
     EXPECT_EQ(again.code, 0) << again.err;

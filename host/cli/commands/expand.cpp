@@ -34,13 +34,17 @@ base::ExitCode expand(const Invocation& invocation) {
   const std::size_t count = checked.recipes.size();
   const auto folder = invocation.one("out-dir");
 
+  const auto firsts = first_with_same_attack(checked.recipes);
   std::map<std::string, std::string> files;
   nlohmann::json list = nlohmann::json::array();
   std::string text;
   for (std::size_t i = 0; i < count; ++i) {
     const std::string name = recipe_file_name(i + 1, count), recipe = recipe_file_text(checked, i);
     text += (i == 0 ? "" : "\n") + recipe;
-    list.push_back({{"file", folder ? nlohmann::json(name) : nlohmann::json()},
+    list.push_back({{"number", i + 1},
+                    // of the first one that trains the same model
+                    {"attack", firsts[i] + 1},
+                    {"file", folder ? nlohmann::json(name) : nlohmann::json()},
                     {"name", checked.recipes[i].name},
                     {"group", checked.groups[i]},
                     {"seed", checked.recipes[i].seed},
