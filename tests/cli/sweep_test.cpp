@@ -259,6 +259,7 @@ TEST_F(CliSweep, SaysWhatItCannotDo) {
   for (const char* option : {"--array=1-3", "--arr=1", "-a1", "--dependency=singleton", "-D/"})
     EXPECT_THAT(error({file, "--slurm", "--", option}, 2), HasSubstr("cannot be given to sbatch"))
         << option;
+  EXPECT_THAT(error({file, "--slurm", "--dry-run", "--out", "\xFF"}, 2), HasSubstr("not UTF-8"));
   const std::string single = without_first_line(read(file));
   const std::string one =
       write("one.toml", "schema = 1\n" + single.substr(0, single.find("\n[matrix]")));

@@ -99,6 +99,11 @@ Sweep make_sweep(const Invocation& invocation, const recipe::CheckedRecipe& chec
                           "write a [matrix], or submit `backstop run` with `sbatch --wrap`");
   Sweep sweep;
   sweep.out = fs::absolute(out_folder(invocation)).lexically_normal();
+  if (base::valid_utf8(sweep.out.string()) != sweep.out.string())
+    throw base::HostError(base::ExitCode::usage,
+                          fmt::format("the folder {} has a name that is not UTF-8",
+                                      base::valid_utf8(sweep.out.string())),
+                          "the list of a sweep is UTF-8: choose another folder with --out");
   sweep.name = recipes[0].name;
   sweep.created = utc_time("{:%FT%TZ}");
   sweep.folder = sweep.out / kSweepsFolder /
