@@ -63,21 +63,22 @@ void write_new_folder(const fs::path& folder, const std::map<std::string, std::s
 
 // -- what is shared --
 
+std::string model_text(const recipe::Recipe& recipe) {
+  recipe::Recipe attack;
+  attack.table = recipe.table;
+  for (const char* key : {"name", "defense", "detector", "audit", "expect"})
+    attack.table.erase(key);
+  // A model that is adapted later was trained on [pretraining.dataset] alone.
+  if (recipe.scenario == recipe::Scenario::transfer) attack.table.erase("dataset");
+  return recipe::to_toml(attack);
+}
+
 std::vector<std::size_t> first_with_same_attack(const std::vector<recipe::Recipe>& recipes) {
   std::map<std::string, std::size_t> known;
   std::vector<std::size_t> firsts;
   for (std::size_t i = 0; i < recipes.size(); ++i) {
-    if (!recipes[i].attack || recipes[i].model.file) {
-      firsts.push_back(i);
-      continue;
-    }
-    recipe::Recipe attack;
-    attack.table = recipes[i].table;
-    for (const char* key : {"name", "defense", "detector", "audit", "expect"})
-      attack.table.erase(key);
-    // A model that is adapted later was trained on [pretraining.dataset] alone.
-    if (recipes[i].scenario == recipe::Scenario::transfer) attack.table.erase("dataset");
-    firsts.push_back(known.emplace(recipe::to_toml(attack), i).first->second);
+    const bool trains = recipes[i].attack && !recipes[i].model.file;
+    firsts.push_back(trains ? known.emplace(model_text(recipes[i]), i).first->second : i);
   }
   return firsts;
 }

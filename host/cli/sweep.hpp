@@ -23,9 +23,11 @@ std::string recipe_file_text(const recipe::CheckedRecipe& checked, std::size_t i
 void write_new_folder(const std::filesystem::path& folder,
                       const std::map<std::string, std::string>& files);
 
+/// What the model of the attack stage is made of, as text: recipes that agree in it share the model.
+std::string model_text(const recipe::Recipe& recipe);
+
 /// For each recipe the number, from 0, of the first one that trains the same model in its attack
-/// stage; its own if there is nothing to train. What differs in nothing else than what comes after
-/// the attack shares its model.
+/// stage; its own if there is nothing to train.
 std::vector<std::size_t> first_with_same_attack(const std::vector<recipe::Recipe>& recipes);
 
 /// One combination of a sweep, and the task with its number.

@@ -185,6 +185,18 @@ TEST_F(CliSweep, OneTaskOfEachAttackedModelComesFirst) {
                                       .out);
   ASSERT_EQ(single["jobs"].size(), 1U);
   EXPECT_EQ(single["jobs"][0]["tasks"], json({1, 2, 3, 4}));
+  // What a model is adapted to does not change the backdoored model, but what it is trained on does.
+  std::vector<std::string> words = {"sweep",
+                                    recipe(),
+                                    "--slurm",
+                                    "--dry-run",
+                                    "--json",
+                                    "--set",
+                                    "matrix={ \"dataset.limit\" = [10, 20] }"};
+  EXPECT_EQ(json::parse(here(words).out)["jobs"].size(), 1U);
+  words.insert(words.end(), {"--set", "scenario=transfer", "--set",
+                             "pretraining.dataset={ plugin = \"squares\" }"});
+  EXPECT_EQ(json::parse(here(words).out)["jobs"].size(), 2U);
 }
 
 TEST_F(CliSweep, TheScriptRunsItsTaskWhateverThePathsHold) {

@@ -168,26 +168,65 @@ void submit_all(const Sweep& sweep, std::vector<ArrayJob>& jobs, std::int64_t li
   }
 }
 
+/// The sweep in the folder that the command names.
+Sweep earlier_sweep(const Invocation& invocation) {
+  const std::string& folder = invocation.arguments[0];
+  if (invocation.has("set") || invocation.has("out"))
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("{} is an earlier sweep, whose recipes stay as they are", folder),
+        "leave out `--set` and `--out`, or name the recipe");
+  return read_sweep(folder);
+}
+
+/// Submits the jobs and writes them into the sweep's list. A new sweep is removed if that fails.
+void submit_and_note(Sweep& sweep, std::vector<ArrayJob>& jobs, bool is_new, std::int64_t limit,
+                     const std::vector<std::string>& more) {
+  try {
+    submit_all(sweep, jobs, limit, more);
+  } catch (...) {
+    std::error_code ignored;
+    if (is_new) fs::remove_all(sweep.folder, ignored);
+    throw;
+  }
+  sweep.jobs.insert(sweep.jobs.end(), jobs.begin(), jobs.end());
+  base::write_file(sweep.folder / kSweepFile, to_json_text(sweep));
+}
+
+json to_json(const Sweep& sweep, const std::vector<ArrayJob>& jobs, const std::string& lines) {
+  json list = json::array();
+  for (const ArrayJob& job : jobs)
+    list.push_back({{"id", job.id.empty() ? json() : json(job.id)}, {"tasks", job.tasks}});
+  return {{"schema", 1},
+          {"sweep", sweep.folder.string()},
+          {"script", (sweep.folder / kSweepScript).string()},
+          {"submit", lines},
+          {"jobs", list}};
+}
+
+std::string submitted_text(const Sweep& sweep, const std::vector<ArrayJob>& jobs) {
+  std::string text;
+  for (const ArrayJob& job : jobs)
+    text +=
+        fmt::format("job {}: {}{}\n", job.id, base::count_of(job.tasks.size(), "task"),
+                    &job == &jobs.front() ? "" : ", when job " + jobs.front().id + " has ended");
+  return text + base::printable(sweep.folder.string()) + "\n";
+}
+
 base::ExitCode sweep(const Invocation& invocation) {
   if (!invocation.has("slurm"))
     throw base::HostError(base::ExitCode::usage, "`sweep` needs `--slurm`",
                           "`backstop expand` writes recipes for other engines");
   const std::int64_t limit = jobs_at_once(invocation);
-  check_sbatch_options(invocation.passed_on);
-  const bool dry = invocation.has("dry-run");
-  const std::string& argument = invocation.arguments[0];
-  const bool again = fs::is_directory(argument);
+  const std::vector<std::string>& more = invocation.passed_on;
+  check_sbatch_options(more);
+  const bool dry = invocation.has("dry-run"), again = fs::is_directory(invocation.arguments[0]);
 
   Sweep sweep;
   std::vector<std::size_t> tasks;
   if (again) {
-    if (invocation.has("set") || invocation.has("out"))
-      throw base::HostError(
-          base::ExitCode::usage,
-          fmt::format("{} is an earlier sweep, whose recipes stay as they are", argument),
-          "leave out `--set` and `--out`, or name the recipe");
     if (!dry) require_sbatch();
-    sweep = read_sweep(argument);
+    sweep = earlier_sweep(invocation);
     tasks = unfinished_tasks(sweep);
     if (tasks.empty()) {
       spdlog::info("every combination has finished, runs, or waits in Slurm's queue");
@@ -196,7 +235,7 @@ base::ExitCode sweep(const Invocation& invocation) {
   } else {
     const catalog::Catalog catalog = invocation.catalog();
     const recipe::CheckedRecipe checked =
-        recipe::check_recipe(argument, invocation.all("set"), catalog);
+        recipe::check_recipe(invocation.arguments[0], invocation.all("set"), catalog);
     print_diagnostics(checked, invocation.color_err);
     if (const base::ExitCode code = exit_code_of(checked); code != base::ExitCode::done)
       return code;
@@ -206,45 +245,19 @@ base::ExitCode sweep(const Invocation& invocation) {
   }
 
   std::vector<ArrayJob> jobs = jobs_for(sweep, tasks);
-  const std::string lines = shell_lines(sweep, jobs, limit, invocation.passed_on);
-  if (!dry) {
-    try {
-      submit_all(sweep, jobs, limit, invocation.passed_on);
-    } catch (...) {
-      std::error_code ignored;
-      if (!again) fs::remove_all(sweep.folder, ignored);
-      throw;
-    }
-    sweep.jobs.insert(sweep.jobs.end(), jobs.begin(), jobs.end());
-    base::write_file(sweep.folder / kSweepFile, to_json_text(sweep));
-  }
-
-  const fs::path script = sweep.folder / kSweepScript;
+  const std::string lines = shell_lines(sweep, jobs, limit, more);
+  if (!dry) submit_and_note(sweep, jobs, !again, limit, more);
   if (invocation.has("json")) {
-    json list = json::array();
-    for (const ArrayJob& job : jobs)
-      list.push_back({{"id", job.id.empty() ? json() : json(job.id)}, {"tasks", job.tasks}});
-    print_json({{"schema", 1},
-                {"sweep", sweep.folder.string()},
-                {"script", script.string()},
-                {"submit", lines},
-                {"jobs", list}},
-               true);
-    return base::ExitCode::done;
-  }
-  if (dry) {
+    print_json(to_json(sweep, jobs, lines), true);
+  } else if (dry) {
+    const fs::path script = sweep.folder / kSweepScript;
     print(fmt::format("# {}\n{}\n# to submit it:\n{}", base::printable(script.string()),
                       base::read_file(script), lines));
-    return base::ExitCode::done;
+  } else {
+    print(submitted_text(sweep, jobs));
+    spdlog::info("`backstop status {}` shows what becomes of them",
+                 base::printable(shell_line({sweep.folder.string()})));
   }
-  std::string text;
-  for (const ArrayJob& job : jobs)
-    text +=
-        fmt::format("job {}: {}{}\n", job.id, base::count_of(job.tasks.size(), "task"),
-                    &job == &jobs.front() ? "" : ", when job " + jobs.front().id + " has ended");
-  print(text + base::printable(sweep.folder.string()) + "\n");
-  spdlog::info("`backstop status {}` shows what becomes of them",
-               base::printable(shell_line({sweep.folder.string()})));
   return base::ExitCode::done;
 }
 
