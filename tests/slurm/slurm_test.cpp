@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <sstream>
+#include <string_view>
 #include <thread>
 
 #include <pwd.h>
@@ -56,11 +57,13 @@ std::string in_sbin(const std::string& program) {
   return ::access(path.c_str(), X_OK) == 0 ? path : "";
 }
 
-/// A recipe whose number of threads is that of its job.
+/// A recipe whose number of threads is that of its job, and whose attack trains for seconds: long
+/// enough to be seen waiting for, and to be killed.
 std::string open_recipe() {
   std::string text = kRecipe;
   text.erase(text.find("threads = 1\n"));
-  return text;
+  constexpr std::string_view kShort = "epochs = 2\n";
+  return text.replace(text.find(kShort), kShort.size(), "epochs = 40\n");
 }
 
 class Slurm : public EndToEnd {
@@ -229,9 +232,6 @@ TEST_F(Slurm, ASweepGivesTheNumbersOfALocalRunAndTrainsEachAttackOnce) {
 
 TEST_F(Slurm, ATaskThatIsKilledAndRequeuedFinishes) {
   write_recipe(open_recipe() + "[matrix]\nseed = [1, 2]\n");
-  std::string text = read(recipe());
-  text.replace(text.find("epochs = 2\n"), 11, "epochs = 40\n");
-  write_recipe(text);
   const auto [folder, job] = sweep();
   const json running = wait_for(folder, [](const json& now) {
     const json& detail = now["runs"][0]["detail"];
