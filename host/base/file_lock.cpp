@@ -1,6 +1,5 @@
 #include "host/base/file_lock.hpp"
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -20,6 +19,7 @@
 
 #include "host/base/error.hpp"
 #include "host/base/interrupt.hpp"
+#include "host/base/lock_state.hpp"
 
 namespace backstop::base {
 
@@ -88,16 +88,6 @@ void write_holder(int descriptor) {
   if (::ftruncate(descriptor, 0) == 0) (void)!::pwrite(descriptor, text.data(), text.size(), 0);
 }
 
-std::string holder_of(const fs::path& file) {
-  std::array<char, 400> text{};
-  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) return "another process";
-  const ssize_t size = ::read(descriptor, text.data(), text.size());
-  ::close(descriptor);
-  const std::string line(text.data(), static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
-  return line.empty() ? "another process" : line.substr(0, line.find('\n'));
-}
-
 }  // namespace
 
 std::optional<FileLock> FileLock::try_lock(const fs::path& file) {
@@ -123,7 +113,7 @@ FileLock FileLock::lock(const fs::path& file,
   auto waited = std::chrono::milliseconds(0);
   for (;;) {
     if (std::optional<FileLock> lock = try_lock(file)) return std::move(*lock);
-    if (waited == kMoment) wait(holder_of(file));
+    if (waited == kMoment) wait(lock_holder(file));
     stop_if_interrupted();
     std::this_thread::sleep_for(kPause);
     waited += kPause;

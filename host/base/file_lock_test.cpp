@@ -18,6 +18,7 @@
 #include "host/base/error.hpp"
 #include "host/base/files.hpp"
 #include "host/base/interrupt.hpp"
+#include "host/base/lock_state.hpp"
 
 namespace {
 
@@ -153,6 +154,21 @@ TEST_F(FileLockTest, NamesTheFileThatItCannotMake) {
   } catch (const HostError& e) {
     EXPECT_THAT(e.what(), HasSubstr((folder_ / "none" / ".lock").string()));
   }
+}
+
+TEST_F(FileLockTest, ItsStateCanBeAskedForWithoutTakingIt) {
+  EXPECT_EQ(lock_state(file_), LockState::free);
+  EXPECT_FALSE(fs::exists(file_));
+  const pid_t child = holder();
+  EXPECT_EQ(lock_state(file_), LockState::held);
+  EXPECT_THAT(lock_holder(file_), HasSubstr(std::to_string(child)));
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  EXPECT_EQ(lock_state(file_), LockState::free);
+  EXPECT_TRUE(fs::exists(file_)) << "looking changes nothing";
+  file_system_has_locks = false;
+  EXPECT_EQ(lock_state(file_), LockState::unknown);
+  file_system_has_locks = true;
 }
 
 }  // namespace

@@ -23,6 +23,8 @@
 namespace backstop::cli {
 namespace {
 
+constexpr int kNotStarted = 127;  // as shells say it
+
 [[noreturn]] void cannot_start(int error) {
   throw base::HostError(
       base::ExitCode::environment,
@@ -55,10 +57,10 @@ class Capture {
   int descriptor_;
 };
 
-/// In the child: becomes this program anew, which ends with its parent, whatever ends that, and at
-/// the limit, whatever becomes of the parent. Only system calls, as after every fork.
-[[noreturn]] void become(char* const* words, const Capture& out, const Capture& err, pid_t parent,
-                         unsigned seconds) {
+/// In the child: becomes `program`, which ends with its parent, whatever ends that, and at the limit,
+/// whatever becomes of the parent. Only system calls, as after every fork.
+[[noreturn]] void become(const char* program, char* const* words, const Capture& out,
+                         const Capture& err, pid_t parent, unsigned seconds) {
   ::setpgid(0, 0);  // what it starts is in its group
   (void)std::signal(SIGALRM, SIG_DFL);
   sigset_t none;
@@ -69,8 +71,8 @@ class Capture {
   const int null = ::open("/dev/null", O_RDONLY);
   if (::getppid() == parent && null >= 0 && ::dup2(null, STDIN_FILENO) >= 0 &&
       ::dup2(out.descriptor(), STDOUT_FILENO) >= 0 && ::dup2(err.descriptor(), STDERR_FILENO) >= 0)
-    ::execv("/proc/self/exe", words);
-  ::_exit(127);
+    ::execvp(program, words);
+  ::_exit(kNotStarted);
 }
 
 volatile pid_t child_group = 0;  // 0: there is no child
@@ -110,18 +112,17 @@ class SharedSignals {
   std::array<struct sigaction, kNumbers.size()> before_{};
 };
 
-pid_t spawn(const std::vector<std::string>& arguments, const Capture& out, const Capture& err,
-            std::chrono::milliseconds limit) {
+pid_t spawn(const std::string& program, std::vector<std::string> copies, const Capture& out,
+            const Capture& err, std::chrono::milliseconds limit) {
   constexpr std::chrono::seconds kGrace(5);  // this process comes first and says so
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limit + kGrace).count();
-  std::string program = "backstop";
-  std::vector<std::string> copies = arguments;
-  std::vector<char*> words{program.data()};
+  std::vector<char*> words;
   for (auto& word : copies) words.push_back(word.data());
   words.push_back(nullptr);
   const pid_t self = ::getpid(), pid = ::fork();
   if (pid < 0) cannot_start(errno);
-  if (pid == 0) become(words.data(), out, err, self, static_cast<unsigned>(seconds));
+  if (pid == 0)
+    become(program.c_str(), words.data(), out, err, self, static_cast<unsigned>(seconds));
   ::setpgid(pid, pid);  // the child does so, too: the kill below must not come before it
   child_group = pid;
   return pid;
@@ -134,26 +135,11 @@ bool has_ended(pid_t pid) {
          info.si_pid != 0;
 }
 
-/// The words for a shell.
-std::string shell_line(const std::vector<std::string>& words) {
-  std::string line;
-  for (const auto& word : words) {
-    const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](unsigned char c) {
-      return std::isalnum(c) != 0 || std::strchr("-_./=:,+@%", c) != nullptr;
-    });
-    std::string quoted = "'";
-    for (const char c : word) quoted += c == '\'' ? "'\\''" : std::string(1, c);
-    line += (line.empty() ? "" : " ") + (plain ? word : quoted + "'");
-  }
-  return line;
-}
-
-}  // namespace
-
-ChildOutcome run_self(const std::vector<std::string>& arguments, std::chrono::milliseconds limit) {
+ChildOutcome run(const std::string& program, const std::vector<std::string>& words,
+                 std::chrono::milliseconds limit) {
   const Capture out, err;
   const SharedSignals signals;
-  const pid_t pid = spawn(arguments, out, err, limit);
+  const pid_t pid = spawn(program, words, out, err, limit);
   const auto deadline = std::chrono::steady_clock::now() + limit;
   ChildOutcome outcome;
   while (!has_ended(pid) && !outcome.timed_out) {
@@ -168,6 +154,34 @@ ChildOutcome run_self(const std::vector<std::string>& arguments, std::chrono::mi
   if (WIFSIGNALED(status)) outcome.signal = WTERMSIG(status);
   outcome.out = out.text();
   outcome.err = err.text();
+  return outcome;
+}
+
+}  // namespace
+
+std::string shell_line(const std::vector<std::string>& words) {
+  std::string line;
+  for (const auto& word : words) {
+    const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](unsigned char c) {
+      return std::isalnum(c) != 0 || std::strchr("-_./=:,+@%", c) != nullptr;
+    });
+    std::string quoted = "'";
+    for (const char c : word) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+    line += (line.empty() ? "" : " ") + (plain ? word : quoted + "'");
+  }
+  return line;
+}
+
+ChildOutcome run_self(const std::vector<std::string>& arguments, std::chrono::milliseconds limit) {
+  std::vector<std::string> words = arguments;
+  words.insert(words.begin(), "backstop");
+  return run("/proc/self/exe", words, limit);
+}
+
+std::optional<ChildOutcome> run_program(const std::vector<std::string>& words,
+                                        std::chrono::milliseconds limit) {
+  ChildOutcome outcome = run(words[0], words, limit);
+  if (outcome.code == kNotStarted) return std::nullopt;
   return outcome;
 }
 

@@ -1,8 +1,10 @@
-// Runs this program again in a child process, for work that may crash or never finish.
+// Runs this program again in a child process, for work that may crash or never finish, and other
+// programs.
 #pragma once
 
 #include <chrono>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +23,13 @@ struct ChildOutcome {
 /// ends with this process, whatever ends that, and soon after the limit in any case. Throws
 /// HostError(environment) if it cannot be started.
 ChildOutcome run_self(const std::vector<std::string>& arguments, std::chrono::milliseconds limit);
+
+/// The same for another program, which is looked for in PATH; nothing if it cannot be started.
+std::optional<ChildOutcome> run_program(const std::vector<std::string>& words,
+                                        std::chrono::milliseconds limit);
+
+/// The words for a shell.
+std::string shell_line(const std::vector<std::string>& words);
 
 /// The line for a shell that runs this program with `arguments`, without those in `left_out`, in gdb.
 std::string debugger_line(const std::vector<std::string>& arguments,

@@ -95,7 +95,7 @@ ColorMode color_mode(const std::optional<std::string>& when) {
 
 /// "KIND" and "NAME" of "KIND NAME".
 std::vector<std::string> places_of(const Command& command) {
-  std::istringstream words{command.argument};
+  std::istringstream words{usage_of(command).argument};
   return {std::istream_iterator<std::string>(words), {}};
 }
 
@@ -140,15 +140,28 @@ void check_settings(const std::vector<std::string>& settings) {
 }  // namespace
 
 std::span<const Command* const> commands() {
-  static constexpr std::array kCommands = {&kScan, &kClean,   &kRun, &kReport,      &kCheck, &kList,
-                                           &kData, &kInspect, &kNew, &kPluginCheck, &kDoctor};
+  static constexpr std::array kCommands = {&kScan,    &kClean,  &kRun,         &kCheck, &kExpand,
+                                           &kSweep,   &kStatus, &kReport,      &kList,  &kData,
+                                           &kInspect, &kNew,    &kPluginCheck, &kDoctor};
   return kCommands;
 }
 
-base::ExitCode run_command(const Command& command, const std::vector<std::string>& words) {
+Usage usage_of(const Command& command) {
+  const std::string argument = command.argument;
+  const auto behind = argument.find(" [-- ");
+  return {fmt::format("backstop {}", command.name), argument.substr(0, behind),
+          behind == std::string::npos ? "" : argument.substr(behind + 1)};
+}
+
+base::ExitCode run_command(const Command& command, std::vector<std::string> words) {
   const auto options = options_of(command);
-  const auto parsed = parse(words, options, command);
   Invocation invocation;
+  if (const auto behind = std::find(words.begin(), words.end(), "--");
+      behind != words.end() && !usage_of(command).passed_on.empty()) {
+    invocation.passed_on.assign(behind + 1, words.end());
+    words.erase(behind, words.end());
+  }
+  const auto parsed = parse(words, options, command);
   std::istringstream name{command.name};
   invocation.words.assign(std::istream_iterator<std::string>(name), {});
   invocation.words.insert(invocation.words.end(), words.begin(), words.end());
@@ -207,6 +220,7 @@ std::span<const Explanation> exit_statuses() {
       Explanation{"3", "a plugin is missing, is incompatible, or failed"},
       Explanation{"4", "problem with the environment: data missing, disk full, no permission"},
       Explanation{"5", "internal error (please report it)"},
+      Explanation{"6", "`status`: something still runs or waits"},
       Explanation{"129, 130, 143", "ended by SIGHUP, Ctrl-C or SIGTERM; finished stages are kept"},
   };
   return kStatuses;
@@ -218,16 +232,17 @@ std::string help_of(const Command& command) {
     rows.push_back(
         {{(letter.empty() ? "    " : letter + ", ") + name + (value.empty() ? "" : " " + value)},
          {description}});
-  const std::string argument = command.argument;
-  return fmt::format("usage: backstop {}{}{} [OPTIONS]\n\n{}\noptions:\n{}", command.name,
-                     argument.empty() ? "" : " ", argument, command.description,
-                     base::columns(rows, "ll", "  "));
+  const auto [words, argument, passed_on] = usage_of(command);
+  return fmt::format("usage: {}{}{} [OPTIONS]{}{}\n\n{}\noptions:\n{}", words,
+                     argument.empty() ? "" : " ", argument, passed_on.empty() ? "" : " ", passed_on,
+                     command.description, base::columns(rows, "ll", "  "));
 }
 
 std::string help_of_program() {
   std::vector<std::vector<base::Cell>> rows, variables;
   for (const auto* command : commands())
-    rows.push_back({{std::string(command->name) + " " + command->argument}, {command->summary}});
+    rows.push_back(
+        {{std::string(command->name) + " " + usage_of(*command).argument}, {command->summary}});
   rows.push_back({{"help [COMMAND]"}, {"show this help, or the help of a command"}});
   for (const auto& [name, text] : environment_variables()) variables.push_back({{name}, {text}});
   std::string statuses;

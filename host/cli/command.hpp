@@ -21,6 +21,7 @@ namespace backstop::cli {
 struct Invocation {
   std::vector<std::string> words;  ///< all that stand behind `backstop`
   std::vector<std::string> arguments;
+  std::vector<std::string> passed_on;  ///< those behind `--`, of a command that hands them on
   boost::program_options::variables_map options;
   bool color_out = false;
   bool color_err = false;
@@ -47,23 +48,31 @@ struct Invocation {
 struct Command {
   const char* name;
   const char* summary;  ///< one line of `backstop --help`
-  /// "RECIPE", "[KIND]" (in brackets if it is optional), "[DIR...]" (any number), or empty
+  /// "RECIPE", "[KIND]" (in brackets if it is optional), "[DIR...]" (any number), or empty; behind it
+  /// " [-- WORD...]" if what follows `--` is handed on
   const char* argument;
   const char* description;  ///< paragraphs below the usage line, each line ends with a newline
   void (*add_options)(boost::program_options::options_description&);
   base::ExitCode (*run)(const Invocation&);
 };
 
-extern const Command kScan, kClean, kRun, kReport, kCheck, kList, kInspect, kNew, kPluginCheck,
-    kData, kDoctor;
+extern const Command kScan, kClean, kRun, kCheck, kExpand, kSweep, kStatus, kReport, kList,
+    kInspect, kNew, kPluginCheck, kData, kDoctor;
 std::span<const Command* const> commands();
 
 /// Runs a command; `words` are those behind `backstop COMMAND`. Answers --help and --version
 /// itself. Throws HostError(usage), with a suggestion, when the words do not fit the command.
-base::ExitCode run_command(const Command& command, const std::vector<std::string>& words);
+base::ExitCode run_command(const Command& command, std::vector<std::string> words);
 
 /// The kind that "defense" or "defenses" names. Throws HostError(usage) and suggests the nearest.
 catalog::Kind require_kind(std::string text);
+
+/// "backstop run RECIPE [OPTIONS]", in the parts that the manual sets apart: the words, what stands
+/// before the options, and what stands behind them.
+struct Usage {
+  std::string words, argument, passed_on;
+};
+Usage usage_of(const Command& command);
 
 /// An option as the help shows it.
 struct OptionText {

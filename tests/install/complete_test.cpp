@@ -146,6 +146,11 @@ TEST_F(Complete, LeavesFilesToTheShell) {
   EXPECT_THAT(candidates({"run", ""}), ElementsAre(":files .toml"));
   EXPECT_THAT(candidates({"run", recipe(), "--out", ""}), ElementsAre(":folders"));
   EXPECT_THAT(candidates({"run", "--out=", recipe(), "--plugin-path=x"}), ElementsAre(":folders"));
+  EXPECT_THAT(candidates({"expand", recipe(), "--out-dir", ""}), ElementsAre(":folders"));
+  EXPECT_THAT(candidates({"sweep", ""}), ElementsAre(":files .toml"));
+  EXPECT_THAT(candidates({"sweep", recipe(), "--slu"}), ElementsAre("--slurm"));
+  EXPECT_THAT(candidates({"sweep", recipe(), "--", "--"}), ElementsAre());
+  EXPECT_THAT(candidates({"status", ""}), ElementsAre(":folders"));
   EXPECT_THAT(candidates({"data", "squares", "--sheet", ""}), ElementsAre(":files .png"));
   EXPECT_THAT(candidates({"report", ""}), ElementsAre(":folders"));
   EXPECT_THAT(candidates({"report", "runs", "more", ""}), ElementsAre(":folders"));

@@ -188,6 +188,10 @@ void add_place(std::string what, const Command& command, const Line& line, Candi
 }
 
 std::string behind(const Command& command, const Words& before, const std::string& word) {
+  // What is handed on to another program is that program's.
+  if (!usage_of(command).passed_on.empty() &&
+      std::find(before.begin(), before.end(), "--") != before.end())
+    return {};
   const auto options = option_texts(command);
   const Line line = read(before, options);
   if (const auto* option = find(options, line.value_for)) {
@@ -206,7 +210,7 @@ std::string behind(const Command& command, const Words& before, const std::strin
     for (const auto& option : options) candidates.add(option.name, option.description);
     return candidates.lines();
   }
-  const Words places = split(command.argument);
+  const Words places = split(usage_of(command).argument);
   if (line.arguments.size() < places.size())
     add_place(places[line.arguments.size()], command, line, candidates);
   else if (!places.empty() && places.back().find("...") != std::string::npos)

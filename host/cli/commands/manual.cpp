@@ -112,9 +112,8 @@ bool in_every_command(const OptionText& option) {
 }
 
 std::string usage(const Command& command) {
-  const std::string argument = command.argument;
-  return bold("backstop " + std::string(command.name)) +
-         (argument.empty() ? "" : " " + italic(argument));
+  const Usage usage = usage_of(command);
+  return bold(usage.words) + (usage.argument.empty() ? "" : " " + italic(usage.argument));
 }
 
 std::string about(const Command& command) {
@@ -126,8 +125,13 @@ std::string about(const Command& command) {
 
 std::string synopsis() {
   std::string text;
-  for (const auto* command : commands())
-    text += (text.empty() ? "" : ".br\n") + usage(*command) + " [" + italic("OPTIONS") + "]\n";
+  for (const auto* command : commands()) {
+    const std::string passed_on = usage_of(*command).passed_on;
+    if (!text.empty()) text += ".br\n";
+    text += fmt::format("{} [{}]", usage(*command), italic("OPTIONS"));
+    if (!passed_on.empty()) text += fmt::format(" {}", italic(passed_on));
+    text += "\n";
+  }
   return text + ".br\n" + bold("backstop help") + " [" + italic("COMMAND") + "]\n";
 }
 
