@@ -54,7 +54,7 @@ struct Command {
 };
 
 extern const Command kScan, kClean, kRun, kCheck, kList, kInspect, kNew, kPluginCheck, kData,
-    kDoctor;
+    kCleanUp, kDoctor;
 std::span<const Command* const> commands();
 
 /// Runs a command; `words` are those behind `backstop COMMAND`. Answers --help and --version

@@ -13,6 +13,7 @@
 #include "backstop/params.hpp"
 #include "backstop/scheduler.hpp"
 #include "backstop/trainer.hpp"
+#include "backstop/training_state.hpp"
 
 extern "C" void backstop_abi_probe(
     // C
@@ -20,12 +21,12 @@ extern "C" void backstop_abi_probe(
     // implemented by plugins
     backstop::Attack*, backstop::Defense*, backstop::Scheduler*, backstop::Dataset*,
     backstop::TrainingStep*, backstop::ActivationSink*, backstop::InputDetector*,
-    backstop::ModelDetector*,
+    backstop::ModelDetector*, backstop::TrainingState*,
     // implemented by the host
     backstop::Context*, backstop::DefenderData*, backstop::ImageSet*, backstop::Model*,
     backstop::Params*, backstop::StateReader*, backstop::StateWriter*, backstop::Trainer*,
     backstop::TrainingSetEditor*, backstop::Services*, backstop::SampleSink*, backstop::FileSink*,
-    backstop::ModelVerdict*,
+    backstop::ModelVerdict*, backstop::LoopKeeper*,
     // passed by either
     backstop::Batch*, backstop::Layer*, backstop::OptimizerOptions*, backstop::Threat*,
     backstop::TrainingOptions*, backstop::TrainingPosition*,

@@ -86,7 +86,8 @@ TEST_P(CliHelp, FitsInto100Columns) {
 
 INSTANTIATE_TEST_SUITE_P(Commands, CliHelp,
                          ::testing::Values("backstop", "scan", "clean", "run", "check", "list",
-                                           "inspect", "doctor", "data", "new", "plugin check"),
+                                           "inspect", "doctor", "data", "new", "plugin check",
+                                           "clean-up"),
                          [](const auto& tested) {
                            std::string name = file_name(tested.param);
                            std::replace(name.begin(), name.end(), '-', '_');

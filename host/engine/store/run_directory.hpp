@@ -60,6 +60,7 @@ class RunDirectory final : public RunObserver {
   nlohmann::json facts_ = nlohmann::json::object();
   std::optional<base::LineFile> metrics_, log_;
   nlohmann::json epoch_;  ///< the last event of a training that has not ended; or null
+  nlohmann::json kept_;   ///< the last checkpoint of its stage; or null
 };
 
 /// Says in run.json of every run below `out` whose process died that it was killed, and removes the
