@@ -376,7 +376,7 @@ TEST_F(Resume, ALoopOfAPluginsOwnGoesOn) {
       sum.sum.add_(at::rand({2}, ctx.generator()));
       ctx.metric("steps", static_cast<double>(i));
       loop.advance(i + 1, i + 1 == 6);
-      ctx.progress(i + 1, 6, "steps");
+      observer_.progress(i + 1, 6, "steps");
     }
     ctx.trainer().fit(model, images_, options());
     ctx.artifact("sum", sum.sum);
@@ -385,7 +385,7 @@ TEST_F(Resume, ALoopOfAPluginsOwnGoesOn) {
     for (std::int64_t i = again.done(); i < 3; ++i) {
       other.sum.add_(at::rand({2}, ctx.generator()));
       again.advance(i + 1, i + 1 == 3);
-      ctx.progress(i + 1, 3, "steps");
+      observer_.progress(i + 1, 3, "steps");
     }
     ctx.artifact("other sum", other.sum);
   });

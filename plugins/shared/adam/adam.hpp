@@ -19,7 +19,8 @@
 namespace backstop::adam {
 
 /// LibTorch 1.13 finds a parameter's state by the text of its address, 2.x by the address.
-inline auto key_of(torch::optim::Adam& optimizer, const at::Tensor& parameter) {
+template <typename Optimizer>
+auto key_of(Optimizer& optimizer, const at::Tensor& parameter) {
   using Key = std::decay_t<decltype(optimizer.state().begin()->first)>;
   if constexpr (std::is_same_v<Key, std::string>)
     return c10::guts::to_string(parameter.unsafeGetTensorImpl());
