@@ -184,10 +184,6 @@ Checkpoint StageContext::records() {
   kept.record = {
       {"metrics", metrics_}, {"epochs", epochs_}, {"begun", begun_}, {"cost", cost_.so_far()}};
   kept.tensors = {{"generator", generator_.get_state()}};
-  // A network from elsewhere may draw from LibTorch's own.
-  const auto generators = default_generators();
-  for (std::size_t i = 0; i < generators.size(); ++i)
-    kept.tensors.emplace_back(fmt::format("default_generator.{}", i), generators[i].get_state());
   for (const auto& [name, tensor] : artifacts_)
     kept.tensors.emplace_back(std::string(kArtifact) + name, tensor);
   for (const auto& [name, tensor] : pictures_)
@@ -202,9 +198,6 @@ Checkpoint StageContext::records() {
 
 void StageContext::restore(const Checkpoint& records) {
   generator_.set_state(tensor_named(records.tensors, "generator"));
-  auto generators = default_generators();
-  for (std::size_t i = 0; i < generators.size(); ++i)
-    generators[i].set_state(tensor_named(records.tensors, fmt::format("default_generator.{}", i)));
   metrics_ = records.record["metrics"];
   artifacts_.clear();
   pictures_.clear();

@@ -71,7 +71,7 @@ class StageContext final : public Context, private LoopKeeper {
   [[nodiscard]] Checkpoints* checkpoints() const { return checkpoints_; }
   /// The number of the next piece of work that can be kept, from 0.
   [[nodiscard]] std::size_t begin_work() { return begun_++; }
-  /// What the stage has recorded, begun and spent so far, and its generators.
+  /// What the stage has recorded, begun and spent so far, and its generator.
   [[nodiscard]] Checkpoint records();
   /// In place of what there is. Tells the observer the epochs that it does not know yet.
   void restore(const Checkpoint& records);

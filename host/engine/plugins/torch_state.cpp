@@ -128,6 +128,15 @@ constexpr GlobalSetting kSettings[] = {
 #endif
 };
 
+/// The default generators of the CPU and of every GPU.
+std::vector<at::Generator> default_generators() {
+  std::vector<at::Generator> generators{at::detail::getDefaultCPUGenerator()};
+  for (int i = 0; i < number_of_gpus(); ++i)
+    generators.push_back(at::globalContext().defaultGenerator(
+        c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(i))));
+  return generators;
+}
+
 }  // namespace
 
 AutocastGuard::AutocastGuard(c10::DeviceType device, bool enabled)
@@ -186,14 +195,6 @@ std::optional<std::string> out_of_memory(std::string_view error) {
            (large ? " GB" : " MB");
   }
   return "LibTorch could not get the memory that it asked for";
-}
-
-std::vector<at::Generator> default_generators() {
-  std::vector<at::Generator> generators{at::detail::getDefaultCPUGenerator()};
-  for (int i = 0; i < number_of_gpus(); ++i)
-    generators.push_back(at::globalContext().defaultGenerator(
-        c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(i))));
-  return generators;
 }
 
 TorchState TorchState::now() {

@@ -37,9 +37,6 @@ bool autocast_enabled(c10::DeviceType device);
 /// A generator on the CPU that shares nothing with the global ones.
 at::Generator make_generator(std::uint64_t seed);
 
-/// LibTorch's global generators: the CPU's and every GPU's.
-std::vector<at::Generator> default_generators();
-
 /// Restores the CPU's default generator at its end. LibTorch's modules draw their initial weights
 /// from it, even if those are replaced.
 class DefaultGeneratorGuard {
