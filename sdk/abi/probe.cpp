@@ -21,15 +21,16 @@ extern "C" void backstop_abi_probe(
     // implemented by plugins
     backstop::Attack*, backstop::Defense*, backstop::Scheduler*, backstop::Dataset*,
     backstop::TrainingStep*, backstop::ActivationSink*, backstop::InputDetector*,
-    backstop::ModelDetector*, backstop::TrainingState*,
+    backstop::ModelDetector*,
     // implemented by the host
     backstop::Context*, backstop::DefenderData*, backstop::ImageSet*, backstop::Model*,
     backstop::Params*, backstop::StateReader*, backstop::StateWriter*, backstop::Trainer*,
     backstop::TrainingSetEditor*, backstop::Services*, backstop::SampleSink*, backstop::FileSink*,
-    backstop::ModelVerdict*, backstop::LoopKeeper*,
+    backstop::ModelVerdict*,
     // passed by either
     backstop::Batch*, backstop::Layer*, backstop::OptimizerOptions*, backstop::Threat*,
     backstop::TrainingOptions*, backstop::TrainingPosition*,
     // exceptions
-    backstop::Error*, backstop::ParameterError*, backstop::EnvironmentError*,
-    backstop::Cancelled*) {}
+    backstop::Error*, backstop::ParameterError*, backstop::EnvironmentError*, backstop::Cancelled*,
+    // from 1.1 on: implemented by plugins, and by the host
+    backstop::TrainingState*, backstop::LoopKeeper*) {}
