@@ -140,9 +140,9 @@ void check_settings(const std::vector<std::string>& settings) {
 }  // namespace
 
 std::span<const Command* const> commands() {
-  static constexpr std::array kCommands = {&kScan,    &kClean,  &kRun,         &kCheck, &kExpand,
-                                           &kSweep,   &kStatus, &kReport,      &kList,  &kData,
-                                           &kInspect, &kNew,    &kPluginCheck, &kDoctor};
+  static constexpr std::array kCommands = {&kScan,    &kClean,  &kRun,         &kCheck,   &kExpand,
+                                           &kSweep,   &kStatus, &kReport,      &kList,    &kData,
+                                           &kInspect, &kNew,    &kPluginCheck, &kCleanUp, &kDoctor};
   return kCommands;
 }
 
@@ -203,6 +203,8 @@ std::vector<OptionText> option_texts(const Command& command) {
 std::span<const Explanation> environment_variables() {
   static constexpr std::array kVariables = {
       Explanation{"BACKSTOP_PLUGIN_PATH", "folders to search for plugins, separated by colons"},
+      Explanation{"BACKSTOP_CHECKPOINT_SECONDS",
+                  "seconds of training between two checkpoints; the default is 120"},
       Explanation{"BACKSTOP_NO_PROGRESS", "if set, show no progress on standard error"},
       Explanation{"NO_COLOR", "if set, use no color"},
       Explanation{"CLICOLOR_FORCE", "if set, use color even without a terminal"},

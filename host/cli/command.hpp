@@ -57,7 +57,7 @@ struct Command {
 };
 
 extern const Command kScan, kClean, kRun, kCheck, kExpand, kSweep, kStatus, kReport, kList,
-    kInspect, kNew, kPluginCheck, kData, kDoctor;
+    kInspect, kNew, kPluginCheck, kData, kCleanUp, kDoctor;
 std::span<const Command* const> commands();
 
 /// Runs a command; `words` are those behind `backstop COMMAND`. Answers --help and --version

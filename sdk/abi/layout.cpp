@@ -20,6 +20,7 @@
 #include "backstop/params.hpp"
 #include "backstop/scheduler.hpp"
 #include "backstop/trainer.hpp"
+#include "backstop/training_state.hpp"
 
 // NOLINTBEGIN(cppcoreguidelines-macro-usage): offsetof takes a name
 #define SIZE(Type, size) static_assert(sizeof(Type) == (size))
@@ -82,6 +83,7 @@ INTERFACE(DefenderData);
 INTERFACE(Defense);
 INTERFACE(ImageSet);
 INTERFACE(InputDetector);
+INTERFACE(LoopKeeper);
 INTERFACE(Model);
 INTERFACE(ModelDetector);
 INTERFACE(ModelVerdict);
@@ -91,6 +93,7 @@ INTERFACE(StateReader);
 INTERFACE(StateWriter);
 INTERFACE(Trainer);
 INTERFACE(TrainingSetEditor);
+INTERFACE(TrainingState);
 INTERFACE(TrainingStep);
 
 // -- structures --

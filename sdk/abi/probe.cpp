@@ -13,6 +13,7 @@
 #include "backstop/params.hpp"
 #include "backstop/scheduler.hpp"
 #include "backstop/trainer.hpp"
+#include "backstop/training_state.hpp"
 
 extern "C" void backstop_abi_probe(
     // C
@@ -30,5 +31,6 @@ extern "C" void backstop_abi_probe(
     backstop::Batch*, backstop::Layer*, backstop::OptimizerOptions*, backstop::Threat*,
     backstop::TrainingOptions*, backstop::TrainingPosition*,
     // exceptions
-    backstop::Error*, backstop::ParameterError*, backstop::EnvironmentError*,
-    backstop::Cancelled*) {}
+    backstop::Error*, backstop::ParameterError*, backstop::EnvironmentError*, backstop::Cancelled*,
+    // from 1.1 on: implemented by plugins, and by the host
+    backstop::TrainingState*, backstop::LoopKeeper*) {}

@@ -87,7 +87,7 @@ TEST_P(CliHelp, FitsInto100Columns) {
 INSTANTIATE_TEST_SUITE_P(Commands, CliHelp,
                          ::testing::Values("backstop", "scan", "clean", "run", "check", "expand",
                                            "sweep", "status", "report", "list", "inspect", "doctor",
-                                           "data", "new", "plugin check"),
+                                           "data", "new", "plugin check", "clean-up"),
                          [](const auto& tested) {
                            std::string name = file_name(tested.param);
                            std::replace(name.begin(), name.end(), '-', '_');

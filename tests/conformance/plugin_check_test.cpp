@@ -65,7 +65,7 @@ TEST(PluginCheck, PassesADefenseThatKeepsTheRules) {
   const Outcome outcome = check(kProbe);
   EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("\nsymbols: exports exactly one symbol ........."));
-  EXPECT_THAT(outcome.out, HasSubstr("10 passed, 0 failed\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("11 passed, 0 failed\n"));
 }
 
 TEST(PluginCheck, PassesAScheduler) {
@@ -120,24 +120,38 @@ TEST(PluginCheck, FindsADefenseThatRemembersAFailure) {
   EXPECT_THAT(found.messages, HasSubstr("after a model failed, a new object gives other results"));
 }
 
+TEST(PluginCheck, FindsATrainingStepThatForgetsItsState) {
+  const Findings found = findings("forget-batches");
+  EXPECT_EQ(found.failed, Names{"resume"});
+  EXPECT_THAT(found.messages, HasSubstr("and started again, it gives other results"));
+}
+
+TEST(PluginCheck, ATrainingStepThatOffersNoStateIsNotChecked) {
+  const Outcome outcome = check(kProbe, {"--set", "action=offer-no-state"});
+  EXPECT_EQ(outcome.code, 0) << outcome.out;
+  EXPECT_THAT(outcome.out, HasSubstr("not checked\n    its training step does not offer "
+                                     "backstop.training-state/1"));
+}
+
 TEST(PluginCheck, ParametersThatThePluginRefusesAreNotChecked) {
   const Outcome outcome = check(kProbe, {"--set", "action=refuse"});
   EXPECT_EQ(outcome.code, 0) << outcome.out;
   EXPECT_THAT(outcome.out, HasSubstr("not checked\n    defense `probe`: it is told to refuse\n"
                                      "    hint: give other parameters with --set KEY=VALUE\n"));
-  EXPECT_THAT(outcome.out, HasSubstr("4 passed, 0 failed, 6 not checked\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("4 passed, 0 failed, 7 not checked\n"));
 }
 
 TEST(PluginCheck, SurvivesACrash) {
   const Findings found = findings("segfault");
-  EXPECT_EQ(found.failed, (Names{"deterministic", "state", "cancellation", "images", "failures"}));
+  EXPECT_EQ(found.failed,
+            (Names{"deterministic", "state", "cancellation", "images", "failures", "resume"}));
   EXPECT_THAT(found.messages, HasSubstr("it crashed: SIGSEGV"));
   const Outcome shown = check(kProbe, {"--set", "action=segfault"});
   EXPECT_THAT(shown.out, HasSubstr("    hint: `gdb -ex run --args "));
   EXPECT_THAT(shown.out, HasSubstr(" plugin check " + kProbe +
                                    " --test deterministic --set action=segfault` shows where"));
   EXPECT_THAT(shown.out, HasSubstr("FAILED\n    for the reason above\n"));
-  EXPECT_THAT(shown.out, HasSubstr("5 passed, 5 failed\n"));
+  EXPECT_THAT(shown.out, HasSubstr("5 passed, 6 failed\n"));
   EXPECT_EQ(shown.out.find("SIGSEGV"), shown.out.rfind("SIGSEGV"));
 }
 

@@ -294,6 +294,7 @@ const std::vector<Test>& tests() {
       {"images", "gives rates that depend only on the position", nullptr, kScheduler},
       {"images", "gives valid images, labels and class names", nullptr, kDataset},
       {"failures", "survives a model that throws", nullptr, kModels},
+      {"resume", "goes on with the same bits after it was stopped", nullptr, kModels},
   };
   return kTests;
 }

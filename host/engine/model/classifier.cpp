@@ -363,6 +363,60 @@ std::vector<std::pair<std::string, at::Tensor>> Classifier::state() const {
   return result;
 }
 
+namespace {
+
+// What the names of a snapshot begin with, and that of the modes.
+constexpr std::string_view kStatePrefix = "state.", kMaskPrefix = "mask.", kModes = "modes";
+
+}  // namespace
+
+std::vector<std::pair<std::string, at::Tensor>> Classifier::snapshot() const {
+  std::vector<std::pair<std::string, at::Tensor>> result;
+  for (auto& [name, tensor] : state())
+    result.emplace_back(std::string(kStatePrefix) + name, std::move(tensor));
+  for (const auto& [layer, mask] : masks_)
+    result.emplace_back(std::string(kMaskPrefix) + layer, mask.to(at::kCPU));
+  std::vector<std::int64_t> modes = {static_cast<std::int64_t>(trainable_),
+                                     static_cast<std::int64_t>(batch_norm_),
+                                     static_cast<std::int64_t>(precision_)};
+  for (const at::Tensor& parameter : network_->parameters())
+    modes.push_back(parameter.requires_grad() ? 1 : 0);
+  result.emplace_back(kModes, at::tensor(modes, at::kLong));
+  return result;
+}
+
+void Classifier::restore(const std::vector<std::pair<std::string, at::Tensor>>& snapshot) {
+  std::map<std::string, at::Tensor> own, masks;
+  for (const auto& item : network_->named_parameters()) own[item.key()] = item.value();
+  for (const auto& item : network_->named_buffers()) own[item.key()] = item.value();
+  std::vector<std::pair<at::Tensor, at::Tensor>> pairs;  // the model's, the snapshot's
+  at::Tensor modes;
+  for (const auto& [name, tensor] : snapshot) {
+    if (name == kModes) modes = tensor;
+    if (name.starts_with(kMaskPrefix)) masks[name.substr(kMaskPrefix.size())] = tensor;
+    if (!name.starts_with(kStatePrefix)) continue;
+    const auto match = own.find(name.substr(kStatePrefix.size()));
+    if (match == own.end() || match->second.sizes() != tensor.sizes())
+      throw Error(fmt::format("the snapshot of another network has a tensor `{}`", name));
+    pairs.emplace_back(match->second, tensor);
+  }
+  std::vector<at::Tensor> parameters = network_->parameters();
+  const auto count = static_cast<std::int64_t>(parameters.size());
+  if (pairs.size() != own.size() || !modes.defined() || modes.numel() != count + 3)
+    throw Error("a snapshot is not whole, or of another network");
+  const auto* const mode = modes.data_ptr<std::int64_t>();
+  trainable_ = static_cast<Part>(mode[0]);
+  batch_norm_ = static_cast<BatchNormMode>(mode[1]);
+  set_precision(static_cast<Precision>(mode[2]));
+  for (std::int64_t i = 0; i < count; ++i)
+    parameters[static_cast<std::size_t>(i)].set_requires_grad(mode[i + 3] != 0);
+  masks_.clear();
+  for (const auto& [layer, mask] : masks) masks_[layer] = mask.to(compute_.device, at::kBool);
+  const at::NoGradGuard no_grad;
+  for (auto& [to, from] : pairs) to.copy_(from);
+  set_training(training_);
+}
+
 std::int64_t Classifier::not_finite() const {
   std::int64_t numbers = 0;
   const auto add = [&](const at::Tensor& tensor) {

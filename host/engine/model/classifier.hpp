@@ -60,6 +60,12 @@ class Classifier final : public Model {
 
   /// Parameters and buffers by name, as in PyTorch; contiguous, on the CPU.
   [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> state() const;
+  /// All that a training can change, for restore(): parameters, buffers and masks, which of the
+  /// parameters are trained, and the modes.
+  [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> snapshot() const;
+  /// Throws Error, before it changes anything, when that is no snapshot of such a model.
+  void restore(const std::vector<std::pair<std::string, at::Tensor>>& snapshot);
+
   /// How many numbers among the parameters and buffers are NaN or infinite.
   [[nodiscard]] std::int64_t not_finite() const;
   /// Copies the tensors of these names, or of names that mean the same (common_name()). Throws

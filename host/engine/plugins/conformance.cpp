@@ -1,10 +1,13 @@
 #include "host/engine/plugins/conformance.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <filesystem>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 #include <ATen/ATen.h>
@@ -17,6 +20,7 @@
 #include "backstop/defense.hpp"
 #include "backstop/input_detector.hpp"
 #include "backstop/model_detector.hpp"
+#include "host/base/files.hpp"
 #include "host/engine/data/load_data.hpp"
 #include "host/engine/plugins/process_state.hpp"
 #include "host/engine/plugins/stage_context.hpp"
@@ -29,18 +33,29 @@ namespace {
 
 constexpr std::int64_t kClasses = 4;
 
-/// Keeps the warnings about global state that the plugin left changed.
+/// Keeps the warnings about global state that the plugin left changed, and counts what is reported.
 class WarningCollector final : public RunObserver {
  public:
   void event(const nlohmann::json& event) override {
+    if (event["event"] == "checkpoint") {
+      ++checkpoints;
+      resumable = resumable && event["resumable"];
+    }
     if (event["event"] == "log" && event["level"] == "warning") {
       const auto message = event["message"].get<std::string>();
       if (message.find(" left changed: ") != std::string::npos) warnings.push_back(message);
     }
   }
-  void progress(std::int64_t, std::int64_t, const std::string&) override {}
+  void progress(std::int64_t, std::int64_t, const std::string&) override {
+    if (++reports == last_report) *interrupted = SIGINT;
+  }
 
   std::vector<std::string> warnings;
+  int checkpoints = 0;
+  bool resumable = true;  ///< all of them
+  int reports = 0;        ///< of progress
+  int last_report = 0;    ///< sets `interrupted`; 0: none does
+  std::atomic<int>* interrupted = nullptr;
 };
 
 /// A model that fails whenever it is used.
@@ -122,6 +137,7 @@ struct Workload {
   std::int64_t side = 32;  ///< pixels
   bool broken_model = false;
   const std::atomic<int>* interrupted = nullptr;
+  Checkpoints* checkpoints = nullptr;
 };
 
 /// Runs a plugin once, and keeps what it computed.
@@ -130,6 +146,7 @@ class Exercise {
   Exercise(const ConformanceRequest& request, const Workload& workload, WarningCollector& collector)
       : request_(request), workload_(workload), collector_(collector), context_(new_context()) {
     context_.set_model(architecture(), kNormalization);
+    context_.keep(workload.checkpoints);
   }
 
   /// Returns everything that the plugin computed.
@@ -591,6 +608,71 @@ ConformanceOutcome failures(const ConformanceRequest& request) {
           "keep all state in the plugin's object"};
 }
 
+/// A folder for this process alone, which goes with the object.
+class TemporaryFolder {
+ public:
+  TemporaryFolder()
+      : path_(std::filesystem::temp_directory_path() /
+              ("backstop-plugin-check-" + base::unique_name())) {}
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+ConformanceOutcome resume(const ConformanceRequest& request) {
+  constexpr double kNever = 1e9, kOften = 0.02;  // seconds
+  WarningCollector whole;
+  NamedTensors expected;
+  {
+    const TemporaryFolder folder;
+    Checkpoints checkpoints(folder.path(), {}, kNever);
+    Workload workload;
+    workload.checkpoints = &checkpoints;
+    expected = exercise(request, workload, whole);
+  }
+  if (whole.checkpoints == 0) return passed();  // it does not train
+  if (!whole.resumable)
+    return {false,
+            "its training step does not offer backstop.training-state/1, so a training that was "
+            "killed is repeated from its first epoch",
+            "offer it from TrainingStep::query; a step that keeps nothing returns "
+            "backstop::stateless(id)",
+            false};
+  const TemporaryFolder folder;
+  std::atomic<int> interrupted{0};
+  WarningCollector collector;
+  collector.interrupted = &interrupted;
+  collector.last_report = (whole.reports + 1) / 2;
+  Checkpoints first(folder.path(), {}, kOften);
+  Workload workload;
+  workload.interrupted = &interrupted;
+  workload.checkpoints = &first;
+  try {
+    exercise(request, workload, collector);
+  } catch (const std::exception&) {
+    if (interrupted == 0) throw;
+  }
+  interrupted = 0;
+  collector.last_report = 0;
+  Checkpoints second(folder.path(), {}, kNever);
+  workload.checkpoints = &second;
+  const std::string changes = difference(expected, exercise(request, workload, collector));
+  if (changes.empty()) return passed();
+  return {false,
+          fmt::format("when it is stopped after {} of {} reports of progress and started again, it "
+                      "gives other results: {}",
+                      (whole.reports + 1) / 2, whole.reports, changes),
+          "save all that later calls depend on in TrainingState::save, and draw random numbers "
+          "from Context::generator() only"};
+}
+
 }  // namespace
 
 ConformanceOutcome check_conformance(const ConformanceRequest& request) {
@@ -600,7 +682,8 @@ ConformanceOutcome check_conformance(const ConformanceRequest& request) {
   };
   static constexpr Test kTests[] = {{"ranges", ranges}, {"deterministic", deterministic},
                                     {"state", state},   {"cancellation", cancellation},
-                                    {"images", images}, {"failures", failures}};
+                                    {"images", images}, {"failures", failures},
+                                    {"resume", resume}};
   for (const Test& test : kTests) {
     if (test.name != request.test) continue;
     const auto refused = refusal(request);

@@ -14,6 +14,7 @@ namespace backstop::engine {
 ///   images         accepts 1, 7 and 64 images of one and three channels (attack, defense); keeps
 ///                  the promises of its interface (scheduler, dataset)
 ///   failures       passes the exceptions of a model on and works afterwards (attack, defense)
+///   resume         goes on with the same bits after it was stopped in its trainings (attack, defense)
 ///
 /// Throws HostError if the plugin fails.
 ConformanceOutcome check_conformance(const ConformanceRequest& request);

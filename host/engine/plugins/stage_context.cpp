@@ -15,6 +15,9 @@ namespace backstop::engine {
 
 namespace {
 
+// What the names of these begin with among the records.
+constexpr std::string_view kArtifact = "artifact.", kPicture = "picture.";
+
 const char* level_name(LogLevel level) {
   switch (level) {
     case LogLevel::debug:
@@ -149,6 +152,75 @@ void StageContext::picture(std::string_view name, const at::Tensor& images) {
                             architecture_.channels));
   pictures_.emplace_back(checked_name("picture", name, pictures_),
                          to_8_bits(images.detach()).to(at::kCPU));
+}
+
+void StageContext::epoch(nlohmann::json event) {
+  event["event"] = "epoch";
+  event["stage"] = label_.stage;
+  event["name"] = label_.name;
+  epochs_.push_back(event);
+  if (observer_ != nullptr) observer_->event(event);
+}
+
+void StageContext::keep(Checkpoints* checkpoints) {
+  checkpoints_ = checkpoints;
+  if (checkpoints != nullptr) trainer_.keep(*this);
+}
+
+void* StageContext::query(std::string_view id) noexcept {
+  return id == LoopKeeper::kId ? static_cast<LoopKeeper*>(this) : nullptr;
+}
+
+std::int64_t StageContext::begin(TrainingState& state) {
+  return loop_.emplace(*this, state).resume();
+}
+
+void StageContext::advance(std::int64_t done, bool over) {
+  if (loop_) loop_->advance(done, over);
+}
+
+Checkpoint StageContext::records() {
+  Checkpoint kept;
+  kept.record = {
+      {"metrics", metrics_}, {"epochs", epochs_}, {"begun", begun_}, {"cost", cost_.so_far()}};
+  kept.tensors = {{"generator", generator_.get_state()}};
+  for (const auto& [name, tensor] : artifacts_)
+    kept.tensors.emplace_back(std::string(kArtifact) + name, tensor);
+  for (const auto& [name, tensor] : pictures_)
+    kept.tensors.emplace_back(std::string(kPicture) + name, tensor);
+  if (flagged_.defined()) kept.tensors.emplace_back("flagged", flagged_);
+  if (poison_scores_.scores.defined()) {
+    kept.tensors.emplace_back("scored", poison_scores_.indices);
+    kept.tensors.emplace_back("scores", poison_scores_.scores);
+  }
+  return kept;
+}
+
+void StageContext::restore(const Checkpoint& records) {
+  generator_.set_state(tensor_named(records.tensors, "generator"));
+  metrics_ = records.record["metrics"];
+  artifacts_.clear();
+  pictures_.clear();
+  for (const auto& [name, tensor] : records.tensors) {
+    if (name.starts_with(kArtifact)) artifacts_.emplace_back(name.substr(kArtifact.size()), tensor);
+    if (name.starts_with(kPicture)) pictures_.emplace_back(name.substr(kPicture.size()), tensor);
+    if (name == "flagged") flagged_ = tensor;
+    if (name == "scored") poison_scores_.indices = tensor;
+    if (name == "scores") poison_scores_.scores = tensor;
+  }
+  begun_ = records.record["begun"];
+  const auto& epochs = records.record["epochs"];
+  for (std::size_t i = epochs_.size(); i < epochs.size(); ++i) epoch(epochs[i]);
+  cost_.go_on_from(records.record["cost"]);
+}
+
+void StageContext::tell_kept(bool resumable, const std::string& where) {
+  if (observer_ != nullptr)
+    observer_->event({{"event", "checkpoint"},
+                      {"stage", label_.stage},
+                      {"name", label_.name},
+                      {"resumable", resumable},
+                      {"where", where}});
 }
 
 WarningSink StageContext::warnings() {

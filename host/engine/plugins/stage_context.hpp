@@ -1,7 +1,9 @@
 // The Context that plugins see, and what the host keeps of a stage.
 #pragma once
 
+#include <cstddef>
 #include <list>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,14 +11,17 @@
 #include "backstop/attack.hpp"
 #include "backstop/context.hpp"
 #include "backstop/defense.hpp"
+#include "backstop/training_state.hpp"
 #include "host/engine/data/image_store.hpp"
 #include "host/engine/engine.hpp"
 #include "host/engine/model/classifier.hpp"
 #include "host/engine/plugins/plugin_object.hpp"
 #include "host/engine/plugins/torch_state.hpp"
+#include "host/engine/store/checkpoints.hpp"
 #include "host/engine/store/safetensors.hpp"
 #include "host/engine/train/cost.hpp"
 #include "host/engine/train/trainer.hpp"
+#include "host/engine/train/work_checkpoint.hpp"
 
 namespace backstop::engine {
 
@@ -26,7 +31,7 @@ struct StageLabel {
   std::string name;   ///< the row that it makes
 };
 
-class StageContext final : public Context {
+class StageContext final : public Context, private LoopKeeper {
  public:
   StageContext(StageLabel label, std::uint64_t seed, const Compute& compute,
                const Augmentation& augmentation, RunObserver* observer,
@@ -50,10 +55,28 @@ class StageContext final : public Context {
   const ImageSet& image_set(const at::Tensor& images, const at::Tensor& labels) override;
   Model& clone(const Model& model) override;
   at::Tensor to_device(const at::Tensor& tensor) override { return send(tensor, compute_.device); }
-  void* query(std::string_view) noexcept override { return nullptr; }
+  /// Finds the LoopKeeper.
+  void* query(std::string_view id) noexcept override;
   Model& new_model(at::Generator& generator) override;
   Model& load_model(std::string_view path) override;
   void picture(std::string_view name, const at::Tensor& images) override;
+
+  /// An `epoch` event of the stage, which is then told to the observer.
+  void epoch(nlohmann::json event);
+  /// Those so far, in order.
+  [[nodiscard]] const nlohmann::json& epochs() const { return epochs_; }
+
+  /// Lets the stage go on where `checkpoints` says that it was; null: nothing is kept.
+  void keep(Checkpoints* checkpoints);
+  [[nodiscard]] Checkpoints* checkpoints() const { return checkpoints_; }
+  /// The number of the next piece of work that can be kept, from 0.
+  [[nodiscard]] std::size_t begin_work() { return begun_++; }
+  /// What the stage has recorded, begun and spent so far, and its generator.
+  [[nodiscard]] Checkpoint records();
+  /// In place of what there is. Tells the observer the epochs that it does not know yet.
+  void restore(const Checkpoint& records);
+  /// Tells the observer that work was kept, and `where` it would go on; or that it cannot be.
+  void tell_kept(bool resumable, const std::string& where);
 
   [[nodiscard]] const StageLabel& label() const { return label_; }
   [[nodiscard]] CostMeter& cost() { return cost_; }
@@ -77,6 +100,9 @@ class StageContext final : public Context {
   }
 
  private:
+  std::int64_t begin(TrainingState& state) override;
+  void advance(std::int64_t done, bool over) override;
+
   StageLabel label_;
   Compute compute_;
   RunObserver* observer_;
@@ -86,12 +112,16 @@ class StageContext final : public Context {
   Architecture architecture_;
   Normalization normalization_;
   nlohmann::json metrics_ = nlohmann::json::object();
+  nlohmann::json epochs_ = nlohmann::json::array();
   NamedTensors artifacts_;
   NamedTensors pictures_;
   at::Tensor flagged_;
   PoisonScores poison_scores_;
   std::list<ImageStore> sets_;
   std::list<Classifier> models_;
+  Checkpoints* checkpoints_ = nullptr;
+  std::size_t begun_ = 0;
+  std::optional<LoopCheckpoint> loop_;  ///< the one that began last
 };
 
 /// Calls `function` on behalf of a plugin; see call_plugin. What the plugin left changed is logged.

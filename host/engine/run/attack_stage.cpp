@@ -117,6 +117,7 @@ Stage train_attack(const AttackInputs& inputs, const StageServices& services) {
   const DatasetInput& source = *inputs.source;
   StageContext ctx(services.label, seed_for(inputs.seed, "attack"), inputs.compute,
                    source.augmentation, services.observer, services.interrupted);
+  ctx.keep(services.checkpoints);
   ctx.set_model(inputs.architecture, inputs.normalization);
   require_memory(memory_of(inputs), ctx);
   const PluginObject attack(inputs.attack.use, ctx.warnings());
@@ -134,7 +135,7 @@ Stage train_attack(const AttackInputs& inputs, const StageServices& services) {
         triggered_set(attack, source, inputs.encoder ? nullptr : &inputs.threat, ctx));
   };
   if (!inputs.encoder) apply_trigger();
-  Measurements measurements(ctx, services.observer, inputs.encoder ? nullptr : &source.data.test,
+  Measurements measurements(ctx, inputs.encoder ? nullptr : &source.data.test,
                             [&] { return &*triggered; });
   if (inputs.model_file) {
     measurements.before_training(model, 0, nullptr);
@@ -167,7 +168,7 @@ Stage train_attack(const AttackInputs& inputs, const StageServices& services) {
   stage.row["extra"]["poisoned_images"] = images_with(stage.poison, Role::poison);
   stage.row["extra"]["cover_images"] = images_with(stage.poison, Role::cover);
   stage.row["cost"] = ctx.cost().stop();
-  stage.epochs = measurements.events();
+  stage.epochs = ctx.epochs();
   stage.model = {model.state(), record_of(model)};
   if (trained_with) stage.model.metadata[kAttackKey] = *trained_with;
   stage.artifacts = ctx.artifacts();

@@ -263,7 +263,7 @@ Stage measured(StageContext& ctx, const StageServices& services, Measurements& m
   stage.row = {{"name", services.label.name}, {"plugin", nullptr}};
   stage.row.update(measurements.after_training(model));
   stage.row["cost"] = ctx.cost().stop();
-  stage.epochs = measurements.events();
+  stage.epochs = ctx.epochs();
   stage.model = {model.state(), record_of(model)};
   return stage;
 }
@@ -273,6 +273,7 @@ Stage measured(StageContext& ctx, const StageServices& services, Measurements& m
 Stage train_clean_model(const CleanModelInputs& inputs, const StageServices& services) {
   StageContext ctx(services.label, seed_for(inputs.seed, "clean model"), inputs.compute,
                    inputs.source->augmentation, services.observer, services.interrupted);
+  ctx.keep(services.checkpoints);
   ctx.set_model(inputs.architecture, inputs.normalization);
   // The same first weights as those of the backdoored model.
   at::Generator generator = make_generator(seed_for(inputs.seed, "model"));
@@ -281,8 +282,7 @@ Stage train_clean_model(const CleanModelInputs& inputs, const StageServices& ser
                                    ctx.warnings());
   const TrainingOptions options = options_from(inputs.training, scheduler);
   // Nobody's trigger: all attacks share the model.
-  Measurements measurements(ctx, services.observer, &inputs.source->data.test,
-                            [] { return nullptr; });
+  Measurements measurements(ctx, &inputs.source->data.test, [] { return nullptr; });
   measurements.before_training(model, options.epochs, nullptr);
   measurements.follow(model, 1);
   ctx.trainer().fit(model, inputs.source->data.train, options);
@@ -296,6 +296,7 @@ Stage purify_exactly(const PurificationInputs& inputs, const StageServices& serv
   const AttackInputs& attack = *inputs.attack;
   StageContext ctx(services.label, seed_for(attack.seed, "exact purification"), attack.compute,
                    attack.source->augmentation, services.observer, services.interrupted);
+  ctx.keep(services.checkpoints);
   ctx.set_model(attack.architecture, attack.normalization);
   Classifier model = model_of(attack);
   model.load_state(inputs.undefended->model.tensors, "the model");
@@ -304,8 +305,7 @@ Stage purify_exactly(const PurificationInputs& inputs, const StageServices& serv
   const auto count =
       std::max<std::int64_t>(1, std::llround(kShare * static_cast<double>(train.size())));
   const ImageStore clean = train.subset(some_of(train.size(), count, ctx.generator()));
-  Measurements measurements(ctx, services.observer, &attack.source->data.test,
-                            [&] { return inputs.triggered; });
+  Measurements measurements(ctx, &attack.source->data.test, [&] { return inputs.triggered; });
   measurements.before_training(model, kEpochs, inputs.undefended->row["metrics"]);
   measurements.follow(model, kEpochs);
   fine_tune(ctx, model, joined(augmented(ctx, clean), attacker.triggered(clean)), kRate, kEpochs,
@@ -318,6 +318,7 @@ Stage audit(const AuditInputs& inputs, const StageServices& services) {
   // One sequence of draws for all models, so that the same is done to them.
   StageContext ctx(services.label, seed_for(attack.seed, "audit"), attack.compute,
                    attack.source->augmentation, services.observer, services.interrupted);
+  ctx.keep(services.checkpoints);
   ctx.set_model(attack.architecture, attack.normalization);
   Stage stage;
   stage.row = Audit(inputs, ctx).row();

@@ -142,13 +142,13 @@ Stage defend(const DefenseInputs& inputs, const StageServices& services) {
   // One sequence of draws for all defenses, so that they get the same batches, too.
   StageContext ctx(services.label, seed_for(inputs.seed, "defense"), inputs.compute,
                    inputs.task->augmentation, services.observer, services.interrupted);
+  ctx.keep(services.checkpoints);
   set_model(ctx, inputs);
   const PluginObject defense(inputs.defense.use, ctx.warnings());
   Given given(inputs);
   Classifier& model = given.model;
 
-  Measurements measurements(ctx, services.observer, &inputs.task->data.test,
-                            [&] { return inputs.triggered; });
+  Measurements measurements(ctx, &inputs.task->data.test, [&] { return inputs.triggered; });
   // Without a new head the weights are those that the model's stage measured.
   measurements.before_training(
       model, inputs.defense.use.parameters["epochs"].value_or(std::int64_t{0}),
@@ -177,7 +177,7 @@ Stage defend(const DefenseInputs& inputs, const StageServices& services) {
       }));
   }
   stage.row["cost"] = ctx.cost().stop();
-  stage.epochs = measurements.events();
+  stage.epochs = ctx.epochs();
   stage.model = {model.state(), record_of(model)};
   stage.artifacts = ctx.artifacts();
   stage.pictures = ctx.pictures();
@@ -190,6 +190,7 @@ Stage defend(const DefenseInputs& inputs, const StageServices& services) {
 Stage detect(const DefenseInputs& inputs, const StageServices& services) {
   StageContext ctx(services.label, seed_for(inputs.seed, "detector"), inputs.compute,
                    inputs.task->augmentation, services.observer, services.interrupted);
+  ctx.keep(services.checkpoints);
   set_model(ctx, inputs);
   const PluginObject plugin(inputs.defense.use, ctx.warnings());
   Given given(inputs);

@@ -27,6 +27,7 @@ struct StageServices {
   StageLabel label;
   RunObserver* observer = nullptr;
   const std::atomic<int>* interrupted = nullptr;
+  Checkpoints* checkpoints = nullptr;  ///< of the stage
 };
 
 /// A dataset of the recipe as it was loaded.

@@ -14,19 +14,11 @@ json Measurements::measure_now(Classifier& model) {
   return result;
 }
 
-void Measurements::report(json event, const json& metrics) {
-  event["event"] = "epoch";
-  event["stage"] = ctx_.label().stage;
-  event["name"] = ctx_.label().name;
-  event.update(metrics);
-  events_.push_back(event);
-  if (observer_ != nullptr) observer_->event(event);
-}
-
 void Measurements::before_training(Classifier& model, std::int64_t epochs, const json& metrics) {
   const CostMeter::Evaluation pause(ctx_.cost());
-  report({{"epoch", 0}, {"epochs", epochs}},
-         metrics.is_null() ? measure_now(model)["metrics"] : metrics);
+  json event = {{"epoch", 0}, {"epochs", epochs}};
+  event.update(metrics.is_null() ? measure_now(model)["metrics"] : metrics);
+  ctx_.epoch(std::move(event));
 }
 
 void Measurements::follow(const Classifier& model, std::int64_t every,
@@ -41,7 +33,9 @@ void Measurements::follow(const Classifier& model, std::int64_t every,
         last_ = measure_now(trained);
         weights_.clear();
         for (const auto& item : trained.state()) weights_.push_back(item.second);
-        report({{"epoch", epoch}, {"epochs", of}, {"loss", loss}}, last_["metrics"]);
+        json event = {{"epoch", epoch}, {"epochs", of}, {"loss", loss}};
+        event.update(last_["metrics"]);
+        ctx_.epoch(std::move(event));
       });
 }
 

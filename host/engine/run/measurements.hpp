@@ -14,9 +14,9 @@ class Measurements {
   /// Of models that are measured on `clean` and on the images that `triggered` gives, or null
   /// where nobody knows the trigger. `clean` is null for an encoder before it is adapted, which has
   /// no classes and is not measured.
-  Measurements(StageContext& ctx, RunObserver* observer, const ImageStore* clean,
+  Measurements(StageContext& ctx, const ImageStore* clean,
                std::function<const TriggeredSet*()> triggered)
-      : ctx_(ctx), observer_(observer), clean_(clean), triggered_(std::move(triggered)) {}
+      : ctx_(ctx), clean_(clean), triggered_(std::move(triggered)) {}
 
   /// The event of epoch 0 of `epochs`. `metrics`: null: they are measured.
   void before_training(Classifier& model, std::int64_t epochs, const nlohmann::json& metrics);
@@ -27,18 +27,12 @@ class Measurements {
   /// where nothing has changed since.
   [[nodiscard]] nlohmann::json after_training(Classifier& model);
 
-  /// The events, in order.
-  [[nodiscard]] const nlohmann::json& events() const { return events_; }
-
  private:
   [[nodiscard]] nlohmann::json measure_now(Classifier& model);
-  void report(nlohmann::json event, const nlohmann::json& metrics);
 
   StageContext& ctx_;
-  RunObserver* observer_;
   const ImageStore* clean_;
   std::function<const TriggeredSet*()> triggered_;
-  nlohmann::json events_ = nlohmann::json::array();
   std::vector<at::Tensor> weights_;  ///< at the last measurement
   nlohmann::json last_;              ///< and what it gave
 };

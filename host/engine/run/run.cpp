@@ -1,8 +1,12 @@
 #include "host/engine/run/run.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <exception>
+#include <string_view>
+#include <system_error>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -10,6 +14,7 @@
 #include <fmt/ranges.h>
 
 #include "host/base/hash.hpp"
+#include "host/base/text.hpp"
 #include "host/engine/model/recognize.hpp"
 #include "host/engine/plugins/process_state.hpp"
 #include "host/engine/run/attack_stage.hpp"
@@ -74,6 +79,23 @@ bool has_defaults(const recipe::PluginUse& use) {
   });
 }
 
+/// Seconds of training between two checkpoints.
+double checkpoint_interval() {
+  constexpr double kDefault = 120, kMost = 1e9;
+  const char* const given = std::getenv("BACKSTOP_CHECKPOINT_SECONDS");
+  if (given == nullptr) return kDefault;
+  const std::string_view text = given;
+  double seconds = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+  if (error == std::errc() && end == text.data() + text.size() && seconds >= 0 && seconds <= kMost)
+    return seconds;
+  throw base::HostError(base::ExitCode::usage,
+                        fmt::format("BACKSTOP_CHECKPOINT_SECONDS is `{}`, which is not a number of "
+                                    "seconds in 0 .. {}",
+                                    base::printable(text), kMost),
+                        "leave it out for a checkpoint every two minutes");
+}
+
 RunDirectory directory_of(const RunRequest& request) {
   if (request.earlier) return RunDirectory(request.out / request.earlier->run, request.observer);
   return RunDirectory(request.out, request.recipe->name, to_toml(*request.recipe),
@@ -108,8 +130,8 @@ class Run {
   [[nodiscard]] DefenseInputs inputs_of(const recipe::PluginUse& use,
                                         std::int64_t clean_images) const;
 
-  /// The stage of that key from the store, or what `make` returns, kept there first; its model and
-  /// artifacts become files of `row`, unless that is empty.
+  /// The stage of that key from the store, or what `make` returns when it is given the stage's
+  /// services, kept there first; its model and artifacts become files of `row`, unless that is empty.
   template <typename Make>
   Stage stage(const StageLabel& label, const std::string& row, const json& key, Make&& make);
   void attack();
@@ -142,8 +164,9 @@ class Run {
   void choose_device();
   /// For run.json.
   [[nodiscard]] json plugins() const;
-  [[nodiscard]] StageServices services(const StageLabel& label) {
-    return {label, &directory_, request_.interrupted};
+  [[nodiscard]] StageServices services(const StageLabel& label,
+                                       Checkpoints* checkpoints = nullptr) {
+    return {label, &directory_, request_.interrupted, checkpoints};
   }
   /// Those that plugins have started and left.
   void end_processes_of_plugins(const StageLabel& label);
@@ -170,7 +193,8 @@ class Run {
   std::optional<TriggeredSet> triggered_;  ///< on the task's test images; nothing: unknown
   NamedTensors predictions_;  ///< of the test images, by row, where triggers are unknown
   json results_;
-  bool locks_missed_ = false;  ///< and the user was told
+  json stages_ = json::array();  ///< names of those that the run has used
+  bool locks_missed_ = false;    ///< and the user was told
 };
 
 template <typename Function>
@@ -207,6 +231,7 @@ Run::Run(const RunRequest& request, RunOutcome& outcome)
   directory_.describe(
       {{"backstop", {{"version", BACKSTOP_VERSION}, {"abi", catalog::own_build_facts().abi}}},
        {"status", "unfinished"},
+       {"stages", stages_},
        {"seed", recipe_.seed},
        {"recipe_sha256", results_["recipe_sha256"]}});
   directory_.event(
@@ -465,6 +490,8 @@ Stage Run::stage(const StageLabel& label, const std::string& row, const json& ke
       request_.fresh && std::find(earlier.begin(), earlier.end(),
                                   std::pair(label.stage, label.name)) == earlier.end();
   const auto folder = store_.folder_of(label.stage, key);
+  stages_.push_back(folder.filename().string());
+  directory_.describe({{"stages", stages_}});  // before it is used: see `backstop clean-up`
   const auto before = store_.kept_at(folder);
   std::optional<Stage> kept;
   std::string damage;
@@ -489,7 +516,16 @@ Stage Run::stage(const StageLabel& label, const std::string& row, const json& ke
     reused = store_.kept_at(folder) != before && (kept = store_.load(folder, key, damage));
     start();
     if (!reused) {
-      const Stage made = make();
+      Checkpoints checkpoints = StageStore::checkpoints(folder, key, checkpoint_interval());
+      if (fresh) checkpoints.remove_all();
+      Stage made;
+      try {
+        made = make(services(label, &checkpoints));
+      } catch (const base::HostError& e) {
+        // Unless memory or a disk was full, the next run would come to the same end.
+        if (e.code() != base::ExitCode::environment) checkpoints.remove_all();
+        throw;
+      }
       end_processes_of_plugins(label);
       store_.save(folder, key, made);
       kept = store_.load(folder, key, damage);  // a reused stage and a new one take the same way
@@ -519,8 +555,9 @@ void Run::attack() {
   const StageLabel label{"attack", recipe_.attack->use.name()};
   const AttackInputs& inputs = attacked_.emplace(attack_inputs());
   model_key_ = key_of(inputs);
-  undefended_ =
-      stage(label, kUndefended, model_key_, [&] { return train_attack(inputs, services(label)); });
+  undefended_ = stage(label, kUndefended, model_key_, [&](const StageServices& provided) {
+    return train_attack(inputs, provided);
+  });
   directory_.keep_attack(kUndefended, *undefended_);
   // Also in the run that trained it: what comes after the attack depends on its files alone.
   const bool own_classes = recipe_.scenario != Scenario::transfer;
@@ -544,8 +581,9 @@ void Run::examine() {
   const SuspectInputs inputs{
       &*task_, knows_task(), architecture_, normalization_, file_input(opened_->path), compute_};
   model_key_ = key_of(inputs);
-  undefended_ = stage(label, kUndefended, model_key_,
-                      [&] { return measure_suspect(inputs, services(label)); });
+  undefended_ = stage(label, kUndefended, model_key_, [&](const StageServices& provided) {
+    return measure_suspect(inputs, provided);
+  });
   add_row(kUndefended, *task_, *undefended_);
   const std::string warning = report::warning_of(results_["rows"].back());
   if (!warning.empty()) warn(label, warning);
@@ -603,8 +641,8 @@ void Run::audit(const std::string& name, bool control, const json& key, const St
     try {
       const AuditInputs inputs{*recipe_.audit, &*attacked_, &*undefended_,
                                &*triggered_,   key,         &subject.model.tensors};
-      entry.update(stage(label, "", key_of(inputs), [&] {
-                     return engine::audit(inputs, services(label));
+      entry.update(stage(label, "", key_of(inputs), [&](const StageServices& provided) {
+                     return engine::audit(inputs, provided);
                    }).row);
     } catch (const Cancelled&) {
       throw;
@@ -626,13 +664,15 @@ void Run::audit_controls() {
                                       with.normalization, with.training, with.scheduler,
                                       with.compute};
   const json clean_key = key_of(clean_inputs);
-  audit(clean.name, true, clean_key, stage(clean, "", clean_key, [&] {
-          return train_clean_model(clean_inputs, services(clean));
+  audit(clean.name, true, clean_key,
+        stage(clean, "", clean_key, [&](const StageServices& provided) {
+          return train_clean_model(clean_inputs, provided);
         }));
   const PurificationInputs inputs{&*attacked_, &*undefended_, &*triggered_};
   const json key = key_of(inputs);
-  audit(purified.name, true, key,
-        stage(purified, "", key, [&] { return purify_exactly(inputs, services(purified)); }));
+  audit(purified.name, true, key, stage(purified, "", key, [&](const StageServices& provided) {
+          return purify_exactly(inputs, provided);
+        }));
 }
 
 void Run::detect(const recipe::DetectorUse& use) {
@@ -640,8 +680,9 @@ void Run::detect(const recipe::DetectorUse& use) {
   DefenseInputs inputs =
       inputs_of(use.use, clean_images(use.use, use.name, use.clean_images, use.clean_fraction));
   inputs.test_images = use.test_images;
-  const Stage judged = stage(label, use.name, key_of(inputs, label.stage),
-                             [&] { return engine::detect(inputs, services(label)); });
+  const Stage judged =
+      stage(label, use.name, key_of(inputs, label.stage),
+            [&](const StageServices& provided) { return engine::detect(inputs, provided); });
   if (!judged.pictures.empty()) show(use.name, judged.pictures);
   json row = judged.row;
   row["name"] = use.name;
@@ -666,8 +707,9 @@ void Run::defend(const recipe::DefenseUse& use) {
       inputs_of(use.use, clean_images(use.use, use.name, use.clean_images, use.clean_fraction));
   inputs.measure_every = use.measure_every;
   const json key = key_of(inputs, label.stage);
-  const Stage defended =
-      stage(label, use.name, key, [&] { return engine::defend(inputs, services(label)); });
+  const Stage defended = stage(label, use.name, key, [&](const StageServices& provided) {
+    return engine::defend(inputs, provided);
+  });
   if (!defended.pictures.empty()) show(use.name, defended.pictures);
   add_row(use.name, *task_, defended);
   if (request_.output && request_.output->row == use.name) write_model(use.name, defended);

@@ -109,8 +109,7 @@ Stage measure_suspect(const SuspectInputs& inputs, const StageServices& services
   Classifier model(inputs.architecture, inputs.normalization, inputs.compute, unused);
   model.load_state(opened.weights(), inputs.model_file.path.string());
   const ImageStore& test = inputs.task->data.test;
-  Measurements measurements(ctx, services.observer, inputs.measured ? &test : nullptr,
-                            [] { return nullptr; });
+  Measurements measurements(ctx, inputs.measured ? &test : nullptr, [] { return nullptr; });
   measurements.before_training(model, 0, nullptr);
 
   Stage stage;
@@ -127,7 +126,7 @@ Stage measure_suspect(const SuspectInputs& inputs, const StageServices& services
   }
   stage.row["extra"] = json::object();
   stage.row["cost"] = ctx.cost().stop();
-  stage.epochs = measurements.events();
+  stage.epochs = ctx.epochs();
   stage.model = {model.state(), record_of(model)};
   return stage;
 }

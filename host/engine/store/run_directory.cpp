@@ -128,14 +128,17 @@ RunDirectory::RunDirectory(const fs::path& run, RunObserver* next)
 
 void RunDirectory::event(const nlohmann::json& event) {
   const std::string line = base::json_text(event);
+  const bool checkpoint = event["event"] == "checkpoint";
   if (event["event"] == "epoch") {
     metrics_->write(line);
     epoch_ = event;
+  } else if (checkpoint) {
+    kept_ = event;
   } else if (event["event"] != "log") {
-    epoch_ = nullptr;
+    epoch_ = kept_ = nullptr;
   }
   log_->write(utc_now() + " " + line);
-  if (next_ != nullptr) next_->event(event);
+  if (next_ != nullptr && !checkpoint) next_->event(event);
 }
 
 void RunDirectory::progress(std::int64_t done, std::int64_t total, const std::string& what) {
@@ -176,6 +179,8 @@ void RunDirectory::write_results(const nlohmann::json& results) {
 
 std::string RunDirectory::after_interrupt() const {
   const std::string kept = "finished stages are kept, and the same command continues from there";
+  if (!kept_.is_null() && kept_["resumable"] == true)
+    return kept + "; this training goes on " + kept_["where"].get<std::string>();
   if (epoch_.is_null() || epoch_["epoch"] == 0) return kept;
   return fmt::format("{}; this training, whose epoch {} of {} was done, starts again at epoch 1",
                      kept, epoch_["epoch"].dump(), epoch_["epochs"].dump());
@@ -206,7 +211,7 @@ void RunDirectory::write_predictions(const at::Tensor& labels, const NamedTensor
   std::string text = "image,label";
   std::vector<const std::int64_t*> columns = {labels.data_ptr<std::int64_t>()};
   for (const auto& [row, predicted] : predictions) {
-    text += "," + report::text_cell(row);
+    text.append(",").append(report::text_cell(row));
     columns.push_back(predicted.data_ptr<std::int64_t>());
   }
   for (std::int64_t i = 0; i < labels.numel(); ++i) {

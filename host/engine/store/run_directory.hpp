@@ -26,6 +26,8 @@ class RunDirectory final : public RunObserver {
   /// Goes on in the folder of a run whose process died. Its finished stages tell their epochs again.
   RunDirectory(const std::filesystem::path& run, RunObserver* next);
 
+  /// Keeps a stage's `checkpoint` events, which no other observer hears: {stage, name, resumable,
+  /// where}, the words that come after "goes on". The others are in engine.hpp.
   void event(const nlohmann::json& event) override;
   void progress(std::int64_t done, std::int64_t total, const std::string& what) override;
 
@@ -60,6 +62,7 @@ class RunDirectory final : public RunObserver {
   nlohmann::json facts_ = nlohmann::json::object();
   std::optional<base::LineFile> metrics_, log_;
   nlohmann::json epoch_;  ///< the last event of a training that has not ended; or null
+  nlohmann::json kept_;   ///< the last checkpoint of its stage; or null
 };
 
 /// Says in run.json of every run below `out` whose process died that it was killed, and removes the

@@ -67,7 +67,8 @@ Stage read_stage(const fs::path& folder, const nlohmann::json& key) {
   return stage;
 }
 
-// What there is besides the stages: `.STAGE.lock`, while STAGE is made, and `.STAGE.unfinished-*`.
+// What there is besides the stages: `.STAGE.lock`, while STAGE is made, `.STAGE.unfinished-*`, and
+// STAGE.checkpoints until STAGE is there.
 fs::path lock_of(const fs::path& folder) {
   return folder.parent_path() / fmt::format(".{}.lock", folder.filename().string());
 }
@@ -80,6 +81,10 @@ fs::path new_unfinished(const fs::path& folder) {
   return folder.parent_path() / (unfinished_prefix(folder) + base::unique_name());
 }
 
+fs::path checkpoints_of(const fs::path& folder) {
+  return folder.string() + kCheckpoints;
+}
+
 /// Needs the lock: nobody else is making the stage.
 void remove_unfinished(const fs::path& folder) {
   std::vector<fs::path> left;
@@ -88,6 +93,12 @@ void remove_unfinished(const fs::path& folder) {
       left.push_back(entry.path());
   std::error_code ignored;
   for (const fs::path& path : left) fs::remove_all(path, ignored);
+}
+
+/// Needs the lock. Of a stage that is kept, the last thing that its maker does.
+void remove_checkpoints(const fs::path& folder) {
+  std::error_code ignored;
+  fs::remove_all(checkpoints_of(folder), ignored);
 }
 
 /// Puts the folder `made` in the place of `folder`; what was there is then at the returned path.
@@ -174,6 +185,11 @@ base::FileLock StageStore::claim(const fs::path& folder,
   return lock;
 }
 
+Checkpoints StageStore::checkpoints(const fs::path& folder, const nlohmann::json& key,
+                                    double interval) {
+  return {checkpoints_of(folder), key, interval};
+}
+
 void StageStore::save(const fs::path& folder, const nlohmann::json& key, const Stage& stage) const {
   const fs::path unfinished = new_unfinished(folder);
   std::error_code ignored;
@@ -194,6 +210,7 @@ void StageStore::save(const fs::path& folder, const nlohmann::json& key, const S
     const std::optional<fs::path> replaced = put_in_place(unfinished, folder);
     base::sync(root_);
     if (replaced) fs::remove_all(*replaced, ignored);
+    remove_checkpoints(folder);
   } catch (const fs::filesystem_error& e) {
     fs::remove_all(unfinished, ignored);
     throw base::HostError(
@@ -214,10 +231,14 @@ void StageStore::remove_leftovers() const {
     const std::size_t end = std::min(name.rfind(".lock"), name.find(".unfinished-"));
     if (name.starts_with('.') && end != std::string::npos && end > 0)
       stages.insert(name.substr(1, end - 1));
+    if (name.ends_with(kCheckpoints) && kept_at(root_ / entry.path().stem()))
+      stages.insert(entry.path().stem());
   }
   for (const std::string& stage : stages) try {
       const auto lock = base::FileLock::try_lock(lock_of(root_ / stage));
-      if (lock && lock->supported()) remove_unfinished(root_ / stage);
+      if (!lock || !lock->supported()) continue;
+      remove_unfinished(root_ / stage);
+      if (kept_at(root_ / stage)) remove_checkpoints(root_ / stage);
     } catch (const base::HostError&) {  // another user's, or a store that is only read
     }
 }

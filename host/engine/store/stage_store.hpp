@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include "host/base/file_lock.hpp"
+#include "host/engine/store/checkpoints.hpp"
 #include "host/engine/store/safetensors.hpp"
 
 namespace backstop::engine {
@@ -55,8 +56,11 @@ class StageStore {
   [[nodiscard]] base::FileLock claim(
       const std::filesystem::path& folder,
       const std::function<void(const std::string& maker)>& wait) const;
-  /// Needs the claim. Written beside, synced and renamed; what was there stays until then. Throws
-  /// HostError(environment).
+  /// What the stage there has reached so far; needs the claim. See Checkpoints.
+  [[nodiscard]] static Checkpoints checkpoints(const std::filesystem::path& folder,
+                                               const nlohmann::json& key, double interval);
+  /// Needs the claim. Written beside, synced and renamed; what was there stays until then. Removes
+  /// the stage's checkpoints. Throws HostError(environment).
   void save(const std::filesystem::path& folder, const nlohmann::json& key,
             const Stage& stage) const;
   /// Removes what processes that died have left of any stage.
@@ -68,6 +72,8 @@ class StageStore {
 
 /// Of the store, below --out.
 inline constexpr const char* kStoreFolder = ".stages";
+/// What the name of the folder of a stage's checkpoints has behind that of the stage.
+inline constexpr const char* kCheckpoints = ".checkpoints";
 inline constexpr const char* kModelFile = "model.safetensors";
 inline constexpr const char* kAttackFile = "attack.safetensors";
 inline constexpr const char* kArtifactsFile = "artifacts.safetensors";

@@ -1,5 +1,6 @@
 #include "host/engine/train/cost.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <string>
 
@@ -40,37 +41,51 @@ CostMeter::CostMeter(c10::Device device)
   reset_peak_memory();
 }
 
-void CostMeter::switch_to(bool evaluation) {
+void CostMeter::switch_to(Time time) {
   wait_for(device_);  // work that was asked for before counts as what it was
   const auto now = Clock::now();
   const double cpu_now = process_cpu_seconds();
   const double wall = std::chrono::duration<double>(now - since_).count();
-  if (evaluating_) {
-    evaluation_ += wall;
-  } else {
+  if (time_ == Time::evaluation) evaluation_ += wall;
+  if (time_ == Time::work) {
     wall_ += wall;
     cpu_ += cpu_now - cpu_since_;
   }
   since_ = now;
   cpu_since_ = cpu_now;
-  evaluating_ = evaluation;
+  time_ = time;
 }
 
-CostMeter::Evaluation::Evaluation(CostMeter& meter) : meter_(meter), before_(meter.evaluating_) {
-  meter_.switch_to(true);
+CostMeter::Evaluation::Evaluation(CostMeter& meter, Time time)
+    : meter_(meter), before_(meter.time_) {
+  meter_.switch_to(time);
 }
 CostMeter::Evaluation::~Evaluation() {
   meter_.switch_to(before_);
 }
 
 nlohmann::json CostMeter::stop() {
-  switch_to(false);
+  switch_to(Time::work);
+  return so_far();
+}
+
+nlohmann::json CostMeter::so_far() {
+  switch_to(time_);
   return {{"wall_seconds", wall_},
           {"cpu_seconds", cpu_},
           {"gpu_seconds", device_.is_cuda() ? wall_ : 0.0},
           {"evaluation_seconds", evaluation_},
           {"samples_seen", process_samples - samples_before_},
-          {"peak_memory_bytes", peak_memory_bytes()}};
+          {"peak_memory_bytes", std::max(peak_memory_bytes(), earlier_peak_)}};
+}
+
+void CostMeter::go_on_from(const nlohmann::json& cost) {
+  switch_to(time_);
+  wall_ = cost.at("wall_seconds");
+  cpu_ = cost.at("cpu_seconds");
+  evaluation_ = cost.at("evaluation_seconds");
+  samples_before_ = process_samples - cost.at("samples_seen").get<std::int64_t>();
+  earlier_peak_ = cost.at("peak_memory_bytes");
 }
 
 }  // namespace backstop::engine

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
 #if defined(__x86_64__)
@@ -21,7 +23,27 @@ namespace backstop::engine {
 
 namespace {
 
+/// The names of the state of the parameter `i`.
+std::string name_of(const char* what, std::size_t i) {
+  return fmt::format("{}.{}", what, i);
+}
+
+const at::Tensor* find(const NamedTensors& state, const std::string& name) {
+  const auto found = std::find_if(state.begin(), state.end(),
+                                  [&](const auto& item) { return item.first == name; });
+  return found == state.end() ? nullptr : &found->second;
+}
+
+/// A copy of what was kept, laid out in memory like the parameter, as its state is; results are the
+/// same to the bit only then.
+at::Tensor like(const at::Tensor& parameter, const at::Tensor& kept) {
+  if (kept.sizes() != parameter.sizes())
+    throw Error("the optimizer's state is that of other parameters");
+  return at::zeros_like(parameter).copy_(kept);
+}
+
 /// Adam and AdamW, which count their steps on the CPU.
+template <typename ParameterState>
 class LibTorchOptimizer final : public Optimizer {
  public:
   explicit LibTorchOptimizer(std::unique_ptr<torch::optim::Optimizer> optimizer)
@@ -33,7 +55,47 @@ class LibTorchOptimizer final : public Optimizer {
   void step() override { optimizer_->step(); }
   bool recordable() const noexcept override { return false; }
 
+  NamedTensors state() const override {
+    NamedTensors kept;
+    const auto& parameters = optimizer_->param_groups().at(0).params();
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      const auto found = optimizer_->state().find(key_of(parameters[i]));
+      if (found == optimizer_->state().end()) continue;  // it has had no gradient yet
+      const auto& state = static_cast<const ParameterState&>(*found->second);
+      kept.emplace_back(name_of("step", i), at::scalar_tensor(state.step(), at::kLong));
+      kept.emplace_back(name_of("mean", i), state.exp_avg());
+      kept.emplace_back(name_of("square", i), state.exp_avg_sq());
+    }
+    return kept;
+  }
+
+  void load_state(const NamedTensors& kept) override {
+    const at::NoGradGuard no_gradients;
+    const auto& parameters = optimizer_->param_groups().at(0).params();
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      const at::Tensor* step = find(kept, name_of("step", i));
+      const at::Tensor* mean = find(kept, name_of("mean", i));
+      const at::Tensor* square = find(kept, name_of("square", i));
+      if (step == nullptr || mean == nullptr || square == nullptr) continue;
+      auto state = std::make_unique<ParameterState>();
+      state->step(step->template item<std::int64_t>());
+      state->exp_avg(like(parameters[i], *mean));
+      state->exp_avg_sq(like(parameters[i], *square));
+      optimizer_->state()[key_of(parameters[i])] = std::move(state);
+    }
+  }
+
  private:
+  /// LibTorch 1.13 finds a parameter's state by the text of its address, 2.x by the address.
+  static auto key_of(const at::Tensor& parameter) {
+    using Key =
+        std::decay_t<decltype(std::declval<torch::optim::Optimizer&>().state().begin()->first)>;
+    if constexpr (std::is_same_v<Key, std::string>)
+      return c10::guts::to_string(parameter.unsafeGetTensorImpl());
+    else
+      return Key(parameter.unsafeGetTensorImpl());
+  }
+
   std::unique_ptr<torch::optim::Optimizer> optimizer_;
 };
 
@@ -100,6 +162,19 @@ class Sgd final : public Optimizer {
 
   bool recordable() const noexcept override { return true; }
 
+  NamedTensors state() const override {
+    NamedTensors kept;
+    for (std::size_t i = 0; i < buffers_.size(); ++i)
+      if (buffers_[i].defined()) kept.emplace_back(name_of("momentum", i), buffers_[i]);
+    return kept;
+  }
+  void load_state(const NamedTensors& kept) override {
+    const at::NoGradGuard no_gradients;
+    for (std::size_t i = 0; i < buffers_.size(); ++i)
+      if (const at::Tensor* buffer = find(kept, name_of("momentum", i)))
+        buffers_[i] = like(parameters_[i], *buffer);
+  }
+
  private:
   void update_all(const std::vector<at::Tensor>& weights, const std::vector<at::Tensor>& gradients,
                   const std::vector<at::Tensor>& buffers) const {
@@ -138,15 +213,17 @@ std::unique_ptr<Optimizer> make_optimizer(std::vector<at::Tensor> parameters,
     case OptimizerKind::sgd:
       return std::make_unique<Sgd>(std::move(parameters), o);
     case OptimizerKind::adam:
-      return std::make_unique<LibTorchOptimizer>(std::make_unique<torch::optim::Adam>(
-          std::move(parameters),
-          torch::optim::AdamOptions(kRate).betas(betas).eps(o.epsilon).weight_decay(
-              o.weight_decay)));
+      return std::make_unique<LibTorchOptimizer<torch::optim::AdamParamState>>(
+          std::make_unique<torch::optim::Adam>(
+              std::move(parameters),
+              torch::optim::AdamOptions(kRate).betas(betas).eps(o.epsilon).weight_decay(
+                  o.weight_decay)));
     case OptimizerKind::adamw:
-      return std::make_unique<LibTorchOptimizer>(std::make_unique<torch::optim::AdamW>(
-          std::move(parameters),
-          torch::optim::AdamWOptions(kRate).betas(betas).eps(o.epsilon).weight_decay(
-              o.weight_decay)));
+      return std::make_unique<LibTorchOptimizer<torch::optim::AdamWParamState>>(
+          std::make_unique<torch::optim::AdamW>(
+              std::move(parameters),
+              torch::optim::AdamWOptions(kRate).betas(betas).eps(o.epsilon).weight_decay(
+                  o.weight_decay)));
   }
   throw Error("unknown optimizer " + std::to_string(static_cast<std::uint32_t>(o.kind)));
 }

@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "backstop/trainer.hpp"
+#include "host/engine/store/safetensors.hpp"
 
 namespace backstop::engine {
 
@@ -20,6 +21,11 @@ class Optimizer {
   /// Whether a step happens entirely on the device, including reading the learning rate, so that a
   /// CUDA graph can hold it.
   [[nodiscard]] virtual bool recordable() const noexcept = 0;
+  /// What the steps to come depend on, besides the parameters and the learning rate.
+  [[nodiscard]] virtual NamedTensors state() const = 0;
+  /// The state of another optimizer with the same options, for the same parameters. Throws Error if
+  /// it does not fit them.
+  virtual void load_state(const NamedTensors& state) = 0;
 };
 
 /// An optimizer of float32 `parameters` on one device. SGD is g = gradient + weight_decay p, b =

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 
 #include <ATen/ATen.h>
@@ -12,11 +14,13 @@
 #include "backstop/error.hpp"
 #include "host/base/interrupt.hpp"
 #include "host/engine/plugins/plugin_object.hpp"
+#include "host/engine/plugins/stage_context.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/train/cost.hpp"
 #include "host/engine/train/cuda.hpp"
 #include "host/engine/train/optimizer.hpp"
 #include "host/engine/train/recorded_work.hpp"
+#include "host/engine/train/work_checkpoint.hpp"
 
 namespace backstop::engine {
 
@@ -172,6 +176,7 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
   classifier.set_trainable(options.trainable);
   classifier.set_batch_norm(options.batch_norm);
   std::vector<at::Tensor> parameters = classifier.trainable_parameters();
+  const std::size_t models = parameters.size();
   if (options.step != nullptr) add_own_parameters(*options.step, classifier, parameters);
   const auto optimizer = make_optimizer(parameters, options.optimizer);
 
@@ -180,7 +185,8 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
   position.iterations_per_epoch = (set.size() + options.batch_size - 1) / options.batch_size;
   double rate = 0;
   const c10::Device device = classifier.compute().device;
-  at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kFloat).device(device));
+  FitPosition at;
+  at.loss_sum = at::zeros({}, at::TensorOptions(at::kFloat).device(device));
   const bool alone = options.step == nullptr;  // no plugin takes part
 
   const auto learn = [&](const at::Tensor& positions, const Draws& draws) {
@@ -193,7 +199,7 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
     optimizer->step();
     classifier.hold_masks();
     if (!alone) options.step->after_update(model);
-    loss_sum.add_(loss.detach(), static_cast<double>(positions.numel()));
+    at.loss_sum.add_(loss.detach(), static_cast<double>(positions.numel()));
   };
   // An interpreter may look at values between the kernels.
   const bool script = classifier.architecture().script != nullptr;
@@ -207,16 +213,29 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
     return alone && t.defined() ? send(t, device) : t;  // plugins get positions on the CPU
   };
 
-  std::int64_t epoch = 0;
-  for (Next next = Next::epoch; epoch < options.epochs && next != Next::stop; ++epoch) {
+  std::optional<FitCheckpoint> kept;
+  if (ctx_ != nullptr) {
+    kept.emplace(*ctx_, FitState{classifier, set, options, *optimizer,
+                                 std::span(parameters).subspan(models), at});
+    kept->resume();
+  }
+  position.iteration = at.epoch * position.iterations_per_epoch + at.images / options.batch_size;
+  const bool had_ended = at.ended;
+  while (!at.ended && at.epoch < options.epochs) {
     classifier.set_training(true);
-    if (!alone) options.step->before_epoch(model, epoch);
-    const at::Tensor order = at::randperm(set.size(), generator_, at::kLong);
-    loss_sum.zero_();
-    for (std::int64_t first = 0; first < set.size(); first += options.batch_size) {
-      stop_if_cancelled();
+    if (!at.order.defined()) {
+      if (!alone) options.step->before_epoch(model, at.epoch);
+      at.order = at::randperm(set.size(), generator_, at::kLong);
+      at.loss_sum.zero_();
+    }
+    while (at.images < set.size()) {
+      if (cancelled()) {
+        if (kept) kept->save();
+        throw Cancelled();
+      }
+      if (kept) kept->save_if_due();
       const at::Tensor positions =
-          order.narrow(0, first, std::min(options.batch_size, set.size() - first));
+          at.order.narrow(0, at.images, std::min(options.batch_size, set.size() - at.images));
       Draws draws;
       if (options.augment) draws = draw_augmentation(augmentation_, positions.numel(), generator_);
       rate = rate_at(*options.scheduler, position);
@@ -224,21 +243,28 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
       if (!step({there(positions), there(draws.dx), there(draws.dy), there(draws.flip)}))
         CostMeter::count_samples(positions.numel());
       ++position.iteration;
+      at.images += positions.numel();
       if (observer_ != nullptr)
-        observer_->progress(epoch * set.size() + first + positions.numel(),
-                            options.epochs * set.size(), "images trained");
+        observer_->progress(at.epoch * set.size() + at.images, options.epochs * set.size(),
+                            "images trained");
     }
-    require_finite(loss_sum, position, rate);
-    if (!alone) next = options.step->after_epoch(model, epoch);
-    const std::int64_t last = next == Next::stop ? epoch + 1 : options.epochs;
+    require_finite(at.loss_sum, position, rate);
+    if (!alone) at.ended = options.step->after_epoch(model, at.epoch) == Next::stop;
+    ++at.epoch;
     if (&model == subject_)
-      hook_(classifier, subject_epochs_ + epoch + 1, subject_epochs_ + last,
-            loss_sum.item<double>() / static_cast<double>(set.size()));
+      hook_(classifier, subject_epochs_ + at.epoch,
+            subject_epochs_ + (at.ended ? at.epoch : options.epochs),
+            at.loss_sum.item<double>() / static_cast<double>(set.size()));
+    at.images = 0;
+    at.order.reset();
+    if (kept && !at.ended && at.epoch < options.epochs) kept->save_if_due();
   }
-  if (&model == subject_) subject_epochs_ += epoch;
+  at.ended = true;
+  if (&model == subject_) subject_epochs_ += at.epoch;
   classifier.set_batch_norm(BatchNormMode::normal);
   if (options.trainable != Part::chosen) classifier.set_trainable(Part::whole);
   classifier.set_training(false);
+  if (kept && !had_ended) kept->save();
 }
 
 at::Tensor HostTrainer::evaluate(Model& model, const ImageSet& images, std::int64_t columns,

@@ -12,6 +12,8 @@
 
 namespace backstop::engine {
 
+class StageContext;
+
 /// What a plugin passed in, as the host's own type. Throws Error if the plugin made it itself.
 Classifier& host_model(Model& model);
 const ImageStore& host_set(const ImageSet& images);
@@ -28,6 +30,9 @@ class HostTrainer final : public Trainer {
 
   /// Sets the model to measure while it trains: the one that the stage is about.
   void measure(const Model& subject, EpochHook hook);
+
+  /// Lets trainings go on where the stage of `ctx` has kept them, and keeps them there.
+  void keep(StageContext& ctx) { ctx_ = &ctx; }
 
   void fit(Model& model, const ImageSet& images, const TrainingOptions& options) override;
   at::Tensor logits(Model& model, const ImageSet& images) override;
@@ -50,6 +55,7 @@ class HostTrainer final : public Trainer {
   const Model* subject_ = nullptr;
   EpochHook hook_;
   std::int64_t subject_epochs_ = 0;  ///< epochs of the subject's earlier trainings
+  StageContext* ctx_ = nullptr;      ///< of the stage that keeps its trainings
 };
 
 }  // namespace backstop::engine

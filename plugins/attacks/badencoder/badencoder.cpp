@@ -26,9 +26,11 @@
 // The training set is not poisoned: `poison_ratio` has no effect.
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -39,12 +41,16 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randperm.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/StringUtil.h>
 #include <torch/optim/adam.h>
 
+#include "adam.hpp"
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
+#include "backstop/training_state.hpp"
 #include "losses.hpp"
 #include "pattern.hpp"
 #include "views.hpp"
@@ -54,7 +60,7 @@ namespace {
 namespace be = backstop::badencoder;
 
 /// A training step of SimCLR; holds the projection head, which is dropped after the training.
-class SimClr final : public backstop::TrainingStep {
+class SimClr final : public backstop::TrainingStep, public backstop::TrainingState {
  public:
   SimClr(backstop::Context& ctx, std::int64_t features, std::int64_t codes, double temperature,
          const backstop::TrainingOptions& options, std::int64_t images)
@@ -65,8 +71,7 @@ class SimClr final : public backstop::TrainingStep {
         scale_(learning(at::ones({features}))),
         shift_(learning(at::zeros({features}))),
         output_(layer(codes, features)),
-        optimizer_(std::vector<at::Tensor>{hidden_, scale_, shift_, output_},
-                   torch::optim::AdamOptions(0)) {
+        optimizer_(head(), torch::optim::AdamOptions(0)) {
     position_.epochs = std::max<std::int64_t>(options.epochs, 1);
     position_.iterations_per_epoch = (images + options.batch_size - 1) / options.batch_size;
   }
@@ -90,7 +95,25 @@ class SimClr final : public backstop::TrainingStep {
     optimizer_.zero_grad();
   }
 
+  void* query(std::string_view id) noexcept override {
+    return id == TrainingState::kId ? static_cast<TrainingState*>(this) : nullptr;
+  }
+  void save(backstop::StateWriter& state) const override {
+    for (std::size_t i = 0; i < head().size(); ++i)
+      state.tensor("head." + std::to_string(i), head()[i]);
+    state.tensor("iteration", at::scalar_tensor(position_.iteration, at::kLong));
+    backstop::adam::save(optimizer_, "optimizer", state);
+  }
+  void load(const backstop::StateReader& state) override {
+    const at::NoGradGuard no_gradients;
+    for (std::size_t i = 0; i < head().size(); ++i)
+      head()[i].copy_(state.tensor("head." + std::to_string(i)));
+    position_.iteration = state.tensor("iteration").item<std::int64_t>();
+    backstop::adam::load(optimizer_, "optimizer", state);
+  }
+
  private:
+  [[nodiscard]] std::vector<at::Tensor> head() const { return {hidden_, scale_, shift_, output_}; }
   at::Tensor learning(const at::Tensor& values) {
     return ctx_.to_device(values).set_requires_grad(true);
   }
@@ -105,7 +128,7 @@ class SimClr final : public backstop::TrainingStep {
   const backstop::Scheduler& schedule_;
   backstop::TrainingPosition position_;
   at::Tensor hidden_, scale_, shift_, output_;
-  torch::optim::Adam optimizer_;
+  mutable torch::optim::Adam optimizer_;  ///< LibTorch reads its state through it
 };
 
 class BadEncoder final : public backstop::Attack {
@@ -221,7 +244,7 @@ class BadEncoder final : public backstop::Attack {
     ctx.trainer().fit(model, set, options);
   }
 
-  class InjectionStep final : public backstop::TrainingStep {
+  class InjectionStep final : public backstop::TrainingStep, public backstop::TrainingState {
    public:
     InjectionStep(const BadEncoder& attack, backstop::Context& ctx, backstop::Model& clean)
         : attack_(attack), ctx_(ctx), clean_(clean), reference_(ctx.to_device(attack.reference_)) {
@@ -249,6 +272,17 @@ class BadEncoder final : public backstop::Attack {
                loss.utility.item<double>()};
       return loss.effectiveness.add(loss.reference, attack_.lambda_1_)
           .add(loss.utility, attack_.lambda_2_);
+    }
+
+    void* query(std::string_view id) noexcept override {
+      return id == TrainingState::kId ? static_cast<TrainingState*>(this) : nullptr;
+    }
+    void save(backstop::StateWriter& state) const override {
+      state.tensor("last", at::tensor(last_, at::kDouble));
+    }
+    void load(const backstop::StateReader& state) override {
+      const at::Tensor last = state.tensor("last");
+      last_.assign(last.data_ptr<double>(), last.data_ptr<double>() + last.numel());
     }
 
     /// Reports the mean cosines of the last batch.

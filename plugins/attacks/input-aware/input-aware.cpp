@@ -56,11 +56,15 @@
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randperm.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/optim/adam.h>
 
+#include "adam.hpp"
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
+#include "backstop/training_state.hpp"
 #include "hourglass.hpp"
 #include "losses.hpp"
 #include "rotation.hpp"
@@ -81,6 +85,30 @@ torch::optim::Adam adam(const Hourglass& network, double rate) {
 void drop_gradients(const Hourglass& network) {
   for (at::Tensor& parameter : network.parameters()) parameter.mutable_grad().reset();
 }
+
+void save_network(const Hourglass& network, backstop::StateWriter& state) {
+  for (const auto& [name, tensor] : network.state()) state.tensor(name, tensor);
+}
+
+void load_network(const Hourglass& network, const backstop::StateReader& state) {
+  for (const auto& [name, tensor] : network.state()) tensor.copy_(state.tensor(name));
+}
+
+/// The training of the mask network.
+struct MaskTraining final : backstop::TrainingState {
+  explicit MaskTraining(Hourglass& masks) : network(masks), optimizer(adam(masks, kMaskRate)) {}
+  void save(backstop::StateWriter& state) const override {
+    save_network(network, state);
+    backstop::adam::save(optimizer, "optimizer", state);
+  }
+  void load(const backstop::StateReader& state) override {
+    load_network(network, state);
+    backstop::adam::load(optimizer, "optimizer", state);
+  }
+
+  Hourglass& network;
+  mutable torch::optim::Adam optimizer;  ///< LibTorch reads its state through it
+};
 
 /// The type of the model's activations.
 at::ScalarType precision_of(backstop::Model& model, const backstop::ImageSet& set) {
@@ -210,7 +238,7 @@ class InputAware final : public backstop::Attack {
   };
 
   /// Trains the classifier and the pattern network together.
-  class JointStep final : public backstop::TrainingStep {
+  class JointStep final : public backstop::TrainingStep, public backstop::TrainingState {
    public:
     JointStep(InputAware& attack, backstop::Context& ctx, const backstop::Threat& threat,
               const backstop::ImageSet& set, const backstop::TrainingOptions& options,
@@ -292,6 +320,35 @@ class InputAware final : public backstop::Attack {
       return backstop::Next::epoch;
     }
 
+    void* query(std::string_view id) noexcept override {
+      return id == TrainingState::kId ? static_cast<TrainingState*>(this) : nullptr;
+    }
+    void save(backstop::StateWriter& state) const override {
+      save_network(*attack_.pattern_, state);
+      const auto parameters = attack_.pattern_->parameters();
+      for (std::size_t i = 0; attack_.accumulate_ && i < parameters.size(); ++i)
+        if (parameters[i].grad().defined())
+          state.tensor("gradient." + std::to_string(i), parameters[i].grad());
+      backstop::adam::save(optimizer_, "optimizer", state);
+      state.tensor("iteration", at::scalar_tensor(position_.iteration, at::kLong));
+      if (!correct_.empty()) state.tensor("correct", at::cat(correct_));
+      state.tensor("cross_accuracy", at::scalar_tensor(cross_accuracy_, at::kDouble));
+    }
+    void load(const backstop::StateReader& state) override {
+      load_network(*attack_.pattern_, state);
+      const auto parameters = attack_.pattern_->parameters();
+      for (std::size_t i = 0; i < parameters.size(); ++i) {
+        const std::string name = "gradient." + std::to_string(i);
+        if (state.has(name))
+          parameters[i].mutable_grad() = at::zeros_like(parameters[i]).copy_(state.tensor(name));
+      }
+      backstop::adam::load(optimizer_, "optimizer", state);
+      position_.iteration = state.tensor("iteration").item<std::int64_t>();
+      correct_.clear();
+      if (state.has("correct")) correct_.push_back(ctx_.to_device(state.tensor("correct")));
+      cross_accuracy_ = state.tensor("cross_accuracy").item<double>();
+    }
+
     /// Share of the cross images whose true label the classifier predicted in the last epoch.
     [[nodiscard]] double cross_accuracy() const { return cross_accuracy_; }
 
@@ -303,11 +360,11 @@ class InputAware final : public backstop::Attack {
     const backstop::Threat& threat_;
     const backstop::ImageSet& set_;
     at::ScalarType precision_;
-    at::Tensor roles_;                     ///< of the set's images
-    const backstop::Scheduler& schedule_;  ///< of the classifier
-    backstop::TrainingPosition position_;  ///< of the next step
-    double peak_ = 0;                      ///< highest learning rate of the schedule
-    torch::optim::Adam optimizer_;
+    at::Tensor roles_;                      ///< of the set's images
+    const backstop::Scheduler& schedule_;   ///< of the classifier
+    backstop::TrainingPosition position_;   ///< of the next step
+    double peak_ = 0;                       ///< highest learning rate of the schedule
+    mutable torch::optim::Adam optimizer_;  ///< LibTorch reads its state through it
     std::vector<at::Tensor> correct_;  ///< bool, for the cross images seen in this epoch so far
     double cross_accuracy_ = 0;
   };
@@ -372,9 +429,11 @@ class InputAware final : public backstop::Attack {
   void train_masks(backstop::Context& ctx, const backstop::ImageSet& set, std::int64_t batch_size,
                    at::ScalarType precision) {
     const c10::AutoGradMode gradients(true);
-    torch::optim::Adam optimizer = adam(*mask_, kMaskRate);
+    MaskTraining training(*mask_);
+    torch::optim::Adam& optimizer = training.optimizer;
+    backstop::KeptLoop loop(ctx, training);
     const std::int64_t size = mask_images_ > 0 ? std::min(mask_images_, set.size()) : set.size();
-    for (std::int64_t epoch = 0; epoch < mask_epochs_; ++epoch) {
+    for (std::int64_t epoch = loop.done(); epoch < mask_epochs_; ++epoch) {
       const double rate = kMaskRate * (5 * epoch < 2 * mask_epochs_ ? 1 : 0.1) *
                           (5 * epoch < 4 * mask_epochs_ ? 1 : 0.1);
       for (auto& group : optimizer.param_groups()) group.options().set_lr(rate);
@@ -389,6 +448,7 @@ class InputAware final : public backstop::Attack {
         optimizer.step();
         ctx.progress(epoch * size + first + count, mask_epochs_ * size, "images for masks");
       }
+      loop.advance(epoch + 1, epoch + 1 == mask_epochs_);
     }
   }
 

@@ -38,11 +38,14 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/randperm.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/util/StringUtil.h>
 
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
+#include "backstop/training_state.hpp"
 #include "perturbation.hpp"
 
 namespace {
@@ -73,6 +76,35 @@ bool on_plateau(const std::vector<double>& rates) {
   constexpr double kRounding = 1e-9;  // rates are counts divided by a count
   return *high - *low <= kPlateauHeight + kRounding;
 }
+
+/// The search for the perturbation, as far as it has come.
+struct Search final : backstop::TrainingState {
+  void save(backstop::StateWriter& state) const override {
+    state.tensor("v", v);
+    state.tensor("rates", at::tensor(rates, at::kDouble));
+    state.tensor("best", at::scalar_tensor(best, at::kDouble));
+    state.tensor("over", at::scalar_tensor(over, at::kBool));
+    if (order.defined()) state.tensor("order", order);
+    if (trigger.defined()) state.tensor("trigger", trigger);
+  }
+  void load(const backstop::StateReader& state) override {
+    const auto like_v = [&](const char* name) { return state.tensor(name).to(v.device()); };
+    if (state.has("trigger")) trigger = like_v("trigger");
+    if (state.has("order")) order = state.tensor("order");
+    v = like_v("v");
+    const at::Tensor kept = state.tensor("rates");
+    rates.assign(kept.data_ptr<double>(), kept.data_ptr<double>() + kept.numel());
+    best = state.tensor("best").item<double>();
+    over = state.tensor("over").item<bool>();
+  }
+
+  at::Tensor v;               ///< float [C, H, W]
+  at::Tensor order;           ///< of the images in this pass
+  std::vector<double> rates;  ///< of every pass
+  double best = -1;           ///< no perturbation yet
+  at::Tensor trigger;         ///< with which it was reached
+  bool over = false;
+};
 
 class LowFrequency final : public backstop::Attack {
  public:
@@ -152,31 +184,36 @@ class LowFrequency final : public backstop::Attack {
                const at::Tensor& predicted, const at::Tensor& wanted) {
     const std::int64_t count = images.size(0);
     const at::Tensor from = predicted.cpu(), to = wanted.cpu();
-    at::Tensor v = at::zeros_like(images.select(0, 0));
-    double best = -1;  // no perturbation yet
-    std::vector<double> rates;
-    do {
-      const auto pass = static_cast<std::int64_t>(rates.size());
-      const at::Tensor order = at::randperm(count, ctx.generator());
-      for (std::int64_t i = 0; i < count; ++i) {
-        ctx.stop_if_cancelled();
-        ctx.progress(pass * count + i, max_passes_ * count, "images perturbed");
-        const auto position = order.select(0, i).item<std::int64_t>();
-        v = pushed(model, v, images.select(0, position),
-                   from.select(0, position).item<std::int64_t>(),
-                   to.select(0, position).item<std::int64_t>());
+    Search search;
+    search.v = at::zeros_like(images.select(0, 0));
+    backstop::KeptLoop loop(ctx, search);
+    for (std::int64_t done = loop.done(); !search.over;) {  // images pushed, over all passes
+      ctx.stop_if_cancelled();
+      ctx.progress(done, max_passes_ * count, "images perturbed");
+      if (done % count == 0) search.order = at::randperm(count, ctx.generator());
+      const auto position = search.order.select(0, done % count).item<std::int64_t>();
+      search.v = pushed(model, search.v, images.select(0, position),
+                        from.select(0, position).item<std::int64_t>(),
+                        to.select(0, position).item<std::int64_t>());
+      if (++done % count == 0) {
+        search.rates.push_back(ranking(ctx, model, triggered(images, search.v))
+                                   .select(1, 0)
+                                   .ne(predicted)
+                                   .to(at::kDouble)
+                                   .mean()
+                                   .item<double>());
+        if (search.rates.back() >= search.best && search.v.any().item<bool>()) {
+          search.best = search.rates.back();
+          search.trigger = search.v;
+        }
+        search.over = search.rates.back() >= fooling_rate_ || on_plateau(search.rates) ||
+                      std::ssize(search.rates) >= max_passes_;
       }
-      rates.push_back(ranking(ctx, model, triggered(images, v))
-                          .select(1, 0)
-                          .ne(predicted)
-                          .to(at::kDouble)
-                          .mean()
-                          .item<double>());
-      if (rates.back() >= best && v.any().item<bool>()) {
-        best = rates.back();
-        trigger_ = v;
-      }
-    } while (rates.back() < fooling_rate_ && !on_plateau(rates) && std::ssize(rates) < max_passes_);
+      loop.advance(done, search.over);
+    }
+    trigger_ = search.trigger;
+    const std::vector<double>& rates = search.rates;
+    const double best = search.best;
     const std::string tried =
         " (images: " + std::to_string(count) + ", passes: " + std::to_string(rates.size()) + ")";
     if (best < 0)

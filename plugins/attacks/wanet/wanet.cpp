@@ -35,6 +35,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cross_entropy_loss.h>
@@ -51,6 +52,7 @@
 
 #include "backstop/attack.hpp"
 #include "backstop/plugin.hpp"
+#include "backstop/training_state.hpp"
 #include "rotation.hpp"
 
 namespace {
@@ -148,7 +150,7 @@ class WaNet final : public backstop::Attack {
   }
 
  private:
-  class Step final : public backstop::TrainingStep {
+  class Step final : public backstop::TrainingStep, public backstop::TrainingState {
    public:
     Step(const WaNet& attack, backstop::Context& ctx, const backstop::Threat& threat,
          const backstop::ImageSet& training_set, std::int64_t epochs)
@@ -178,6 +180,16 @@ class WaNet final : public backstop::Attack {
         noise_hits_.add_(classes.eq(labels.index_select(0, noisy)).sum());
       }
       return at::cross_entropy_loss(logits, labels);
+    }
+
+    void* query(std::string_view id) noexcept override {
+      return id == TrainingState::kId ? static_cast<TrainingState*>(this) : nullptr;
+    }
+    void save(backstop::StateWriter& state) const override {
+      state.tensor("noise_hits", noise_hits_);
+    }
+    void load(const backstop::StateReader& state) override {
+      noise_hits_.copy_(state.tensor("noise_hits"));
     }
 
     /// Reports the accuracy on images with noise as the last epoch trained on them: rotated,

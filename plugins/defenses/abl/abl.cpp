@@ -39,13 +39,16 @@
 #include <cstdint>
 #include <sstream>
 #include <string>
+#include <string_view>
 
 #include <ATen/core/Reduction.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/scalar_tensor.h>
 
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
+#include "backstop/training_state.hpp"
 
 namespace {
 
@@ -66,6 +69,7 @@ class IsolationStep final : public backstop::TrainingStep {
     if (flooding_) return excess.abs().add(gamma_).mean();
     return losses.mul(excess.detach().sign()).mean();
   }
+  void* query(std::string_view id) noexcept override { return backstop::stateless(id); }
 
  private:
   bool flooding_, by_image_;
@@ -73,7 +77,7 @@ class IsolationStep final : public backstop::TrainingStep {
 };
 
 /// Step 4: unlearning.
-class UnlearningStep final : public backstop::TrainingStep {
+class UnlearningStep final : public backstop::TrainingStep, public backstop::TrainingState {
  public:
   UnlearningStep(backstop::Context& ctx, const backstop::ImageSet& isolated)
       : ctx_(ctx), isolated_(isolated) {}
@@ -93,6 +97,16 @@ class UnlearningStep final : public backstop::TrainingStep {
   backstop::Next after_epoch(backstop::Model& model, std::int64_t) override {
     forgotten_ = forgotten_ || ctx_.trainer().accuracy(model, isolated_) == 0;
     return backstop::Next::epoch;
+  }
+
+  void* query(std::string_view id) noexcept override {
+    return id == TrainingState::kId ? static_cast<TrainingState*>(this) : nullptr;
+  }
+  void save(backstop::StateWriter& state) const override {
+    state.tensor("forgotten", at::scalar_tensor(forgotten_, at::kBool));
+  }
+  void load(const backstop::StateReader& state) override {
+    forgotten_ = state.tensor("forgotten").item<bool>();
   }
 
  private:

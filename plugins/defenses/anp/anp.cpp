@@ -37,11 +37,27 @@
 
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
+#include "backstop/training_state.hpp"
 #include "neurons.hpp"
 
 namespace {
 
 using backstop::anp::Neurons;
+
+/// What the masks are learned in.
+struct MaskSteps final : backstop::TrainingState {
+  MaskSteps(at::Tensor m, at::Tensor v) : masks(std::move(m)), velocity(std::move(v)) {}
+  void save(backstop::StateWriter& state) const override {
+    state.tensor("masks", masks);
+    state.tensor("velocity", velocity);
+  }
+  void load(const backstop::StateReader& state) override {
+    const at::NoGradGuard no_gradients;
+    masks.copy_(state.tensor("masks"));
+    velocity.copy_(state.tensor("velocity"));
+  }
+  at::Tensor masks, velocity;  ///< float [neurons]
+};
 
 class AdversarialNeuronPruning final : public backstop::Defense {
  public:
@@ -86,9 +102,10 @@ class AdversarialNeuronPruning final : public backstop::Defense {
     Neurons neurons(model);
     const at::NoGradGuard no_gradients;
     const at::Tensor ones = ctx.to_device(at::ones({neurons.count()}));
-    const at::Tensor masks = ones.clone();
-    const at::Tensor velocity = at::zeros_like(masks);
-    for (std::int64_t i = 0; i < iterations_; ++i) {
+    MaskSteps state(ones.clone(), at::zeros_like(ones));
+    const at::Tensor &masks = state.masks, &velocity = state.velocity;
+    backstop::KeptLoop loop(ctx, state);
+    for (std::int64_t i = loop.done(); i < iterations_; ++i) {
       ctx.stop_if_cancelled();
       const at::Tensor batch = positions.index_select(
           0, at::randint(positions.numel(), {batch_size_}, ctx.generator(), at::kLong));
@@ -112,6 +129,7 @@ class AdversarialNeuronPruning final : public backstop::Defense {
       const at::Tensor unperturbed = neurons.gradients(images, labels, masks, ones).weight_factors;
       velocity.mul_(momentum_).add_(unperturbed, alpha_).add_(perturbed, 1 - alpha_);
       masks.sub_(velocity, rate_).clamp_(0, 1);
+      loop.advance(i + 1, i + 1 == iterations_);
       ctx.progress(i + 1, iterations_, "mask steps");
     }
     return masks;

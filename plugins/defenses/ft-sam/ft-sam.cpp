@@ -27,6 +27,7 @@
 //     swings between 0.01 and 0 over 100 batches. Here it falls once, over the whole training.
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -39,6 +40,7 @@
 
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
+#include "backstop/training_state.hpp"
 
 namespace {
 
@@ -61,6 +63,7 @@ class SharpnessAware final : public backstop::TrainingStep {
     for (const auto& [live, copy] : kept_) live.copy_(copy);
     kept_.clear();
   }
+  void* query(std::string_view id) noexcept override { return backstop::stateless(id); }
 
  private:
   static std::vector<at::Tensor> trainable(backstop::Model& model) {

@@ -30,6 +30,7 @@
 
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
+#include "backstop/training_state.hpp"
 
 namespace {
 
@@ -76,6 +77,7 @@ class Distillation final : public backstop::TrainingStep {
                       betas_[i]);
     return loss;
   }
+  void* query(std::string_view id) noexcept override { return backstop::stateless(id); }
 
  private:
   backstop::Model& teacher_;

@@ -19,38 +19,45 @@ class Penalty {
   explicit Penalty(const Settings& settings) : settings_(settings) {}
 
   /// 0 until the trigger has worked for `patience` rounds.
-  [[nodiscard]] double weight() const noexcept { return weight_; }
-  [[nodiscard]] bool stopped() const noexcept { return stopped_; }
+  [[nodiscard]] double weight() const noexcept { return state_.weight; }
+  [[nodiscard]] bool stopped() const noexcept { return state_.stopped; }
 
   /// `success`: the trigger worked on enough images in this round; `smaller`: it did so with the
   /// smallest mask so far.
   void after_round(bool success, bool smaller) {
-    found_ = found_ || smaller;
-    if (found_) stale_ = smaller ? 0 : stale_ + 1;
-    stopped_ = raised_ && lowered_ && stale_ >= settings_.early_stop;
-    if (weight_ == 0 && success && successes_ + 1 >= settings_.patience) {
-      weight_ = settings_.initial;
-      successes_ = failures_ = 0;
-      raised_ = lowered_ = false;
+    state_.found = state_.found || smaller;
+    if (state_.found) state_.stale = smaller ? 0 : state_.stale + 1;
+    state_.stopped = state_.raised && state_.lowered && state_.stale >= settings_.early_stop;
+    if (state_.weight == 0 && success && state_.successes + 1 >= settings_.patience) {
+      state_.weight = settings_.initial;
+      state_.successes = state_.failures = 0;
+      state_.raised = state_.lowered = false;
     }
-    successes_ = success ? successes_ + 1 : 0;
-    failures_ = success ? 0 : failures_ + 1;
-    if (successes_ >= settings_.patience) {
-      successes_ = 0;
-      weight_ *= settings_.multiplier;
-      raised_ = true;
-    } else if (failures_ >= settings_.patience) {
-      failures_ = 0;
-      weight_ /= std::pow(settings_.multiplier, 1.5);
-      lowered_ = true;
+    state_.successes = success ? state_.successes + 1 : 0;
+    state_.failures = success ? 0 : state_.failures + 1;
+    if (state_.successes >= settings_.patience) {
+      state_.successes = 0;
+      state_.weight *= settings_.multiplier;
+      state_.raised = true;
+    } else if (state_.failures >= settings_.patience) {
+      state_.failures = 0;
+      state_.weight /= std::pow(settings_.multiplier, 1.5);
+      state_.lowered = true;
     }
   }
 
+  /// All that changes with the rounds.
+  struct State {
+    double weight = 0;
+    std::int64_t successes = 0, failures = 0, stale = 0;
+    bool found = false, raised = false, lowered = false, stopped = false;
+  };
+  [[nodiscard]] const State& state() const noexcept { return state_; }
+  void set_state(const State& state) noexcept { state_ = state; }
+
  private:
   Settings settings_;
-  double weight_ = 0;
-  std::int64_t successes_ = 0, failures_ = 0, stale_ = 0;
-  bool found_ = false, raised_ = false, lowered_ = false, stopped_ = false;
+  State state_;
 };
 
 }  // namespace backstop::trigger_search

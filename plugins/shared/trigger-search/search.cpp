@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -10,9 +11,12 @@
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/randperm.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+
+#include "backstop/training_state.hpp"
 
 namespace backstop::trigger_search {
 
@@ -35,6 +39,16 @@ class Adam {
   void keep(const at::Tensor& rows) {
     mean_ = mean_.index_select(0, rows);
     square_ = square_.index_select(0, rows);
+  }
+  void save(StateWriter& state) const {
+    state.tensor("steps", at::scalar_tensor(steps_, at::kDouble));
+    state.tensor("mean", mean_);
+    state.tensor("square", square_);
+  }
+  void load(const StateReader& state) {
+    steps_ = state.tensor("steps").item<double>();
+    mean_ = state.tensor("mean").to(mean_.device());
+    square_ = state.tensor("square").to(square_.device());
   }
 
  private:
@@ -82,6 +96,16 @@ class Batches {
     next_ += count;
     return positions;
   }
+  void save(StateWriter& state) const {
+    state.tensor("generator", generator_.get_state());
+    state.tensor("next", at::scalar_tensor(next_, at::kLong));
+    if (order_.defined()) state.tensor("order", order_);
+  }
+  void load(const StateReader& state) {
+    generator_.set_state(state.tensor("generator"));
+    next_ = state.tensor("next").item<std::int64_t>();
+    if (state.has("order")) order_ = state.tensor("order");
+  }
 
  private:
   std::int64_t size_, batch_size_;
@@ -118,25 +142,16 @@ class Finder {
 
   /// Searches for the triggers of the classes first .. first + count - 1 side by side.
   void search(std::int64_t first, std::int64_t count) {
-    // Every class sees the same batches, however many classes share a pass.
-    at::Generator generator = ctx_.generator().clone();
-    generator.set_current_seed(static_cast<std::uint64_t>(seed_));
-    Batches batches(images_.size(), settings_.batch_size, std::move(generator));
-    std::vector<std::int64_t> classes;
-    for (std::int64_t c = first; c < first + count; ++c) classes.push_back(c);
-    at::Tensor raw = raw_.narrow(0, first, count).clone().set_requires_grad(true);
-    Adam adam(raw, settings_.rate);
-    for (std::int64_t round = 0; round < settings_.rounds && !classes.empty(); ++round) {
+    Group group(*this, first, count);
+    KeptLoop loop(ctx_, group);
+    std::vector<std::int64_t>& classes = group.classes;
+    for (std::int64_t round = loop.done(); round < settings_.rounds && !classes.empty(); ++round) {
       ctx_.progress(first * settings_.rounds + round * count, model_.classes() * settings_.rounds,
                     what_);
-      const std::vector<std::int64_t> rows = judge(classes, train(raw, adam, classes, batches));
-      if (rows.size() == classes.size()) continue;
-      const at::Tensor kept = ctx_.to_device(at::tensor(rows, at::kLong));
-      raw = raw.detach().index_select(0, kept).set_requires_grad(true);
-      adam.keep(kept);
-      std::vector<std::int64_t> left;
-      for (const std::int64_t row : rows) left.push_back(classes[static_cast<std::size_t>(row)]);
-      classes = std::move(left);
+      const std::vector<std::int64_t> rows =
+          judge(classes, train(group.raw, group.adam, classes, group.batches));
+      if (rows.size() < classes.size()) group.keep(rows);
+      loop.advance(round + 1, round + 1 == settings_.rounds || classes.empty());
     }
   }
 
@@ -156,6 +171,85 @@ class Finder {
     at::Tensor raw;               ///< as the last batch saw it, before the last step
     std::vector<double> success;  ///< share of the images that each trigger worked on
   };
+
+  /// What the search for some classes is in the middle of.
+  struct Group final : TrainingState {
+    Group(Finder& f, std::int64_t first_class, std::int64_t count)
+        : finder(f),
+          first(first_class),
+          raw(f.raw_.narrow(0, first, count).clone().set_requires_grad(true)),
+          adam(raw, f.settings_.rate),
+          batches(f.images_.size(), f.settings_.batch_size, f.same_generator()) {
+      for (std::int64_t c = first; c < first + count; ++c) classes.push_back(c);
+      all = classes;
+    }
+
+    /// The classes of these rows go on.
+    void keep(const std::vector<std::int64_t>& rows) {
+      const at::Tensor kept = finder.ctx_.to_device(at::tensor(rows, at::kLong));
+      raw = raw.detach().index_select(0, kept).set_requires_grad(true);
+      adam.keep(kept);
+      std::vector<std::int64_t> left;
+      for (const std::int64_t row : rows) left.push_back(classes[static_cast<std::size_t>(row)]);
+      classes = std::move(left);
+    }
+
+    void save(StateWriter& state) const override {
+      state.tensor("raw", raw);
+      state.tensor("classes", at::tensor(classes, at::kLong));
+      adam.save(state);
+      batches.save(state);
+      state.tensor("best", finder.raw_.narrow(0, first, std::ssize(all)));
+      std::vector<double> numbers;
+      for (const std::int64_t c : all) {
+        const Search& search = finder.of(c);
+        const Penalty::State& p = search.penalty.state();
+        for (const double number :
+             {search.size, search.stage, p.weight, static_cast<double>(p.successes),
+              static_cast<double>(p.failures), static_cast<double>(p.stale), p.found ? 1.0 : 0.0,
+              p.raised ? 1.0 : 0.0, p.lowered ? 1.0 : 0.0, p.stopped ? 1.0 : 0.0})
+          numbers.push_back(number);
+      }
+      state.tensor("searches", at::tensor(numbers, at::kDouble));
+    }
+
+    void load(const StateReader& state) override {
+      const at::NoGradGuard no_gradients;
+      raw = finder.ctx_.to_device(state.tensor("raw")).set_requires_grad(true);
+      const at::Tensor left = state.tensor("classes");
+      classes.assign(left.data_ptr<std::int64_t>(), left.data_ptr<std::int64_t>() + left.numel());
+      adam.load(state);
+      batches.load(state);
+      finder.raw_.narrow(0, first, std::ssize(all)).copy_(state.tensor("best"));
+      const at::Tensor kept = state.tensor("searches");
+      const auto* number = kept.data_ptr<double>();
+      for (const std::int64_t c : all) {
+        Search& search = finder.of(c);
+        search.size = *number++;
+        search.stage = *number++;
+        Penalty::State p;
+        p.weight = *number++;
+        for (std::int64_t* count : {&p.successes, &p.failures, &p.stale})
+          *count = static_cast<std::int64_t>(*number++);
+        for (bool* flag : {&p.found, &p.raised, &p.lowered, &p.stopped}) *flag = *number++ != 0;
+        search.penalty.set_state(p);
+      }
+    }
+
+    Finder& finder;
+    std::int64_t first;
+    at::Tensor raw;  ///< of the classes that go on
+    Adam adam;       ///< theirs
+    Batches batches;
+    std::vector<std::int64_t> classes, all;  ///< that go on; at the beginning
+  };
+
+  /// Every class sees the same batches, however many classes share a pass.
+  [[nodiscard]] at::Generator same_generator() const {
+    at::Generator generator = ctx_.generator().clone();
+    generator.set_current_seed(static_cast<std::uint64_t>(seed_));
+    return generator;
+  }
 
   Round train(const at::Tensor& raw, Adam& adam, const std::vector<std::int64_t>& classes,
               Batches& batches) {

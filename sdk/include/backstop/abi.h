@@ -15,7 +15,7 @@
 /* A host loads every plugin of its own major version that asks for a minor version not larger than
  * the host's. */
 #define BACKSTOP_ABI_MAJOR 1
-#define BACKSTOP_ABI_MINOR 0
+#define BACKSTOP_ABI_MINOR 1
 
 /* The oldest host that a plugin runs on: 1.BACKSTOP_TARGET_ABI_MINOR. What later minors added is
  * hidden from a plugin that does not ask for it, so it runs on every 1.x by default. Define it

@@ -30,6 +30,7 @@
 
 #include "backstop/defense.hpp"
 #include "backstop/plugin.hpp"
+#include "backstop/training_state.hpp"
 
 namespace {
 
@@ -50,6 +51,22 @@ class WrongLoss final : public backstop::TrainingStep {
 
  private:
   std::string_view action_;
+};
+
+/// A training step that counts its batches; what it says of that to the host is what it is told to.
+class Counting final : public backstop::TrainingStep {
+ public:
+  explicit Counting(std::string_view action) : action_(action) {}
+  at::Tensor loss(backstop::Model& model, const backstop::Batch& batch) override {
+    return model.forward(batch.images).square().mean().mul(++batches_);
+  }
+  void* query(std::string_view id) noexcept override {
+    return action_ == "forget-batches" ? backstop::stateless(id) : nullptr;
+  }
+
+ private:
+  std::string_view action_;
+  int batches_ = 0;
 };
 
 class Probe final : public backstop::Defense {
@@ -104,7 +121,8 @@ class Probe final : public backstop::Defense {
     if (action_ == "spoil") spoil(ctx, model, data);
     if (action_ == "leave-nan") leave_nan(model);
     if (action_ == "change-in-place") model.layers()[0].weight.mul_(2);
-    if (action_.ends_with("-loss")) train(ctx, model, data, action_);
+    if (action_.ends_with("-loss") || action_ == "forget-batches" || action_ == "offer-no-state")
+      train(ctx, model, data, action_);
   }
 
  private:
@@ -203,10 +221,15 @@ class Probe final : public backstop::Defense {
   static void train(backstop::Context& ctx, backstop::Model& model,
                     const backstop::DefenderData& data, std::string_view action) {
     const Constant scheduler;
-    WrongLoss step(action);
+    WrongLoss wrong(action);
+    Counting counting(action);
     backstop::TrainingOptions options;
     options.scheduler = &scheduler;
-    options.step = &step;
+    options.step = &wrong;
+    if (action == "forget-batches" || action == "offer-no-state") {
+      options.step = &counting;
+      options.epochs = 6;
+    }
     ctx.trainer().fit(model, data.clean(), options);
   }
 
