@@ -24,6 +24,7 @@
 #include "host/base/text.hpp"
 #include "host/cli/child.hpp"
 #include "host/cli/signals.hpp"
+#include "host/cli/sweep.hpp"
 
 namespace backstop::cli {
 
@@ -238,13 +239,6 @@ engine::RunOutcome interrupted_outcome(int number) {
   outcome.code = base::exit_code_of_signal(number);
   outcome.error = number == SIGINT ? "interrupted" : "terminated";
   return outcome;
-}
-
-/// The stages that others than this run may wait for, as text: what its backdoored model is made of.
-std::string model_part(recipe::Recipe recipe) {
-  for (const char* const rest : {"name", "detector", "defense", "audit", "expect"})
-    recipe.table.erase(rest);
-  return recipe::to_toml(recipe);
 }
 
 /// One run, in a child.
@@ -550,7 +544,7 @@ void run_in_children(const Invocation& invocation, const std::vector<engine::Run
   const std::atomic<int>& interrupted = catch_signals();
   std::vector<std::string> models;
   models.reserve(requests.size());
-  for (const auto& request : requests) models.push_back(model_part(*request.recipe));
+  for (const auto& request : requests) models.push_back(model_text(*request.recipe));
   std::vector<std::size_t> waiting(requests.size());
   std::iota(waiting.begin(), waiting.end(), std::size_t{0});
   std::list<Job> running;

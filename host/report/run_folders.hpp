@@ -32,15 +32,13 @@ struct FoundRuns {
   std::vector<StoredRun> runs;
   std::vector<FolderNote> omitted;   ///< unfinished, or not readable
   std::vector<FolderNote> repeated;  ///< the same recipe and the same results as another
-  std::vector<FolderNote>
-      doubtful;  ///< counted, though they failed or nobody knows whether they finished
+  std::vector<FolderNote> doubtful;  ///< counted; they failed, or nobody knows whether they ended
 };
 
+inline constexpr int kDeepestRun = 5;
 /// The runs in `folders`, each of which is a run's folder or holds some, at most kDeepestRun folders
 /// down. Links to folders are followed only where they are named. In the order of their paths.
-/// Throws HostError(usage) where a folder does not exist, or HostError(environment) where it cannot
-/// be read.
-inline constexpr int kDeepestRun = 5;
+/// One that cannot be read is omitted. Throws HostError(usage) where there is no such folder.
 FoundRuns find_runs(const std::vector<std::filesystem::path>& folders);
 
 }  // namespace backstop::report

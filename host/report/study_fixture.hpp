@@ -1,6 +1,7 @@
 // Run folders for the tests of reports over many runs.
 #pragma once
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>

@@ -59,8 +59,10 @@ std::string table_section(const StudyTable& table) {
     HtmlRow row;
     for (const std::size_t c : columns) {
       const auto& cell = line.cells[c];
-      row.cells.push_back(
-          {cell.value ? kept_together(cell.text) : cell.text, cell.best ? "best" : "", cell.value});
+      const bool in_one_line =
+          cell.value || (c == table.conditions && cell.text.size() <= kLongestLine);
+      row.cells.push_back({in_one_line ? kept_together(cell.text) : cell.text,
+                           cell.best ? "best" : "", cell.value});
     }
     row.css_class = line.marked ? "warning" : "";
     html.rows.push_back(std::move(row));

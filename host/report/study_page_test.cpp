@@ -32,9 +32,9 @@ TEST_F(StudyPages, StandAloneAndCallEachLineByItsRow) {
   write_run("a", {.seed = 0});
   write_run("b", {.seed = 1, .tuned_success = 0.1});
   const std::string html = page();
-  EXPECT_THAT(html,
-              AllOf(HasSubstr("<html lang=\"en\">"), HasSubstr("<th scope=\"row\">tuned</th>"),
-                    HasSubstr("data-order=\"0.15"), HasSubstr(">0.150\u00a0±\u00a00.071<")));
+  EXPECT_THAT(html, AllOf(HasSubstr("<html lang=\"en\">"),
+                          HasSubstr("<th scope=\"row\">no\u00a0defense</th>"),
+                          HasSubstr("data-order=\"0.15"), HasSubstr(">0.150\u00a0±\u00a00.071<")));
   EXPECT_THAT(html, AllOf(Not(HasSubstr(" src=")), Not(HasSubstr("<link")),
                           Not(HasSubstr("@import")), Not(HasSubstr(" href=\"http"))));
   EXPECT_EQ(count(html, "<table "), 3U);
