@@ -157,13 +157,12 @@ class Resume : public ::testing::Test {
     const Architecture architecture{"small-cnn", 4, 3, 2};
     ctx.set_model(architecture, {});
     Classifier model(architecture, Normalization{}, Compute{}, generator);
-    ctx.trainer().measure(
-        model, [&](Classifier& trained, std::int64_t epoch, std::int64_t of, double loss) {
-          ctx.epoch({{"epoch", epoch},
-                     {"epochs", of},
-                     {"loss", loss},
-                     {"sum", trained.state().front().second.sum().item<double>()}});
-        });
+    ctx.trainer().measure(model, [&](Classifier& trained, const HostTrainer::EpochEnd& end) {
+      ctx.epoch({{"epoch", end.epoch},
+                 {"epochs", end.end},
+                 {"loss", end.loss},
+                 {"sum", trained.state().front().second.sum().item<double>()}});
+    });
     try {
       work(ctx, model);
     } catch (const Killed&) {

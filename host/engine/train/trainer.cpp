@@ -213,6 +213,13 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
     return alone && t.defined() ? send(t, device) : t;  // plugins get positions on the CPU
   };
 
+  const auto rate_of = [&](double epoch) {
+    TrainingPosition then = position;
+    then.iteration = static_cast<std::int64_t>((epoch - static_cast<double>(subject_epochs_)) *
+                                               static_cast<double>(position.iterations_per_epoch));
+    return rate_at(*options.scheduler, then);
+  };
+
   std::optional<FitCheckpoint> kept;
   if (ctx_ != nullptr) {
     kept.emplace(*ctx_, FitState{classifier, set, options, *optimizer,
@@ -252,9 +259,9 @@ void HostTrainer::fit(Model& model, const ImageSet& images, const TrainingOption
     if (!alone) at.ended = options.step->after_epoch(model, at.epoch) == Next::stop;
     ++at.epoch;
     if (&model == subject_)
-      hook_(classifier, subject_epochs_ + at.epoch,
-            subject_epochs_ + (at.ended ? at.epoch : options.epochs),
-            at.loss_sum.item<double>() / static_cast<double>(set.size()));
+      hook_(classifier, {subject_epochs_ + at.epoch, subject_epochs_,
+                         subject_epochs_ + (at.ended ? at.epoch : options.epochs),
+                         at.loss_sum.item<double>() / static_cast<double>(set.size()), rate_of});
     at.images = 0;
     at.order.reset();
     if (kept && !at.ended && at.epoch < options.epochs) kept->save_if_due();

@@ -20,10 +20,16 @@ const ImageStore& host_set(const ImageSet& images);
 
 class HostTrainer final : public Trainer {
  public:
-  /// Called after every epoch in which the subject was trained. `epoch` counts from 1 through all
-  /// of its trainings, and `epochs` is where the current training ends.
-  using EpochHook =
-      std::function<void(Classifier& model, std::int64_t epoch, std::int64_t epochs, double loss)>;
+  /// Epochs are counted through all trainings of the subject.
+  struct EpochEnd {
+    std::int64_t epoch;  ///< from 1
+    std::int64_t begin;  ///< the epochs before the current training
+    std::int64_t end;    ///< those until it ends
+    double loss;
+    std::function<double(double epoch)> rate;  ///< of the step at a time from `begin` to `epoch`
+  };
+  /// Called after every epoch in which the subject was trained.
+  using EpochHook = std::function<void(Classifier& model, const EpochEnd& end)>;
 
   HostTrainer(const Augmentation& augmentation, at::Generator& generator, RunObserver* observer,
               const std::atomic<int>* interrupted);

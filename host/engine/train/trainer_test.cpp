@@ -138,11 +138,10 @@ TEST(Trainer, TellsAStepWhereItIs) {
   TrainingOptions with_step = options(scheduler, 5);
   with_step.step = &step;
   std::vector<std::int64_t> measured, last;
-  f.context.trainer().measure(*f.model,
-                              [&](Classifier&, std::int64_t epoch, std::int64_t of, double) {
-                                measured.push_back(epoch);
-                                last.push_back(of);
-                              });
+  f.context.trainer().measure(*f.model, [&](Classifier&, const HostTrainer::EpochEnd& end) {
+    measured.push_back(end.epoch);
+    last.push_back(end.end);
+  });
   f.context.trainer().fit(*f.model, bright_and_dark(48), with_step);
   EXPECT_EQ(last, (std::vector<std::int64_t>{5, 2}));        // the last one is always measured
   EXPECT_EQ(step.begun, (std::vector<std::int64_t>{0, 1}));  // stopped after the second
@@ -302,11 +301,10 @@ TEST(Trainer, StopsWhenInterrupted) {
 TEST(Trainer, MeasuresTheSubjectAndNoOther) {
   Fixture f;
   std::vector<std::int64_t> epochs;
-  f.context.trainer().measure(*f.model,
-                              [&](Classifier&, std::int64_t epoch, std::int64_t, double loss) {
-                                epochs.push_back(epoch);
-                                EXPECT_GT(loss, 0);
-                              });
+  f.context.trainer().measure(*f.model, [&](Classifier&, const HostTrainer::EpochEnd& end) {
+    epochs.push_back(end.epoch);
+    EXPECT_GT(end.loss, 0);
+  });
   const ImageStore data = bright_and_dark(50);
   const Constant scheduler(0.05);
   f.context.trainer().fit(f.context.clone(*f.model), data, options(scheduler));
@@ -314,6 +312,29 @@ TEST(Trainer, MeasuresTheSubjectAndNoOther) {
   f.context.trainer().fit(*f.model, data, options(scheduler));
   EXPECT_EQ(epochs, (std::vector<std::int64_t>{1, 2}));
   EXPECT_EQ(f.context.cost().stop()["samples_seen"], 200);
+}
+
+TEST(Trainer, SaysTheRateOfEachTime) {
+  struct Counting final : Scheduler {
+    [[nodiscard]] double rate(const TrainingPosition& position) const override {
+      return 1e-3 * static_cast<double>(1 + position.iteration);
+    }
+  };
+  Fixture f;
+  std::vector<double> rates;
+  f.context.trainer().measure(*f.model, [&](Classifier&, const HostTrainer::EpochEnd& end) {
+    EXPECT_EQ(end.begin, end.epoch <= 2 ? 0 : 2);
+    for (const double part : {1.0, 0.75, 0.5})
+      rates.push_back(end.rate(static_cast<double>(end.epoch) - part));
+  });
+  const ImageStore data = bright_and_dark(48);  // two steps an epoch
+  const Counting scheduler;
+  for (int training = 0; training < 2; ++training)
+    f.context.trainer().fit(*f.model, data, options(scheduler));
+  const std::vector<double> once = {1e-3, 1e-3, 2e-3, 3e-3, 3e-3, 4e-3};
+  std::vector<double> twice = once;
+  twice.insert(twice.end(), once.begin(), once.end());
+  EXPECT_EQ(rates, twice);
 }
 
 TEST(Trainer, PassesOlderPluginsShorterOptions) {
