@@ -27,8 +27,8 @@ class RunObserver {
   ///   stage_started   stage ("data", "attack", "model", "detector" or "defense"), name (of its row),
   ///                   reused
   ///   epoch           stage, name, epoch, epochs, loss, clean_accuracy, attack_success_rate,
-  ///                   attack_success_rate_all, robust_accuracy; epoch 0 is before training and has
-  ///                   no loss
+  ///                   attack_success_rate_all, robust_accuracy, learning_rate ({epoch, rate}: lists,
+  ///                   since the event before); epoch 0 is before training and has no loss or rate
   ///   stage_finished  stage, name, wall_seconds, reused
   ///   log             level ("debug", "info" or "warning"), stage, name, message
   ///   stage_failed    stage, name, code (an exit status), error, hint; the run goes on
