@@ -93,10 +93,10 @@ TEST_F(FileLockTest, EndsWithItsHolderThoughAChildLivesOn) {
   const pid_t holder = ::fork();
   if (holder == 0) {
     const FileLock lock = FileLock::lock(file_, [](const std::string&) {});
-    const pid_t child = ::fork();
-    if (child == 0)
-      for (;;) ::pause();
-    (void)!::write(child_of_holder[1], &child, sizeof child);
+    if (::fork() == 0) {
+      const pid_t child = ::getpid();  // told from here: what fork() has to do in a child is done
+      (void)!::write(child_of_holder[1], &child, sizeof child);
+    }
     for (;;) ::pause();
   }
   pid_t child = 0;
