@@ -210,11 +210,18 @@ std::string built(const catalog::BuildFacts& facts) {
       facts.sanitizer == "none" ? "" : ", " + facts.sanitizer + " sanitizer", facts.compiler);
 }
 
+/// Whether a host of ABI `host` runs plugins for ABI `plugin`, which may be older.
+bool serves(std::string_view host, std::string_view plugin) {
+  const auto has = catalog::major_minor(host), wanted = catalog::major_minor(plugin);
+  return has && wanted && has->first == wanted->first && has->second >= wanted->second;
+}
+
 /// What differs from this host, side by side; empty if nothing does.
 std::string differences(const catalog::BuildFacts& facts) {
   std::vector<std::vector<base::Cell>> rows{{{"BUILT WITH"}, {"plugin"}, {"this host"}}};
   for (const auto& [name, plugin, host] : compared(facts))
-    if (plugin != host) rows.push_back({{std::string("  ") + name}, {plugin}, {host}});
+    if (plugin != host && !(name == std::string_view("SDK ABI") && serves(host, plugin)))
+      rows.push_back({{std::string("  ") + name}, {plugin}, {host}});
   return rows.size() == 1 ? "" : "\n" + base::columns(rows, "lll");
 }
 
