@@ -234,6 +234,14 @@ std::string signal_text(int number) {
   return fmt::format("{} ({})", signal_name(number), text);
 }
 
+engine::RunOutcome outcome_of(const base::HostError& error) {
+  engine::RunOutcome outcome;
+  outcome.code = error.code();
+  outcome.error = error.what();
+  outcome.hint = error.hint();
+  return outcome;
+}
+
 engine::RunOutcome interrupted_outcome(int number) {
   engine::RunOutcome outcome;
   outcome.code = base::exit_code_of_signal(number);
@@ -353,18 +361,27 @@ void Job::start() {
 }
 
 bool Job::step(bool ready, std::chrono::milliseconds waited) {
-  return listen(ready, waited) && reap();
+  try {
+    return listen(ready, waited) && reap();
+  } catch (const base::HostError& e) {  // it cannot be started again
+    static_cast<engine::Outcome&>(outcome_) = outcome_of(e);
+    return true;
+  }
 }
 
 bool Job::listen(bool ready, std::chrono::milliseconds waited) {
   if (ready) read_events();
+  if (events_ < 0) return true;
   siginfo_t info{};
-  // A process that a plugin has left may hold the pipe open.
-  const bool over = events_ < 0 || (!ready &&
-                                    ::waitid(P_PID, static_cast<id_t>(child_), &info,
-                                             WEXITED | WNOHANG | WNOWAIT) == 0 &&
-                                    info.si_pid != 0);
-  if (over) return true;
+  if (!ready &&
+      ::waitid(P_PID, static_cast<id_t>(child_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+      info.si_pid != 0) {
+    // It may have said more since somebody looked. A process that a plugin has left may hold the pipe
+    // open.
+    pollfd file{events_, POLLIN, 0};
+    while (events_ >= 0 && ::poll(&file, 1, 0) > 0) read_events();
+    return true;
+  }
   if (const std::uint64_t now = page_->pulse; now != pulse_ || ready) {
     pulse_ = now;
     silent_ = {};
@@ -551,8 +568,12 @@ void run_in_children(const Invocation& invocation, const std::vector<engine::Run
   for (;;) {
     while (!waiting.empty() && running.size() < jobs && interrupted == 0) {
       const std::size_t next = next_of(waiting, models, running);
-      running.emplace_back(invocation, next, requests[next], stall_limit);
       waiting.erase(std::find(waiting.begin(), waiting.end(), next));
+      try {
+        running.emplace_back(invocation, next, requests[next], stall_limit);
+      } catch (const base::HostError& e) {  // those that are running go on
+        if (!ended(next, outcome_of(e))) waiting.clear();
+      }
     }
     if (running.empty()) {
       if (!waiting.empty()) (void)ended(waiting.front(), interrupted_outcome(interrupted));

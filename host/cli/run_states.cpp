@@ -95,7 +95,8 @@ std::vector<fs::path> folders_in(const fs::path& folder) {
   std::vector<fs::path> folders;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(folder, error))
-    if (entry.is_directory(error) && !entry.path().filename().string().starts_with('.'))
+    if (entry.is_directory(error) && !entry.is_symlink(error) &&
+        !entry.path().filename().string().starts_with('.'))
       folders.push_back(entry.path());
   std::sort(folders.begin(), folders.end());
   return folders;

@@ -73,7 +73,7 @@ std::string submit(const std::vector<std::string>& words) {
                           "`squeue` shows whether the job was submitted");
   const std::string job = outcome->out.substr(0, outcome->out.find_first_of(";\n"));
   if (outcome->code != 0 || job.empty() || job.find_first_not_of("0123456789") != std::string::npos)
-    throw base::HostError(
+    throw SubmissionRefused(
         base::ExitCode::environment,
         fmt::format("sbatch refused the job: {}", said.empty() ? "it did not say why" : said),
         "options behind `--` go to sbatch; nothing was submitted");
@@ -87,22 +87,22 @@ void cancel(const std::string& job) {
 
 std::map<std::size_t, TaskView> tasks_in_slurm(const std::vector<ArrayJob>& jobs, bool& answered) {
   std::map<std::size_t, TaskView> tasks;
-  answered = false;
+  answered = !jobs.empty();
   for (const ArrayJob& job : jobs) {
     // What has ended is only in the accounting; what squeue says is newer.
     if (const auto rows = rows_of({"sacct", "--noheader", "--parsable2", "--allocations", "--array",
                                    "--jobs=" + job.id, "--format=JobID,State"})) {
-      answered = true;
       for (const auto& row : *rows)
         if (const auto task = row.size() == 2 ? task_of(row[0]) : std::nullopt)
           tasks[*task] = {row[0], row[1].substr(0, row[1].find(' ')), ""};
     }
     if (const auto rows = rows_of({"squeue", "--noheader", "--array", "--states=all",
                                    "--jobs=" + job.id, "--format=%F_%K|%T|%r"})) {
-      answered = true;
       for (const auto& row : *rows)
         if (const auto task = row.size() == 3 ? task_of(row[0]) : std::nullopt)
           tasks[*task] = {row[0], row[1], row[2] == "None" ? "" : row[2]};
+    } else {
+      answered = false;  // accounting alone does not know what waits
     }
   }
   return tasks;

@@ -67,7 +67,7 @@ std::string suspects(const nlohmann::json& detector) {
 std::string text_cell(const std::string& text) {
   constexpr std::string_view kFormula = "=+-@\t\r";
   const bool runs = !text.empty() && kFormula.find(text[0]) != std::string_view::npos;
-  return quoted(base::valid_utf8(runs ? "'" + text : text));
+  return quoted(base::with_visible_controls(runs ? "'" + text : text));
 }
 
 std::string results_csv(const nlohmann::json& results) {

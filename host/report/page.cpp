@@ -68,11 +68,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const key = (row, column) => {
     const cell = row.cells[column];
     if (!cell || cell.textContent === "-") return null;
-    const number = parseFloat(cell.dataset.order ?? cell.textContent.replaceAll(",", ""));
+    const number = Number(cell.dataset.order ?? cell.textContent.replaceAll(",", ""));
     return Number.isNaN(number) ? cell.textContent : number;
   };
   const compare = (a, b) =>
-    typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+    typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, {numeric: true});
   heads.forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";

@@ -81,11 +81,10 @@ std::string common_name(std::string_view name) {
 
 /// By its name where that is a method's, and by its plugin otherwise.
 bool is_defense(const StudyRow& row, const std::string& published) {
-  if (common_name(row.name) == published) return true;
-  if (row.plugin.empty()) return false;
   if (row.plugin == "fine-tuning" && row.scheduler == "super-fine-tuning")
     return published == "superfinetuning";
-  return common_name(row.plugin) == published;
+  return common_name(row.name) == published ||
+         (!row.plugin.empty() && common_name(row.plugin) == published);
 }
 
 /// The cells of the line at the front of `text`, which is removed.

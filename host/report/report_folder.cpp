@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <string_view>
 #include <system_error>
 
@@ -28,17 +29,29 @@ bool is_of_a_report(const fs::path& path) {
 }
 
 [[noreturn]] void refuse(const fs::path& folder, const std::string& why) {
-  throw base::HostError(
-      base::ExitCode::usage,
-      fmt::format("the report is not written over {}, which {}", folder.string(), why),
-      "name another folder with --out");
+  throw base::HostError(base::ExitCode::usage,
+                        fmt::format("not overwriting {}: it {}", folder.string(), why),
+                        "name another folder with --out");
 }
 
-void rename_or_throw(const fs::path& from, const fs::path& to, unsigned flags) {
-  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags) == 0) return;
+/// Gives `made` the name `place`; what was there has the name that is returned.
+std::optional<fs::path> put_in_place(const fs::path& made, const fs::path& place) {
+  const auto rename = [&](const fs::path& from, const fs::path& to, unsigned flags) {
+    return ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), flags) == 0;
+  };
+  std::error_code ignored;
+  if (fs::exists(place, ignored)) {
+    if (rename(made, place, RENAME_EXCHANGE)) return made;
+    // A file system that cannot exchange two names, as NFS.
+    const fs::path aside =
+        place.parent_path() / (std::string(base::kUnfinishedFile) + base::unique_name());
+    if (rename(place, aside, 0) && rename(made, place, 0)) return aside;
+  } else if (rename(made, place, RENAME_NOREPLACE) || rename(made, place, 0)) {
+    return std::nullopt;
+  }
   throw base::HostError(
       base::ExitCode::environment,
-      fmt::format("cannot write {}: {}", to.string(), std::generic_category().message(errno)));
+      fmt::format("cannot write {}: {}", place.string(), std::generic_category().message(errno)));
 }
 
 }  // namespace
@@ -47,11 +60,11 @@ void check_report_folder(const fs::path& folder) {
   std::error_code error;
   const auto status = fs::symlink_status(folder, error);
   if (!fs::exists(status)) return;
-  if (!fs::is_directory(status)) refuse(folder, "is no folder");
+  if (!fs::is_directory(status)) refuse(folder, "is not a folder");
   if (fs::is_empty(folder, error)) return;
   if (!fs::is_regular_file(folder / kReportMark, error) ||
       base::read_file(folder / kReportMark).find(kReportKey) == std::string::npos)
-    refuse(folder, "is no report");
+    refuse(folder, "is not a report");
   for (const auto& entry : fs::recursive_directory_iterator(folder, error)) {
     const bool figures = entry.is_directory(error) && entry.path().filename() == "figures";
     if (!figures &&
@@ -78,17 +91,11 @@ void write_report_folder(const fs::path& folder, const ReportFiles& files,
       base::write_file(made / name, text);
     }
     if (complete) complete(made);
-    if (fs::exists(place, ignored)) {
-      rename_or_throw(made, place, RENAME_EXCHANGE);
-    } else {
-      rename_or_throw(made, place, RENAME_NOREPLACE);
-      return;
-    }
+    if (const auto replaced = put_in_place(made, place)) fs::remove_all(*replaced, ignored);
   } catch (...) {
     fs::remove_all(made, ignored);
     throw;
   }
-  fs::remove_all(made, ignored);  // what was there before
 }
 
 }  // namespace backstop::report

@@ -254,8 +254,11 @@ class Finder {
     const auto [first, is_new] = identities_.emplace(identity_of(run), run.folder);
     if (is_new)
       found_.runs.push_back(std::move(run));
-    else
+    else {
+      std::erase_if(found_.doubtful,
+                    [&](const FolderNote& note) { return note.folder == run.folder; });
       found_.repeated.push_back({run.folder, first->second});
+    }
   }
 
   FoundRuns found_;

@@ -206,6 +206,7 @@ class Maker {
     std::string name;
     Parameters parameters;
     std::vector<StudyPlace> places;
+    std::vector<StudyPlace> repeated;  ///< rows that are one of `places` again, in other runs
   };
 
   [[nodiscard]] const nlohmann::json& rows_of(std::size_t run) const {
@@ -237,9 +238,9 @@ class Maker {
           return one.name == name && one.parameters == parameters;
         });
         if (candidate == all.end())
-          candidate = all.insert(all.end(), Candidate{name, parameters, {}});
+          candidate = all.insert(all.end(), Candidate{name, parameters, {}, {}});
         if (const StudyPlace place{run, row}; is_repeated(*candidate, place))
-          ++repeated_rows_;
+          candidate->repeated.push_back(place), ++repeated_rows_;
         else
           candidate->places.push_back(place);
       }
@@ -272,6 +273,7 @@ class Maker {
       row.name = full_name(candidate, candidates);
       row.scheduler = value_in(candidate.parameters, "scheduler.plugin");
       row.places = candidate.places;
+      row.repeated = candidate.repeated;
       row.cells.resize(study_.metrics.size());
       std::set<std::int64_t> seeds;
       for (const auto& place : candidate.places) {
@@ -351,14 +353,14 @@ class Maker {
   }
 
   /// The baseline's row for a row of a run; none where it is measured on other data.
-  std::optional<StudyPlace> partner_of(const std::vector<StudyPlace>& baseline,
-                                       const StudyPlace& place) const {
+  std::optional<StudyPlace> partner_of(const StudyRow& baseline, const StudyPlace& place) const {
     const auto fits = [&](const StudyPlace& other) {
       return measured_on(at(other)) == measured_on(at(place));
     };
-    for (const auto& other : baseline)
-      if (other.run == place.run && fits(other)) return other;
-    for (const auto& other : baseline)
+    for (const auto* places : {&baseline.places, &baseline.repeated})
+      for (const auto& other : *places)
+        if (other.run == place.run && fits(other)) return other;
+    for (const auto& other : baseline.places)
       if (study_.runs[other.run].seed == study_.runs[place.run].seed && fits(other)) return other;
     return std::nullopt;
   }
@@ -374,7 +376,7 @@ class Maker {
       for (std::size_t m = 0; m < study_.metrics.size(); ++m) {
         std::vector<double> differences;
         for (const auto& place : block.rows[r].places)
-          if (const auto partner = partner_of(baseline->places, place)) {
+          if (const auto partner = partner_of(*baseline, place)) {
             const Metric& metric = *study_.metrics[m];
             const auto mine = contribution_of(rows_of(place.run), at(place), metric);
             const auto its = contribution_of(rows_of(partner->run), at(*partner), metric);
@@ -406,15 +408,16 @@ class Maker {
   void note_measurements() {
     auto& notes = study_.notes;
     if (repeated_rows_ > 0)
-      notes.push_back(
-          fmt::format("{} shared by several runs (the same seed and the same numbers) count once",
-                      base::count_of(repeated_rows_, "row")));
+      notes.push_back(fmt::format(
+          "{} shared by several runs (the same seed and the same numbers) {} once",
+          base::count_of(repeated_rows_, "row"), repeated_rows_ == 1 ? "counts" : "count"));
     if (repeated_seeds_ > 0)
       notes.push_back(fmt::format(
           "{} a seed that the row already has, with other numbers (other threads, another build "
-          "or an ignored key), and counts like another seed",
+          "or an ignored key), and {} like another seed",
           repeated_seeds_ == 1 ? "1 value of a row has"
-                               : std::to_string(repeated_seeds_) + " values of rows have"));
+                               : std::to_string(repeated_seeds_) + " values of rows have",
+          repeated_seeds_ == 1 ? "counts" : "count"));
     for (const auto& block : study_.blocks)
       if (value_in(recipe_of(block), "scenario") == "transfer") {
         notes.emplace_back(

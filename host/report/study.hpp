@@ -55,8 +55,9 @@ struct StudyRow {
   std::string name;       ///< with the parameters that set it apart from another of its name
   std::string plugin;     ///< empty: no defense
   std::string scheduler;  ///< its plugin; empty: none
-  std::vector<StudyPlace> places;     ///< those of its runs
-  std::vector<StudyCell> cells;       ///< for each metric
+  std::vector<StudyPlace> places;    ///< those of its runs
+  std::vector<StudyPlace> repeated;  ///< the same in runs that share them, which do not count again
+  std::vector<StudyCell> cells;      ///< for each metric
   std::vector<std::string> warnings;  ///< of the runs, each once
 };
 

@@ -125,6 +125,10 @@ std::string tables_for(const std::string& line, const std::filesystem::path& fol
     if (!text.empty()) text += '\n';
     text += markdown(table);
   }
+  if (text.empty()) fail(line, "asks for a table that would be empty");
+  if (!study.omitted.empty())
+    fail(line, fmt::format("cannot count {}: {}", study.omitted.front().folder,
+                           study.omitted.front().reason));
   return text;
 }
 

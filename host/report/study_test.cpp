@@ -54,6 +54,22 @@ TEST_F(Studies, TakeTheMeanOverTheSeeds) {
   EXPECT_EQ(cell(study, 0, "no defense", "attack_success_rate").difference.n, 0U);
 }
 
+TEST_F(Studies, CompareWithinARunThoughItsBaselineCountsElsewhere) {
+  const auto write = [&](const char* folder, double accuracy, bool tuned) {
+    auto results = results_of({});
+    results["rows"][0]["metrics"]["clean_accuracy"] = accuracy;
+    results["rows"].erase(2);
+    if (!tuned) results["rows"].erase(1);
+    write_run(folder, {}, results);
+  };
+  write("a", 0.8, false);  // another build
+  write("b", 0.9, false);
+  write("c", 0.9, true);  // 0.88 with the defense
+  const Study study = make();
+  EXPECT_EQ(cell(study, 0, "no defense", "clean_accuracy").spread.n, 2U);
+  EXPECT_NEAR(cell(study, 0, "tuned", "clean_accuracy").difference.mean, 0.88 - 0.9, 1e-12);
+}
+
 // (max(0, 0.98 - 0.2) - max(0, 0.9 - 0.88) + 1) / 2, and a defense that gains accuracy.
 TEST_F(Studies, RateDefenses) {
   write_run("a", {.tuned_accuracy = 0.88, .tuned_success = 0.2});

@@ -127,8 +127,8 @@ TEST_F(CleanUp, BesideARunThatDoesNotSayWhatItUsedStagesStay) {
 
 TEST_F(CleanUp, AFolderThatIsNotThereIsAnError) {
   const Outcome outcome = backstop({"clean-up", (folder_ / "absent").string()});
-  EXPECT_EQ(outcome.code, 4);
-  EXPECT_THAT(outcome.err, HasSubstr("absent is no folder"));
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_THAT(outcome.err, HasSubstr("absent is not a folder"));
   fs::create_directories(folder_ / "empty");
   EXPECT_THAT(backstop({"clean-up", (folder_ / "empty").string()}).out,
               HasSubstr("nothing to remove below"));

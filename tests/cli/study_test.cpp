@@ -97,8 +97,7 @@ TEST_F(Report, RefusesWhatItCannotDo) {
   expect({}, 2, "error: `report` needs a DIR\n");
   expect({"nowhere"}, 2, "error: there is no folder nowhere\n");
   expect({"runs"}, 4, "error: there is no finished run to report on\n");
-  expect({"runs", "--out", "mine"}, 2,
-         "error: the report is not written over mine, which is no report\n");
+  expect({"runs", "--out", "mine"}, 2, "error: not overwriting mine: it is not a report\n");
   write_run("runs/x/1", 0, 0.1);
   expect({"runs", "--baseline", "tunet"}, 2, "hint: did you mean `tuned`?");
   expect({"runs", "--ignore", "attack.plugon"}, 2, "hint: did you mean `attack.plugin`?");

@@ -374,7 +374,12 @@ TEST_F(CliSweep, StatusAsksSlurmForTheTasks) {
   write_command("squeue",
                 "case $* in *=18*) echo '18_1|PENDING|None'; echo '18_2|PENDING|None'; esac\n");
   EXPECT_THAT(states(sweep), ElementsAre("waiting", "waiting"));
-  EXPECT_THAT(here({"sweep", sweep, "--slurm"}).err, HasSubstr("has finished, runs, or waits"));
+  EXPECT_THAT(here({"sweep", sweep, "--slurm"}).err, HasSubstr("has finished, is running, or is"));
+  // Nobody knows what waits: nothing is submitted twice.
+  write_command("squeue", "exit 1\n");
+  const Outcome blind = here({"sweep", sweep, "--slurm"});
+  EXPECT_EQ(blind.code, 4);
+  EXPECT_THAT(blind.err, HasSubstr("`squeue` does not say which tasks still wait or run"));
 }
 
 TEST_F(CliSweep, StatusSaysWhatIsNoSweep) {

@@ -11,6 +11,7 @@
 
 #include "host/base/file_lock.hpp"
 #include "host/base/files.hpp"
+#include "host/base/lock_state.hpp"
 #include "host/base/text.hpp"
 #include "host/cli/command.hpp"
 
@@ -27,24 +28,42 @@ constexpr const char* kDescription =
 
 // What the engine calls these.
 constexpr const char* kStages = ".stages";
+constexpr const char* kRunLock = ".backstop.lock";
 constexpr std::string_view kCheckpoints = ".checkpoints", kUnfinished = ".unfinished-";
 
 /// What runs say of the stages that they used.
 struct Uses {
   std::set<std::string> stages;
-  std::size_t silent = 0;  ///< runs that say nothing: an earlier version made them
+  std::size_t silent = 0;  ///< runs that do not say it: made by an earlier version, or not over
 };
+
+/// The folders in `folder`; none in a file. What cannot be read may use anything.
+std::vector<fs::path> folders_in(const fs::path& folder) {
+  std::vector<fs::path> folders;
+  try {
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (entry.is_directory()) folders.push_back(entry.path());
+  } catch (const fs::filesystem_error& e) {
+    if (e.code() == std::errc::no_such_file_or_directory) return folders;
+    throw base::HostError(base::ExitCode::environment,
+                          fmt::format("cannot read {}: {}", e.path1().string(), e.code().message()),
+                          "nothing was removed: a run in there may use any stage");
+  }
+  return folders;
+}
 
 Uses uses_of_runs(const fs::path& out) {
   Uses uses;
-  std::error_code error;
-  for (const auto& recipe : fs::directory_iterator(out, error))
-    for (const auto& run : fs::directory_iterator(recipe.path(), error)) {
-      const fs::path file = run.path() / "run.json";
-      if (!fs::exists(file, error)) continue;
+  for (const auto& recipe : folders_in(out))
+    for (const auto& run : folders_in(recipe)) {
+      const fs::path file = run / "run.json";
+      std::error_code error;
+      if (fs::status(file, error).type() == fs::file_type::not_found) continue;
       const auto facts = nlohmann::json::parse(base::read_file(file), nullptr, false);
       const auto stages = facts.is_object() ? facts.find("stages") : facts.end();
-      if (!facts.is_object() || stages == facts.end() || !stages->is_array()) {
+      // One that goes on may use more than it says by now.
+      const bool goes_on = base::lock_state(run / kRunLock) == base::LockState::held;
+      if (goes_on || !facts.is_object() || stages == facts.end() || !stages->is_array()) {
         ++uses.silent;
         continue;
       }
@@ -136,11 +155,15 @@ Report clean(const fs::path& out, bool dry_run) {
   const Uses uses = uses_of_runs(out);
   if (uses.silent > 0)
     spdlog::warn(
-        "{} below {} {} not say which stages {} used, so all finished stages stay; a run "
-        "of this version does",
-        base::count_of(uses.silent, "run"), out.string(), uses.silent == 1 ? "does" : "do",
-        uses.silent == 1 ? "it" : "they");
+        "{} below {} {} not over, or {} not say which stages {} used, so all finished stages stay",
+        base::count_of(uses.silent, "run"), out.string(), uses.silent == 1 ? "is" : "are",
+        uses.silent == 1 ? "does" : "do", uses.silent == 1 ? "it" : "they");
   const fs::path stages = out / kStages;
+  if (fs::is_symlink(stages))
+    throw base::HostError(
+        base::ExitCode::usage,
+        fmt::format("{} is a link: runs elsewhere may use its stages", stages.string()),
+        "name the folder that it leads to, without the last part");
   Report report;
   for (const auto& [stage, all] : content_of(stages)) {
     const bool used = uses.silent > 0 || uses.stages.contains(stage);
@@ -190,7 +213,7 @@ base::ExitCode clean_up(const Invocation& invocation) {
   const fs::path out = invocation.arguments.empty() ? "runs" : invocation.arguments[0];
   const bool dry_run = invocation.has("dry-run");
   if (!fs::is_directory(out))
-    throw base::HostError(base::ExitCode::environment, fmt::format("{} is no folder", out.string()),
+    throw base::HostError(base::ExitCode::usage, fmt::format("{} is not a folder", out.string()),
                           "name the folder that `run` got with --out");
   const Report report = clean(out, dry_run);
   if (report.held > 0)

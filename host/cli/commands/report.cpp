@@ -54,7 +54,7 @@ base::ExitCode update(const Invocation& invocation, const fs::path& file) {
                           "the places in the file name their own folders");
   const std::string before = base::read_file(file, kLargestText);
   const std::string after = report::with_tables(before, file.parent_path());
-  if (after != before) base::write_file(file, after);
+  if (after != before) base::write_file(fs::canonical(file), after);
   spdlog::info("{} {}", after == before ? "nothing new in" : "wrote",
                base::printable(file.string()));
   return base::ExitCode::done;

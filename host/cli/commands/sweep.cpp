@@ -61,11 +61,15 @@ std::int64_t jobs_at_once(const Invocation& invocation) {
       fmt::format("option `--jobs-at-once` must be a whole number of at least 1, got `{}`", *text));
 }
 
+bool known_array(std::string_view option) {
+  return option.starts_with("-a") || option.starts_with("--a");
+}
+
 /// Throws HostError(usage) when sbatch would be told something else than the sweep needs.
 void check_sbatch_options(const std::vector<std::string>& options) {
-  constexpr std::array<std::string_view, 5> kOwn = {"--array", "--dependency", "--chdir", "--wrap",
-                                                    "--test-only"};
-  constexpr std::array<std::string_view, 3> kLetters = {"-a", "-d", "-D"};
+  constexpr std::array<std::string_view, 6> kOwn = {"--array", "--dependency", "--chdir",
+                                                    "--wrap",  "--test-only",  "--wait"};
+  constexpr std::array<std::string_view, 4> kLetters = {"-a", "-d", "-D", "-W"};
   for (const std::string& option : options) {
     const std::string_view name = std::string_view(option).substr(0, option.find('='));
     // sbatch knows "--arr", too.
@@ -80,7 +84,7 @@ void check_sbatch_options(const std::vector<std::string>& options) {
       throw base::HostError(
           base::ExitCode::usage,
           fmt::format("`{}` cannot be given to sbatch: the sweep decides it itself", option),
-          "`--jobs-at-once N` limits how many tasks run at the same time");
+          known_array(name) ? "`--jobs-at-once N` limits how many tasks run at the same time" : "");
   }
 }
 
@@ -134,6 +138,10 @@ Sweep make_sweep(const Invocation& invocation, const recipe::CheckedRecipe& chec
 /// The numbers of the combinations that have not finished and do not run or wait.
 std::vector<std::size_t> unfinished_tasks(const Sweep& sweep) {
   const auto runs = states_of(sweep);
+  if (!sweep.jobs.empty() && !runs.slurm_answered)
+    throw base::HostError(base::ExitCode::environment,
+                          "`squeue` does not say which tasks still wait or run",
+                          "try again when Slurm answers: they would be submitted twice");
   std::vector<std::size_t> tasks;
   for (std::size_t i = 0; i < runs.views.size(); ++i) {
     const RunState state = runs.views[i].state;
@@ -171,20 +179,25 @@ void submit_all(const Sweep& sweep, std::vector<ArrayJob>& jobs, std::int64_t li
 /// The sweep in the folder that the command names.
 Sweep earlier_sweep(const Invocation& invocation) {
   const std::string& folder = invocation.arguments[0];
-  if (invocation.has("set") || invocation.has("out"))
+  if (invocation.has("set") || invocation.has("out") || invocation.has("plugin-path"))
     throw base::HostError(
         base::ExitCode::usage,
-        fmt::format("{} is an earlier sweep, whose recipes stay as they are", folder),
-        "leave out `--set` and `--out`, or name the recipe");
+        fmt::format("{} is an earlier sweep, whose recipes and plugins stay as they are", folder),
+        "leave out `--set`, `--out` and `--plugin-path`, or name the recipe");
+  if (!fs::exists(fs::path(folder) / kSweepFile))
+    throw base::HostError(base::ExitCode::usage,
+                          fmt::format("{} is not the folder of a sweep", folder),
+                          "name the recipe, or a folder that `sweep` has printed");
   return read_sweep(folder);
 }
 
-/// Submits the jobs and writes them into the sweep's list. A new sweep is removed if that fails.
+/// Submits the jobs and writes them into the sweep's list. A new sweep is removed if Slurm refuses
+/// them, but not where they may have been submitted.
 void submit_and_note(Sweep& sweep, std::vector<ArrayJob>& jobs, bool is_new, std::int64_t limit,
                      const std::vector<std::string>& more) {
   try {
     submit_all(sweep, jobs, limit, more);
-  } catch (...) {
+  } catch (const SubmissionRefused&) {
     std::error_code ignored;
     if (is_new) fs::remove_all(sweep.folder, ignored);
     throw;
@@ -229,7 +242,8 @@ base::ExitCode sweep(const Invocation& invocation) {
     sweep = earlier_sweep(invocation);
     tasks = unfinished_tasks(sweep);
     if (tasks.empty()) {
-      spdlog::info("every combination has finished, runs, or waits in Slurm's queue");
+      spdlog::info("every combination has finished, is running, or is waiting in Slurm's queue");
+      if (invocation.has("json")) print_json(to_json(sweep, {}, ""), true);
       return base::ExitCode::done;
     }
   } else {

@@ -76,6 +76,7 @@ struct Forward {
   std::optional<std::int64_t> channels;
   bool random = false;           ///< draws random numbers when it trains
   bool sets_attributes = false;  ///< replaces buffers instead of changing them
+  bool counts = false;           ///< changes attributes that are no tensors
   bool frozen_batch_norm = false;
   bool frozen_dropout = false;
   bool softmax = false, log_softmax = false;  ///< after the head, and left out
@@ -276,7 +277,10 @@ class ForwardReader {
                fmt::format("calls {} through an interface, so it is not known what would run",
                            kind == c10::prim::CallMethod ? base::printable(node->s(c10::attr::name))
                                                          : "a function"));
-      if (kind == c10::prim::SetAttr) forward_.sets_attributes = true;
+      if (kind == c10::prim::SetAttr) {
+        forward_.sets_attributes = true;
+        if (!node->input(1)->type()->isSubtypeOf(*c10::TensorType::get())) forward_.counts = true;
+      }
       if (kind == c10::aten::batch_norm) free_batch_norm(*node);
       const std::string name = kind.toUnqualString();
       if (name.find("dropout") != std::string::npos) {
@@ -773,6 +777,10 @@ std::shared_ptr<const Script> load_script(const std::filesystem::path& path) {
 
 const std::string& sha256_of(const Script& script) {
   return script.sha256;
+}
+
+bool has_other_state(const Script& script) {
+  return script.forward.random || script.forward.counts;
 }
 
 std::int64_t parameters_of(const Script& script) {

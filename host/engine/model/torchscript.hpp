@@ -29,6 +29,9 @@ std::int64_t parameters_of(const Script& script);
 /// Its parameters and buffers by name, on the CPU, floating-point numbers as float32: what
 /// Classifier::load_state takes.
 std::vector<std::pair<std::string, at::Tensor>> state_of(const Script& script);
+/// Whether its outputs in training depend on more than the images, its parameters and its buffers: on
+/// random numbers, or on attributes that its forward changes.
+bool has_other_state(const Script& script);
 /// What `check` and `inspect` say of a network.
 struct ScriptFacts {
   std::optional<std::int64_t> classes;   ///< outputs of the head, or of the network if it has none

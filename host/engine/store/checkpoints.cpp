@@ -1,5 +1,8 @@
 #include "host/engine/store/checkpoints.hpp"
 
+#include <algorithm>
+#include <charconv>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -24,6 +27,7 @@ constexpr const char* kKey = "key";
 constexpr const char* kDigest = "digest";
 // What is being written.
 constexpr const char* kNext = "next.safetensors";
+constexpr std::string_view kTraining = "training-";
 
 std::string record_digest(const NamedTensors& tensors, const std::string& key,
                           const std::string& record) {
@@ -55,7 +59,7 @@ Checkpoints::Checkpoints(fs::path folder, const nlohmann::json& key, double inte
 }
 
 fs::path Checkpoints::file_of(std::size_t number) const {
-  return folder_ / fmt::format("training-{}.safetensors", number);
+  return folder_ / fmt::format("{}{}.safetensors", kTraining, number);
 }
 
 std::optional<Checkpoint> Checkpoints::load(std::size_t number, std::string& damage) const try {
@@ -86,6 +90,7 @@ bool Checkpoints::due() const {
 }
 
 void Checkpoints::save(std::size_t number, const Checkpoint& checkpoint) try {
+  last_ = Clock::now();  // if it fails, too: the next try is an interval later
   base::make_folder(folder_);
   const std::string record = base::json_text(checkpoint.record);
   const fs::path next = folder_ / kNext, file = file_of(number);
@@ -96,7 +101,11 @@ void Checkpoints::save(std::size_t number, const Checkpoint& checkpoint) try {
   base::sync(next);
   fs::rename(next, file);
   base::sync(folder_);
-  last_ = Clock::now();
+  // Saving may take long on a slow disk; working takes most of the time.
+  constexpr int kShare = 20;
+  const auto took = Clock::now() - last_;
+  last_ = std::max(last_ + took,
+                   last_ + kShare * took - std::chrono::duration_cast<Clock::duration>(interval_));
 } catch (const fs::filesystem_error& e) {
   throw base::HostError(
       base::ExitCode::environment,
@@ -106,6 +115,19 @@ void Checkpoints::save(std::size_t number, const Checkpoint& checkpoint) try {
 void Checkpoints::remove(std::size_t number) const {
   std::error_code ignored;
   fs::remove(file_of(number), ignored);
+}
+
+void Checkpoints::remove_from(std::size_t number) const {
+  std::error_code error;
+  std::vector<fs::path> later;
+  for (const auto& entry : fs::directory_iterator(folder_, error))
+    if (const std::string name = entry.path().filename().string(); name.starts_with(kTraining)) {
+      std::size_t its = 0;
+      const auto [end, bad] =
+          std::from_chars(name.data() + kTraining.size(), name.data() + name.size(), its);
+      if (bad == std::errc() && its >= number) later.push_back(entry.path());
+    }
+  for (const fs::path& file : later) fs::remove(file, error);
 }
 
 void Checkpoints::remove_all() const {

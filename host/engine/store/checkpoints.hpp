@@ -40,6 +40,8 @@ class Checkpoints {
   void save(std::size_t number, const Checkpoint& checkpoint);
   /// The one of the training `number` is of no use.
   void remove(std::size_t number) const;
+  /// Neither is that of any later one: what they follow from is made again.
+  void remove_from(std::size_t number) const;
   /// None is.
   void remove_all() const;
 

@@ -1,12 +1,14 @@
 #include "host/engine/train/work_checkpoint.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "host/base/error.hpp"
+#include "host/engine/model/torchscript.hpp"
 #include "host/engine/plugins/stage_context.hpp"
 #include "host/engine/plugins/torch_state.hpp"
 #include "host/engine/train/cost.hpp"
@@ -75,7 +77,7 @@ TrainingState* state_of(TrainingStep& step) {
 WorkCheckpoint::WorkCheckpoint(StageContext& ctx) : ctx_(ctx), number_(ctx.begin_work()) {}
 
 bool WorkCheckpoint::enabled() const {
-  return ctx_.checkpoints() != nullptr && !failed_;
+  return ctx_.checkpoints() != nullptr;
 }
 
 bool WorkCheckpoint::due() const {
@@ -88,7 +90,7 @@ std::optional<Checkpoint> WorkCheckpoint::load(const char* restart) {
   if (kept && kept->record["beginning"] != beginning_)
     problem = "what comes before it gave another result than it did before";
   else if (kept && !kept->record["resumable"].get<bool>())
-    problem = "the training step does not offer backstop.training-state/1";
+    problem = kept->record["why"].get<std::string>();
   if (problem.empty()) return kept;
   ctx_.log(LogLevel::warning, fmt::format("resuming is not possible: {}; {}", problem, restart));
   return std::nullopt;
@@ -98,11 +100,14 @@ template <typename Load>
 bool WorkCheckpoint::resume(std::string beginning, const char* restart, Load&& load) {
   beginning_ = std::move(beginning);
   const std::optional<Checkpoint> kept = this->load(restart);
-  if (!kept) return false;
+  if (!kept) {
+    ctx_.checkpoints()->remove_from(number_);
+    return false;
+  }
   try {
     load(*kept);
   } catch (...) {
-    ctx_.checkpoints()->remove(number_);  // the next run would come to the same end
+    ctx_.checkpoints()->remove_from(number_);  // the next run would come to the same end
     throw;
   }
   ctx_.restore({kept->record["stage"], part_of(kept->tensors, kStage)});
@@ -120,18 +125,18 @@ void WorkCheckpoint::save(const std::string& where, Checkpoint work) {
   write(work);
 }
 
-void WorkCheckpoint::save_that_it_cannot_be_kept() {
-  write({{{"beginning", beginning_}, {"resumable", false}, {"where", ""}}, {}});
+void WorkCheckpoint::save_that_it_cannot_be_kept(const char* why) {
+  write({{{"beginning", beginning_}, {"resumable", false}, {"where", ""}, {"why", why}}, {}});
 }
 
 void WorkCheckpoint::write(const Checkpoint& kept) try {
   ctx_.checkpoints()->save(number_, kept);
   ctx_.tell_kept(kept.record["resumable"], kept.record["where"]);
-} catch (const base::HostError& e) {  // the work matters more than its checkpoints
+} catch (const base::HostError& e) {         // the work matters more than its checkpoints
+  if (std::exchange(failed_, true)) return;  // and the user was told
   ctx_.log(LogLevel::warning,
            fmt::format("{}; if this run is killed, the work since the last checkpoint is repeated",
                        e.what()));
-  failed_ = true;
 }
 
 // --- a training ---
@@ -169,7 +174,12 @@ void FitCheckpoint::save() {
   TrainingState* const state =
       fit_.options.step == nullptr ? nullptr : state_of(*fit_.options.step);
   if (fit_.options.step != nullptr && state == nullptr) {
-    save_that_it_cannot_be_kept();
+    save_that_it_cannot_be_kept("the training step does not offer backstop.training-state/1");
+    return;
+  }
+  if (const auto& script = fit_.model.architecture().script; script && has_other_state(*script)) {
+    save_that_it_cannot_be_kept(
+        "the TorchScript network draws random numbers or changes its attributes");
     return;
   }
   Checkpoint kept;

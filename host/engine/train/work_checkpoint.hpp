@@ -42,7 +42,7 @@ class WorkCheckpoint {
   /// "goes on". A failure is a warning.
   void save(const std::string& where, Checkpoint work);
   /// The same, of work that can only begin again.
-  void save_that_it_cannot_be_kept();
+  void save_that_it_cannot_be_kept(const char* why);
 
   StageContext& ctx_;
 

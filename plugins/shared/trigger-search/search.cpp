@@ -222,6 +222,12 @@ class Finder {
       batches.load(state);
       finder.raw_.narrow(0, first, std::ssize(all)).copy_(state.tensor("best"));
       const at::Tensor kept = state.tensor("searches");
+      constexpr std::int64_t kNumbers = 10;  // of a class
+      if (kept.numel() != kNumbers * std::ssize(all) ||
+          std::any_of(classes.begin(), classes.end(), [&](std::int64_t c) {
+            return std::find(all.begin(), all.end(), c) == all.end();
+          }))
+        throw Error("the state of a trigger search is not that of these classes");
       const auto* number = kept.data_ptr<double>();
       for (const std::int64_t c : all) {
         Search& search = finder.of(c);
