@@ -97,7 +97,7 @@ std::vector<Case> cases() {
   const auto& host = catalog::own_build_facts();
   return {
       {"AnotherAbi", bad("wrong-abi"),
-       "built for SDK ABI 99.7, but this host supports " + host.abi},
+       "built for SDK ABI 99.7, but this host supports 1.0 to " + host.abi},
       {"AnotherLibTorch", bad("wrong-torch"),
        "built for LibTorch 0.4.1, but this host uses " + host.torch},
       {"AnotherLibstdcxxAbi", bad("wrong-cxx11-abi"), "built with _GLIBCXX_USE_CXX11_ABI="},
