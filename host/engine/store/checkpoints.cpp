@@ -101,11 +101,7 @@ void Checkpoints::save(std::size_t number, const Checkpoint& checkpoint) try {
   base::sync(next);
   fs::rename(next, file);
   base::sync(folder_);
-  // Saving may take long on a slow disk; working takes most of the time.
-  constexpr int kShare = 20;
-  const auto took = Clock::now() - last_;
-  last_ = std::max(last_ + took,
-                   last_ + kShare * took - std::chrono::duration_cast<Clock::duration>(interval_));
+  last_ = Clock::now();
 } catch (const fs::filesystem_error& e) {
   throw base::HostError(
       base::ExitCode::environment,
