@@ -172,9 +172,6 @@ void* StageContext::query(std::string_view id) noexcept {
 }
 
 std::int64_t StageContext::begin(TrainingState& state) {
-  if (loop_)
-    throw Error("a loop begins within another one: only one can be kept at a time",
-                "keep the outer loop alone, or the inner ones");
   return loop_.emplace(*this, state).resume();
 }
 
