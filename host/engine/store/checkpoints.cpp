@@ -1,6 +1,5 @@
 #include "host/engine/store/checkpoints.hpp"
 
-#include <algorithm>
 #include <charconv>
 #include <string_view>
 #include <system_error>
@@ -106,11 +105,6 @@ void Checkpoints::save(std::size_t number, const Checkpoint& checkpoint) try {
   throw base::HostError(
       base::ExitCode::environment,
       fmt::format("cannot keep {}: {}", file_of(number).string(), e.code().message()));
-}
-
-void Checkpoints::remove(std::size_t number) const {
-  std::error_code ignored;
-  fs::remove(file_of(number), ignored);
 }
 
 void Checkpoints::remove_from(std::size_t number) const {

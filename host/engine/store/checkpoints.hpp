@@ -38,9 +38,7 @@ class Checkpoints {
   [[nodiscard]] bool due() const;
   /// In place of an earlier one of the same training. Throws HostError(environment).
   void save(std::size_t number, const Checkpoint& checkpoint);
-  /// The one of the training `number` is of no use.
-  void remove(std::size_t number) const;
-  /// Neither is that of any later one: what they follow from is made again.
+  /// Neither the one of the training `number` nor those of later ones, which follow from it, are of use.
   void remove_from(std::size_t number) const;
   /// None is.
   void remove_all() const;

@@ -76,8 +76,11 @@ TEST_F(CheckpointsTest, GiveBackWhatWasSaved) {
   expect_equal(checkpoints().load(2, damage).value(), some_checkpoint(2));
   EXPECT_FALSE(checkpoints().load(1, damage));
   EXPECT_EQ(damage, "");
-  checkpoints().remove(2);
+  checkpoints().save(10, some_checkpoint(4));
+  checkpoints().remove_from(2);
   EXPECT_FALSE(checkpoints().load(2, damage));
+  EXPECT_FALSE(checkpoints().load(10, damage)) << "it follows from what is done again";
+  expect_equal(checkpoints().load(0, damage).value(), some_checkpoint(3));
   checkpoints().remove_all();
   EXPECT_FALSE(fs::exists(folder_));
   EXPECT_EQ(damage_of(0), "");
